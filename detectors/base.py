@@ -1,0 +1,409 @@
+"""What every detector is: a bank of generative models of normal windows, one per target."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+Progress = Callable[[float], None]
+"""Called with the share of the work that is done, from 0 to 1."""
+
+MAX_MISSING = 0.25
+"""Share of a window's steps that may be missing; beyond it the window has no score."""
+
+
+class NotFittedError(RuntimeError):
+    """The detector holds no model yet; call fit(windows) or load(config, state) first."""
+
+
+class Density(StrEnum):
+    """How a family knows its density (Goodfellow, NIPS 2016 tutorial, arXiv 1701.00160)."""
+
+    TRACTABLE = "tractable"
+    APPROXIMATE = "approximate"
+    IMPLICIT = "implicit"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """What every detector can be told; a detector's own Config adds fields to these.
+
+    Attributes:
+        window: steps of one window, any integer from 1.
+        seed: seeds initial weights, drawn windows and samples.
+        max_windows: training windows per target for iterative models; moments use all of them.
+    """
+
+    window: int = 24
+    seed: int = 0
+    max_windows: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise ValueError(f"window must be at least 1 step, got {self.window}")
+        if self.max_windows < 1:
+            raise ValueError(f"max_windows must be at least 1, got {self.max_windows}")
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The regular, scaled series of a bank, and the windows cut from them as views.
+
+    Attributes:
+        series: shape ``(n_targets, n_points, n_channels)``, float32, finite; 0 where missing.
+        missing: same shape, True where a step was not observed.
+        weight: shape ``(n_targets, n_windows)``, float32; 0 leaves a window out of training
+            (padding, trimmed, held out).
+        start: shape ``(n_targets,)``, int64, index of the first point on the target's UTC grid.
+        window: steps of one window.
+    """
+
+    series: Tensor
+    missing: Tensor
+    weight: Tensor
+    start: Tensor
+    window: int
+
+    @classmethod
+    def of(
+        cls,
+        series: Tensor,
+        window: int,
+        *,
+        missing: Tensor | None = None,
+        weight: Tensor | None = None,
+        start: Tensor | None = None,
+    ) -> Windows:
+        """Return the windows of ``series`` (NaN reads as missing where ``missing`` is None).
+
+        Raises:
+            ValueError: wrong number of axes, infinite or NaN observed values, or a series
+                shorter than one window.
+        """
+        if series.ndim != 3:
+            raise ValueError(
+                f"expected series of shape (n_targets, n_points, n_channels), got {tuple(series.shape)}"
+            )
+        if series.shape[1] < window:
+            raise ValueError(
+                f"series of {series.shape[1]} points are shorter than one window of {window}; "
+                "pass more points or a smaller window"
+            )
+        if missing is None:
+            missing = torch.isnan(series)
+        series = torch.where(missing, 0.0, series).to(torch.float32)
+        if not torch.isfinite(series).all():
+            raise ValueError(
+                "series hold NaN or infinite values that are not marked missing; mark or drop them"
+            )
+        n_targets, n_points = series.shape[:2]
+        if weight is None:
+            weight = torch.ones(n_targets, n_points - window + 1)
+        if start is None:
+            start = torch.zeros(n_targets, dtype=torch.int64)
+        return cls(series, missing, weight.to(torch.float32), start, window)
+
+    @property
+    def n_targets(self) -> int:
+        return self.series.shape[0]
+
+    @property
+    def n_points(self) -> int:
+        return self.series.shape[1]
+
+    @property
+    def n_channels(self) -> int:
+        return self.series.shape[2]
+
+    @property
+    def n_windows(self) -> int:
+        return self.n_points - self.window + 1
+
+    @property
+    def values(self) -> Tensor:
+        """View of shape ``(n_targets, n_windows, window, n_channels)``."""
+        return self.series.unfold(1, self.window, 1).transpose(2, 3)
+
+    @property
+    def mask(self) -> Tensor:
+        """View of shape ``(n_targets, n_windows, window, n_channels)``, True where missing."""
+        return self.missing.unfold(1, self.window, 1).transpose(2, 3)
+
+    @property
+    def missing_share(self) -> Tensor:
+        """Share of missing values in each window, shape ``(n_targets, n_windows)``."""
+        total = self.missing.to(torch.float32).mean(dim=2).cumsum(dim=1)
+        total = torch.nn.functional.pad(total, (1, 0))
+        return (total[:, self.window :] - total[:, : -self.window]) / self.window
+
+    @property
+    def scorable(self) -> Tensor:
+        """True for windows with few enough missing steps, shape ``(n_targets, n_windows)``."""
+        return self.missing_share <= MAX_MISSING + 1e-6
+
+    def select(self, rows: Sequence[int] | Tensor) -> Windows:
+        """Return the windows of some targets, in the order given."""
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        return Windows(
+            self.series[index], self.missing[index], self.weight[index], self.start[index], self.window
+        )
+
+    def span(self, first: int, stop: int) -> Windows:
+        """Return windows ``first`` to ``stop - 1`` of every target, as views."""
+        points = slice(first, stop + self.window - 1)
+        return Windows(
+            self.series[:, points],
+            self.missing[:, points],
+            self.weight[:, first:stop],
+            self.start + first,
+            self.window,
+        )
+
+    def weighted(self, weight: Tensor) -> Windows:
+        """Return the same windows with other training weights."""
+        return replace(self, weight=weight.to(torch.float32))
+
+    def without(self, points: Tensor) -> Windows:
+        """Return the windows with weight 0 wherever they touch a marked point.
+
+        Args:
+            points: shape ``(n_targets, n_points)``, bool.
+        """
+        touched = points.unfold(1, self.window, 1).any(dim=2)
+        return self.weighted(torch.where(touched, 0.0, self.weight))
+
+    def hidden(self, points: Tensor) -> Windows:
+        """Return the windows with the marked points missing (shape ``(n_targets, n_points)``)."""
+        hide = points.unsqueeze(2)
+        return replace(self, series=torch.where(hide, 0.0, self.series), missing=self.missing | hide)
+
+    def pooled(self) -> Windows:
+        """Return all targets laid end to end as one; windows across a seam get weight 0."""
+        n, points = self.n_targets, self.n_points
+        weight = torch.zeros(n, points)
+        weight[:, : self.n_windows] = self.weight
+        flat = weight.reshape(1, -1)[:, : n * points - self.window + 1]
+        return Windows(
+            self.series.reshape(1, n * points, -1),
+            self.missing.reshape(1, n * points, -1),
+            flat,
+            self.start[:1],
+            self.window,
+        )
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What would have been normal at every step of every window.
+
+    Attributes:
+        mean: shape ``(n_targets, n_windows, window, n_channels)``.
+        scale: same shape, one standard deviation, or None where the family has none.
+    """
+
+    mean: Tensor
+    scale: Tensor | None = None
+
+
+@runtime_checkable
+class HasLogProb(Protocol):
+    """A family with an explicit density."""
+
+    def log_prob(self, windows: Windows) -> Tensor:
+        """Return the log-density of every window, in nats, shape ``(n_targets, n_windows)``."""
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """A family with a latent space."""
+
+    def encode(self, windows: Windows) -> Tensor:
+        """Return the latent of every window, shape ``(n_targets, n_windows, latent)``."""
+
+
+class Detector(ABC):
+    """A bank of generative models of normal windows. Higher score, more anomalous.
+
+    A subclass keeps everything it learned in ``self._state``: tensors whose first axis is the
+    target, so that a bank can be taken apart and put together again. It implements the
+    underscored hooks; the public methods check their input and delegate.
+    """
+
+    Config: ClassVar[type[DetectorConfig]] = DetectorConfig
+    density: ClassVar[Density]
+    family: ClassVar[str]
+    """One line for people, such as 'Gaussian mixture'."""
+    paper: ClassVar[str]
+    """Authors and year, such as 'Parzen 1962'."""
+    folds: ClassVar[int] = 5
+    """Models fitted for calibration, each blind to one share of the blocks (networks: 2)."""
+    blind_to: ClassVar[str] = ""
+    """At most one of 'spike', 'level', 'variance', 'shape', with the reason in the docstring."""
+
+    def __init__(self, config: DetectorConfig | None = None) -> None:
+        self.config: Any = config if config is not None else self.Config()
+        self._state: dict[str, Tensor] = {}
+
+    # -- public: check and delegate -------------------------------------------------
+
+    @property
+    def n_targets(self) -> int:
+        """Members of the bank."""
+        self._check_fitted()
+        return next(iter(self._state.values())).shape[0]
+
+    def fit(self, windows: Windows, *, on_progress: Progress | None = None) -> Self:
+        """Fit one model per target on the windows whose weight is above 0; return self.
+
+        Raises:
+            ValueError: the windows are of another length than ``Config.window``.
+        """
+        self._check_window(windows)
+        self._state = self._fit(self._trainable(windows), on_progress or _silent)
+        return self
+
+    def cross_fit(self, windows: Windows, fold: Tensor, *, on_progress: Progress | None = None) -> list[Self]:
+        """Return ``folds`` fitted banks; bank k never saw a point of fold k.
+
+        Args:
+            windows: the training windows.
+            fold: shape ``(n_targets, n_points)``, int64, the fold of every point.
+        """
+        banks = []
+        for k in range(self.folds):
+            bank = type(self)(self.config)
+            banks.append(bank.fit(windows.without(fold == k), on_progress=on_progress))
+        return banks
+
+    def score(self, windows: Windows) -> Tensor:
+        """Return one anomaly error per step, shape ``(n_targets, n_windows, window)``.
+
+        Finite wherever the window is scorable; NaN where too much of it is missing.
+
+        Raises:
+            NotFittedError: nothing was fitted or loaded.
+            ValueError: other window length, channels or number of targets than fitted.
+        """
+        self._check_match(windows)
+        scores = self._score(windows)
+        return torch.where(windows.scorable.unsqueeze(2), scores, torch.nan)
+
+    def expect(self, windows: Windows) -> Expected:
+        """Return what would have been normal at every step, given the steps not missing."""
+        self._check_match(windows)
+        return self._expect(windows)
+
+    def sample(self, n: int) -> Tensor:
+        """Return n new windows per target, shape ``(n_targets, n, window, n_channels)``, seeded."""
+        self._check_fitted()
+        generator = torch.Generator().manual_seed(self.config.seed)
+        return self._sample(n, generator)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return every fitted tensor; n_targets is the first axis of each."""
+        self._check_fitted()
+        return dict(self._state)
+
+    @classmethod
+    def load(cls, config: DetectorConfig, state: dict[str, Tensor]) -> Self:
+        """Return the detector that had this state."""
+        bank = cls(config)
+        bank._state = dict(state)
+        return bank
+
+    def select(self, rows: Sequence[int] | Tensor) -> Self:
+        """Return the bank of some members, in the order given."""
+        index = torch.as_tensor(rows, dtype=torch.int64)
+        return self.load(self.config, {name: t[index] for name, t in self.state().items()})
+
+    @classmethod
+    def stack(cls, banks: Sequence[Self]) -> Self:
+        """Return one bank with the members of all, in order; tensors are padded where they differ.
+
+        Raises:
+            ValueError: no banks, or banks of different configurations.
+        """
+        if not banks:
+            raise ValueError("expected at least one bank to stack, got none")
+        config = banks[0].config
+        if any(bank.config != config for bank in banks):
+            raise ValueError("banks of different configurations cannot be stacked; stack equal ones")
+        states = [bank.state() for bank in banks]
+        return cls.load(config, {name: _concatenate([s[name] for s in states]) for name in states[0]})
+
+    # -- hooks ----------------------------------------------------------------------
+
+    @abstractmethod
+    def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
+        """Return the fitted state."""
+
+    @abstractmethod
+    def _score(self, windows: Windows) -> Tensor:
+        """Return scores, finite for every scorable window."""
+
+    @abstractmethod
+    def _expect(self, windows: Windows) -> Expected: ...
+
+    @abstractmethod
+    def _sample(self, n: int, generator: torch.Generator) -> Tensor: ...
+
+    # -- checks ---------------------------------------------------------------------
+
+    def _trainable(self, windows: Windows) -> Windows:
+        return windows.weighted(torch.where(windows.scorable, windows.weight, 0.0))
+
+    def _check_fitted(self) -> None:
+        if not self._state:
+            raise NotFittedError(
+                f"{type(self).__name__} is not fitted; call fit(windows) or load(config, state)"
+            )
+
+    def _check_window(self, windows: Windows) -> None:
+        if windows.window != self.config.window:
+            raise ValueError(
+                f"expected windows of {self.config.window} steps, got {windows.window}; "
+                "fit and score with the same Config.window"
+            )
+
+    def _check_match(self, windows: Windows) -> None:
+        self._check_fitted()
+        self._check_window(windows)
+        if windows.n_targets != self.n_targets:
+            raise ValueError(
+                f"expected windows of {self.n_targets} targets, got {windows.n_targets}; "
+                "use select(rows) to score some members"
+            )
+        channels = self._n_channels()
+        if windows.n_channels != channels:
+            raise ValueError(
+                f"expected windows of {channels} channels, got {windows.n_channels}; "
+                "score the channels that were fitted, in the same order"
+            )
+
+    @abstractmethod
+    def _n_channels(self) -> int:
+        """Channels of the windows that were fitted."""
+
+
+def _silent(_: float) -> None:
+    return None
+
+
+def _concatenate(tensors: list[Tensor]) -> Tensor:
+    shape = [max(t.shape[axis] for t in tensors) for axis in range(1, tensors[0].ndim)]
+    return torch.cat([_padded(t, shape) for t in tensors])
+
+
+def _padded(tensor: Tensor, shape: list[int]) -> Tensor:
+    if list(tensor.shape[1:]) == shape:
+        return tensor
+    whole = tensor.new_zeros(tensor.shape[0], *shape)
+    whole[tuple(slice(n) for n in tensor.shape)] = tensor
+    return whole

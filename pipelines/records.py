@@ -1,0 +1,333 @@
+"""The rows that pass between sources, jobs and the store: frozen, without behaviour of their own.
+
+Times in bulk data are whole epoch seconds in UTC (int64); single moments are aware datetimes.
+Spans are half-open, ``start <= t < stop``; an Interval's and an Event's ends both belong to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Seconds = NDArray[np.int64]
+Values = NDArray[np.float64]
+Json = dict[str, Any]
+
+
+class Kind(StrEnum):
+    """Why an interval was flagged."""
+
+    ANOMALY = "anomaly"
+    FLATLINE = "flatline"
+    DATA_MISSING = "data_missing"
+    STALE = "stale"
+    """Missing up to now: the series stopped. Becomes DATA_MISSING when it comes back."""
+
+
+class Status(StrEnum):
+    """Where an Event stands."""
+
+    OPEN = "open"
+    """Reaches the newest scored point: still going on."""
+    CLOSED = "closed"
+    BELOW_LINE = "below_line"
+    """No longer scores, but somebody reviewed or added it, so it stays."""
+    OUTDATED = "outdated"
+    """No longer scores; kept, never deleted."""
+    MERGED = "merged_into"
+
+
+class Verdict(StrEnum):
+    CONFIRMED = "confirmed"
+    EXPECTED = "expected"
+    FALSE_POSITIVE = "false_positive"
+    NEW_TREND = "new_trend"
+    UNSURE = "unsure"
+
+
+class Mode(StrEnum):
+    """Which of a point's two scores: with the data up to it, or with hindsight."""
+
+    LIVE = "live"
+    SETTLED = "settled"
+
+
+@dataclass(frozen=True)
+class SeriesSpec:
+    """One named stream as a source declares it.
+
+    Attributes:
+        metric: such as ``ccu``.
+        labels: such as ``{"realm": "kr-1"}``; the order does not matter.
+        step_seconds: nominal distance of points.
+        delay_seconds: how late points may come and still be on time.
+        timezone: IANA name, for daily and weekly season.
+        source: name of the source in the config.
+    """
+
+    metric: str
+    labels: dict[str, str]
+    step_seconds: int
+    delay_seconds: int = 0
+    timezone: str = "UTC"
+    source: str = ""
+
+    @property
+    def key(self) -> str:
+        """``metric{a=1,b=2}`` with labels sorted: the series' name everywhere."""
+        inner = ",".join(f"{name}={self.labels[name]}" for name in sorted(self.labels))
+        return f"{self.metric}{{{inner}}}" if inner else self.metric
+
+
+@dataclass(frozen=True)
+class SeriesRow:
+    id: int
+    spec: SeriesSpec
+    first_ts: int | None
+    last_ts: int | None
+
+
+@dataclass(frozen=True)
+class PointBlock:
+    """Points of many series in columns of equal length, sorted by series and time where read back."""
+
+    series: Seconds
+    """Index into the accompanying list of keys when ingested, series id when read back."""
+    ts: Seconds
+    value: Values
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+
+@dataclass(frozen=True)
+class Points:
+    """The points of one series, sorted by time, no two of the same second."""
+
+    ts: Seconds
+    value: Values
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What of a run of high scores becomes an interval.
+
+    Attributes:
+        detection_direction: ``both``, ``above_expected`` or ``below_expected``.
+        min_dev_from_expected: in the series' unit.
+        min_rel_dev_from_expected: share of the expected value, 0.05 for 5 %.
+        min_duration_seconds: shorter intervals are dropped (an interval of n steps lasts n steps).
+        merge_max_gap_seconds: intervals with at most this much normal time between become one.
+        cooldown_seconds: after an interval ends, no new one starts for so long.
+        missing_after_steps: a gap of at least so many steps is an event of its own.
+    """
+
+    detection_direction: str = "both"
+    min_dev_from_expected: float = 0.0
+    min_rel_dev_from_expected: float = 0.0
+    min_duration_seconds: int = 0
+    merge_max_gap_seconds: int = 0
+    cooldown_seconds: int = 0
+    missing_after_steps: int = 3
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A run of steps at or above the line, after policy; a value without identity.
+
+    Attributes:
+        start: time of the first step, epoch seconds.
+        end: time of the last step, belongs to the interval.
+        direction: ``above_expected`` or ``below_expected``; empty where it makes no sense.
+        peak_score: anomaly_score at the peak; 1 is the line.
+        y_at_peak: observed value at the peak, in the series' unit.
+        yhat_at_peak: what would have been normal there.
+        impact: sum over the steps of (y - yhat), in unit times steps.
+        open: reaches the newest point there is.
+    """
+
+    kind: Kind
+    start: int
+    end: int
+    n_points: int
+    peak_at: int
+    peak_score: float
+    mean_score: float
+    direction: str = ""
+    y_at_peak: float | None = None
+    yhat_at_peak: float | None = None
+    impact: float | None = None
+    open: bool = False
+    version_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """A stored Interval that keeps its identity over rescoring.
+
+    ``reviewed`` is true once a review exists; ``added`` where a person drew it by hand.
+    """
+
+    id: int
+    target_id: int
+    interval: Interval
+    status: Status
+    first_detected_at: int
+    revision: int = 1
+    merged_into: int | None = None
+    reviewed: bool = False
+    added: bool = False
+
+
+@dataclass(frozen=True)
+class EventChange:
+    """What reconciling decided about one event; ``event_id`` None makes a new one.
+
+    ``new_key`` numbers the new events of one reconciling, so that ``merged_into_new`` can
+    name one that has no id yet.
+    """
+
+    target_id: int
+    event_id: int | None
+    interval: Interval
+    status: Status
+    first_detected_at: int
+    merged_into: int | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class MonitorRow:
+    """A monitor as declared; ``config`` is its section of the config file, JSON."""
+
+    id: int
+    name: str
+    config: Json
+    enabled: bool = True
+
+
+@dataclass(frozen=True)
+class TargetRow:
+    """What a monitor scores: an ordered tuple of series.
+
+    Attributes:
+        scored_until: live scores exist for t below this (epoch seconds); None before the first.
+        settled_until: settled scores exist for t below this.
+    """
+
+    id: int
+    monitor_id: int
+    key: str
+    series_ids: tuple[int, ...]
+    step_seconds: int
+    timezone: str
+    delay_seconds: int
+    scored_until: int | None = None
+    settled_until: int | None = None
+
+
+@dataclass(frozen=True)
+class VersionRow:
+    """A stored model of one target: immutable.
+
+    Attributes:
+        train_start, train_stop: the training span, half-open, epoch seconds; the version scores
+            timestamps from ``train_stop`` on, until a newer one's.
+        recipe: what prepare learned, JSON.
+        config: the detector's Config as JSON.
+        weights_id: row of the shared weights (one bank member).
+        card: the model card, JSON.
+        status: ``accepted``, ``candidate`` or ``failed``.
+        first: the target's earliest version, which also scores what lies before its train_stop
+            with models that did not see their block.
+    """
+
+    id: int
+    target_id: int
+    detector: str
+    train_start: int
+    train_stop: int
+    recipe: Json
+    config: Json
+    weights_id: int
+    status: str = "accepted"
+    card: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CalibrationRow:
+    """One version's score statistics on data it did not see, for one mode; append-only.
+
+    ``body`` is JSON that only ``pipelines.calibrate`` reads.
+    """
+
+    version_id: int
+    mode: Mode
+    valid_from: int
+    body: Json
+
+
+@dataclass(frozen=True)
+class LineRow:
+    """Tail and line of a monitor (or of one target, ``per: series``) from a data time on; append-only.
+
+    ``body`` is JSON that only ``pipelines.calibrate`` reads: pooled tail, line as a surprise, evidence.
+    """
+
+    monitor_id: int
+    target_id: int | None
+    mode: Mode
+    valid_from: int
+    body: Json
+
+
+@dataclass(frozen=True)
+class ScoreBlock:
+    """Scores of many targets in columns of equal length.
+
+    ``live`` and ``settled`` are raw detector scores, ``*_anomaly`` the anomaly_score (1 is the
+    line); NaN means none and is stored as NULL. A row replaces what stands at its key; a NaN in
+    one pair leaves that pair as it is.
+    """
+
+    target: Seconds
+    ts: Seconds
+    version: Seconds
+    live: Values
+    live_anomaly: Values
+    settled: Values
+    settled_anomaly: Values
+
+
+class RunKind(StrEnum):
+    TICK = "tick"
+    """Ingest, then score live."""
+    NIGHTLY = "nightly"
+    """Ingest, fit what is due, draw the line, rescore with hindsight, retention."""
+    RESCORE = "rescore"
+    BACKFILL = "backfill"
+
+
+class RunState(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on one run until the lease ends; every commit checks the fence."""
+
+    run_id: int
+    kind: RunKind
+    monitor_id: int | None
+    scheduled_for: datetime
+    owner: str
+    fence: int
+    attempts: int

@@ -1,0 +1,203 @@
+"""What a job asks of storage: every method is one transaction, begun and ended inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from pipelines.records import (
+    CalibrationRow,
+    Claim,
+    Event,
+    EventChange,
+    Json,
+    LineRow,
+    MonitorRow,
+    PointBlock,
+    RunKind,
+    RunState,
+    ScoreBlock,
+    SeriesRow,
+    SeriesSpec,
+    TargetRow,
+    Verdict,
+    VersionRow,
+)
+
+
+class LostClaimError(RuntimeError):
+    """The lease of this run ended and another daemon may hold it; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """One batch from a source: what was read, and how far that brings the source.
+
+    Attributes:
+        source: name of the source.
+        series: what the ``points.series`` index points into.
+        points: new and corrected values, in any order; of duplicates the last wins.
+        progress: key to JSON, the source's own memory (a file's digest and bytes consumed, a
+            watermark), stored in the same transaction so that nothing is taken twice or lost.
+        rejected: rows set aside.
+    """
+
+    source: str
+    series: Sequence[SeriesSpec]
+    points: PointBlock
+    progress: dict[str, Json] = field(default_factory=dict)
+    rejected: int = 0
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What one batch changed.
+
+    Attributes:
+        new, changed, unchanged: points by what the upsert did.
+        earliest: time of the earliest new or changed point, per series id.
+    """
+
+    new: int
+    changed: int
+    unchanged: int
+    rejected: int
+    earliest: dict[int, int]
+
+
+@dataclass(frozen=True)
+class NewVersion:
+    """A fitted model to be stored.
+
+    Attributes:
+        weights: safetensors bytes of one bank member.
+        shared_weights: equal numbers share one stored copy (group scope); None stores its own.
+        calibrations: body per mode, ``valid_from`` the version's train_stop.
+    """
+
+    target_id: int
+    detector: str
+    train_start: int
+    train_stop: int
+    recipe: Json
+    config: Json
+    weights: bytes
+    card: Json
+    status: str = "accepted"
+    shared_weights: int | None = None
+    calibrations: dict[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Everything one step of scoring changed, committed together.
+
+    Attributes:
+        scores: rows to upsert (only those that the storage mode keeps).
+        changes: event changes of ``pipelines.reconcile``.
+        scored_until, settled_until: new watermarks per target id; they only move forward.
+        expect: revision of every event the changes were computed from. Where a stored revision
+            or review differs (somebody judged meanwhile), the method raises StaleEventsError.
+    """
+
+    scores: ScoreBlock | None = None
+    changes: Sequence[EventChange] = ()
+    scored_until: dict[int, int] = field(default_factory=dict)
+    settled_until: dict[int, int] = field(default_factory=dict)
+    expect: dict[int, int] = field(default_factory=dict)
+
+
+class StaleEventsError(RuntimeError):
+    """An event changed while its scores were computed; reconcile again from the stored events."""
+
+
+class Store(Protocol):
+    """Times are epoch seconds unless they are datetimes; spans are half-open."""
+
+    # series and points
+    def progress(self, source: str) -> dict[str, Json]: ...
+    def ingest(self, batch: Ingest) -> Ingested: ...
+    def series(self, source: str | None = None) -> list[SeriesRow]: ...
+    def points(self, series_ids: Sequence[int], start: int, stop: int) -> PointBlock: ...
+    def delete_points_before(self, ts: int) -> int: ...
+
+    # monitors and targets
+    def sync_monitors(self, monitors: dict[str, Json]) -> list[MonitorRow]:
+        """Make the monitors what the config says; the removed are disabled and keep their events.
+
+        A section with ``renamed_from`` takes over that monitor's row, targets and events.
+        """
+        ...
+
+    def monitors(self) -> list[MonitorRow]: ...
+    def sync_targets(
+        self, monitor_id: int, targets: Sequence[tuple[str, tuple[int, ...]]]
+    ) -> list[TargetRow]:
+        """Add targets (key, series ids) that are new; return all of the monitor's, by key."""
+        ...
+
+    def targets(self, monitor_id: int) -> list[TargetRow]: ...
+
+    # versions, calibrations, lines
+    def add_versions(self, claim: Claim | None, versions: Sequence[NewVersion]) -> list[VersionRow]:
+        """Store fits; one that exists already for (target, train_stop, detector, config) is returned as stored."""
+        ...
+
+    def versions(self, target_ids: Sequence[int]) -> list[VersionRow]:
+        """Every version of these targets that still scores something, ordered by target and train_stop."""
+        ...
+
+    def weights(self, weights_ids: Iterable[int]) -> dict[int, bytes]: ...
+    def calibrations(self, version_ids: Sequence[int]) -> list[CalibrationRow]: ...
+    def add_lines(self, claim: Claim | None, lines: Sequence[LineRow]) -> None:
+        """Append lines; one with the same monitor, target, mode and valid_from is replaced."""
+        ...
+
+    def lines(self, monitor_id: int) -> list[LineRow]: ...
+
+    # scores and events
+    def commit(self, claim: Claim | None, batch: Batch) -> list[Event]:
+        """Write scores, event changes and watermarks in one transaction; return the events changed.
+
+        Raises:
+            LostClaimError: the claim's fence is not the run's any more.
+            StaleEventsError: an event in ``batch.expect`` has another revision.
+        """
+        ...
+
+    def events(self, target_ids: Sequence[int], start: int, stop: int) -> list[Event]:
+        """Events, whatever their status but ``merged_into``, that overlap the span."""
+        ...
+
+    def review(
+        self,
+        event_id: int,
+        verdict: Verdict,
+        *,
+        cause: str = "",
+        comment: str = "",
+        by: str = "",
+        start: int | None = None,
+        end: int | None = None,
+    ) -> int:
+        """Append a review; borders the reviewer moved stand in their own columns and win in the views."""
+        ...
+
+    # runs
+    def schedule(self, kind: RunKind, monitor_id: int | None, scheduled_for: datetime) -> bool:
+        """Add a waiting run; False where (kind, monitor, scheduled_for) exists already."""
+        ...
+
+    def claim(self, owner: str, lease_seconds: float, kinds: Sequence[RunKind] = ()) -> Claim | None:
+        """Take the oldest waiting run, or a running one whose lease ended, by one UPDATE .. RETURNING."""
+        ...
+
+    def heartbeat(self, claim: Claim, lease_seconds: float) -> None: ...
+    def finish(self, claim: Claim, state: RunState, outcome: Json, error: str = "") -> None: ...
+    def give_back(self, claim: Claim) -> None:
+        """Make the run waiting again without counting the attempt."""
+        ...
+
+    def last_run(self, kind: RunKind, monitor_id: int | None = None) -> datetime | None: ...
