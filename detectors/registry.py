@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from detectors.base import Detector
@@ -18,6 +19,7 @@ def names() -> list[str]:
     return sorted(_entries())
 
 
+@cache
 def get(name: str) -> type[Detector]:
     """Return a detector's class.
 

@@ -1,0 +1,238 @@
+"""The service as commands and the daemon use it: a config, its store, and the jobs at work on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from anomaly_service.config import Config
+from anomaly_service.db.store import SqlStore
+from pipelines.executor import Executor
+from pipelines.monitor import MonitorSpec
+from pipelines.records import Claim, EventChange, Json, MonitorRow, RunKind
+
+Progress = Callable[[str, float], None]
+
+
+class UnknownMonitorError(ValueError):
+    """A command names a monitor that the config does not declare."""
+
+
+class Service:
+    """Everything a command can ask for; use as a context manager, or close it.
+
+    Args:
+        config: the loaded config file.
+        now: freezes the clock (``--now``); None follows the wall clock.
+        executor: where heavy work runs; None starts a pool of ``config.workers`` when needed.
+        on_progress: called with a stage's name and the share that is done.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        now: datetime | None = None,
+        executor: Executor | None = None,
+        on_progress: Progress | None = None,
+    ) -> None:
+        self.config = config
+        self.store = SqlStore(config.database)
+        self._now = now
+        self._executor = executor
+        self._on_progress = on_progress or (lambda stage, share: None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the workers and let go of the database."""
+        if self._executor is not None:
+            self._executor.close()
+        self.store.close()
+
+    @property
+    def now(self) -> datetime:
+        return self._now or datetime.now(UTC)
+
+    @property
+    def executor(self) -> Executor:
+        if self._executor is None:
+            from anomaly_service.executors.local import LocalExecutor
+
+            self._executor = LocalExecutor(self.config.workers)
+        return self._executor
+
+    # -- commands -------------------------------------------------------------------
+
+    def ingest(self) -> list[Json]:
+        """Take what is new from every source; return what each delivered."""
+        from anomaly_service.ingest import ingest
+
+        return ingest(self.store, self.config.build_sources(), self.now, self._on_progress)
+
+    def sync(self) -> list[tuple[MonitorRow, MonitorSpec]]:
+        """Bring monitors and targets up to date with config and series; return the monitors in force."""
+        specs = self.config.monitor_specs()
+        rows = self.store.sync_monitors(self.config.monitor_sections())
+        series = self.store.series()
+        found = []
+        for row in rows:
+            if not row.enabled or row.name not in specs:
+                continue
+            spec = specs[row.name]
+            matched = [s for s in series if spec.selects(s.spec.metric, s.spec.labels)]
+            self.store.sync_targets(row.id, [(s.spec.key, (s.id,)) for s in matched])
+            found.append((row, spec))
+        return found
+
+    def backfill(self, monitors: Sequence[str] | None = None) -> Json:
+        """Fit and score all history as the daemon would have; return what changed, by monitor."""
+        from pipelines import jobs
+
+        return {desk.spec.name: jobs.backfill(desk, self._at()) for desk in self._desks(monitors)}
+
+    def fit(self, monitors: Sequence[str] | None = None) -> Json:
+        """Fit what is due, and score what that changes."""
+        from pipelines import jobs
+
+        return {desk.spec.name: jobs.fit(desk, self._at()) for desk in self._desks(monitors)}
+
+    def score(self, monitors: Sequence[str] | None = None) -> Json:
+        """Run one live tick."""
+        from pipelines import jobs
+
+        return {desk.spec.name: jobs.tick(desk, self._at()) for desk in self._desks(monitors)}
+
+    def nightly(self, monitors: Sequence[str] | None = None) -> Json:
+        """Run the nightly pass as of now."""
+        from pipelines import jobs
+
+        at = self._at()
+        return {desk.spec.name: jobs.nightly(desk, at, at) for desk in self._desks(monitors)}
+
+    def rescore(
+        self,
+        start: datetime,
+        stop: datetime,
+        *,
+        refit: bool = False,
+        dry_run: bool = False,
+        monitors: Sequence[str] | None = None,
+    ) -> Json:
+        """Score a span again with hindsight; a dry run only says what would appear, change and vanish."""
+        from pipelines import jobs
+
+        a, b = int(start.timestamp()), int(stop.timestamp())
+        if a >= b:
+            raise ValueError(f"expected a span that starts before it ends, got {start} to {stop}")
+        result: Json = {}
+        for desk in self._desks(monitors):
+            outcome = jobs.rescore(desk, a, b, self._at(), again=refit, dry_run=dry_run)
+            result[desk.spec.name] = {
+                **outcome.summary(),
+                "appear": [self._described(c) for c in outcome.appeared],
+                "change": [self._described(c) for c in outcome.changed],
+                "vanish": [self._described(c) for c in outcome.vanished],
+            }
+        return result
+
+    def validate(self) -> list[Json]:
+        """Return, per monitor, its series, their step and history, and when each will be ready."""
+        from pipelines import jobs
+
+        out = []
+        for desk in self._desks(None):
+            targets = jobs.readiness(desk)
+            out.append(
+                {
+                    "monitor": desk.spec.name,
+                    "detector": desk.spec.detector,
+                    "series": len(targets),
+                    "ready": sum(t["state"] == "ready" for t in targets),
+                    "targets": [{**t, **_iso(t)} for t in targets],
+                }
+            )
+        return out
+
+    # -- the daemon -----------------------------------------------------------------
+
+    def run(self, claim: Claim, now: datetime, should_stop: Callable[[], bool] = lambda: False) -> Json:
+        """Do the work of one claimed run; every commit checks the claim's fence."""
+        from pipelines import jobs
+
+        ingested = self.ingest()
+        at = int(now.timestamp())
+        result: Json = {"ingested": ingested}
+        for row, spec in self.sync():
+            if claim.monitor_id not in (None, row.id):
+                continue
+            desk = replace(self._desk(row, spec), claim=claim, should_stop=should_stop)
+            if claim.kind is RunKind.TICK:
+                result[spec.name] = jobs.tick(desk, at)
+            elif claim.kind is RunKind.NIGHTLY:
+                result[spec.name] = jobs.nightly(desk, int(claim.scheduled_for.timestamp()), at)
+            elif claim.kind is RunKind.BACKFILL:
+                result[spec.name] = jobs.backfill(desk, at)
+        if claim.kind is RunKind.NIGHTLY:
+            result["pruned"] = self.prune(now)
+        return result
+
+    def prune(self, now: datetime) -> Json:
+        """Delete what the retention policy no longer keeps."""
+        return self.store.prune(self.config.retention_seconds(), int(now.timestamp()))
+
+    # -- inside ---------------------------------------------------------------------
+
+    def _at(self) -> int:
+        return int(self.now.timestamp())
+
+    def _desks(self, monitors: Sequence[str] | None) -> Iterator[Any]:
+        in_force = self.sync()
+        names = [spec.name for _, spec in in_force]
+        for name in monitors or ():
+            if name not in names:
+                raise UnknownMonitorError(
+                    f"no monitor named {name!r}; the config declares {', '.join(names)}"
+                )
+        for row, spec in in_force:
+            if not monitors or spec.name in monitors:
+                yield self._desk(row, spec)
+
+    def _desk(self, row: MonitorRow, spec: MonitorSpec) -> Any:
+        from pipelines.desk import Desk
+
+        def progress(stage: str, share: float) -> None:
+            self._on_progress(f"{stage} {spec.name}", share)
+
+        return Desk(self.store, self.executor, row, spec, on_progress=progress)
+
+    def _described(self, change: EventChange) -> Json:
+        interval = change.interval
+        return {
+            "event_id": change.event_id,
+            "target_id": change.target_id,
+            "kind": str(interval.kind),
+            "start_at": _time(interval.start),
+            "end_at": _time(interval.end),
+            "peak_score": interval.peak_score,
+            "status": str(change.status),
+            "why": change.why,
+        }
+
+
+def _time(ts: int | None) -> str | None:
+    return None if ts is None else datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _iso(target: Json) -> Json:
+    return {
+        "first_at": _time(target["first_ts"]),
+        "last_at": _time(target["last_ts"]),
+        "ready_by": _time(target["ready_by"]),
+    }

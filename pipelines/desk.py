@@ -1,0 +1,92 @@
+"""What every job works at: storage, somewhere to run, and the claim that lets it write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from pipelines.executor import Executor
+from pipelines.monitor import MonitorSpec
+from pipelines.records import Claim, MonitorRow, PointBlock, Points, SeriesRow, TargetRow, VersionRow
+from pipelines.store import Store
+
+T = TypeVar("T")
+
+STEPS_PER_TASK = 200_000
+"""Steps one worker call works on: seconds of work, tens of megabytes."""
+
+
+class StoppedError(RuntimeError):
+    """The job was asked to stop; what it committed stands, the rest is done when it runs again."""
+
+
+@dataclass
+class Desk:
+    """One monitor's job: the store it reads and writes, the executor, and its claim."""
+
+    store: Store
+    executor: Executor
+    monitor: MonitorRow
+    spec: MonitorSpec
+    claim: Claim | None = None
+    on_progress: Callable[[str, float], None] = lambda stage, share: None
+    should_stop: Callable[[], bool] = lambda: False
+    _series: dict[int, SeriesRow] = field(default_factory=dict)
+
+    def targets(self) -> list[TargetRow]:
+        return self.store.targets(self.monitor.id)
+
+    def series(self) -> dict[int, SeriesRow]:
+        """Return every series by id, read once per job."""
+        if not self._series:
+            self._series = {row.id: row for row in self.store.series()}
+        return self._series
+
+    def versions(self, targets: Sequence[TargetRow]) -> dict[int, list[VersionRow]]:
+        """Return the versions that count, by target id, ascending in training end."""
+        from pipelines.plan import current
+
+        by_target: dict[int, list[VersionRow]] = {target.id: [] for target in targets}
+        for version in self.store.versions([target.id for target in targets]):
+            by_target[version.target_id].append(version)
+        return {target_id: current(self.spec, rows) for target_id, rows in by_target.items()}
+
+    def points(self, targets: Sequence[TargetRow], start: int, stop: int) -> dict[int, tuple[Points, ...]]:
+        """Return the points of every target's series in a span, by target id."""
+        ids = sorted({i for target in targets for i in target.series_ids})
+        by_series = split(self.store.points(ids, start, stop), ids)
+        return {t.id: tuple(by_series[i] for i in t.series_ids) for t in targets}
+
+    def check_stop(self) -> None:
+        """Raise StoppedError where the job was asked to stop."""
+        if self.should_stop():
+            raise StoppedError("stopped between two batches; the run goes on where it was")
+
+
+def split(block: PointBlock, series_ids: Sequence[int]) -> dict[int, Points]:
+    """Return the points of each series of a sorted block."""
+    edges = np.searchsorted(block.series, series_ids, side="left")
+    stops = np.searchsorted(block.series, series_ids, side="right")
+    return {
+        i: Points(block.ts[a:b], block.value[a:b]) for i, a, b in zip(series_ids, edges, stops, strict=True)
+    }
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of at most ``size`` items."""
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def targets_per_task(steps_per_target: float) -> int:
+    """Return how many targets of that length one worker call takes."""
+    return max(1, min(256, int(STEPS_PER_TASK // max(1.0, steps_per_target))))

@@ -1,0 +1,249 @@
+"""Fit a bank of targets on their training spans, and calibrate it on scores of data it has not seen.
+
+Runs inside a worker: plain values, arrays and bytes in and out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detectors.base import Detector, DetectorConfig, Windows
+from pipelines import bank, calibrate, flag, prepare
+from pipelines.monitor import MonitorSpec
+from pipelines.records import Json, Mode, Points, Seconds, TargetRow, Values
+
+MIN_WINDOWS = 8
+"""Fewer windows than this laid end to end are too little to learn from."""
+
+BLOCK_WINDOWS = 8
+"""Length of a held-out block, in windows: long enough that its inside is independent of its neighbours."""
+
+
+@dataclass(frozen=True)
+class FitTarget:
+    """One target and the half-open span it is to be fitted on, in epoch seconds."""
+
+    target: TargetRow
+    points: tuple[Points, ...]
+    start: int
+    stop: int
+    keep_unseen: bool = False
+
+
+@dataclass(frozen=True)
+class FitTask:
+    spec: MonitorSpec
+    targets: tuple[FitTarget, ...]
+
+
+@dataclass(frozen=True)
+class UnseenScores:
+    """Scores of the training span by models that did not see their block."""
+
+    ts: Seconds
+    live: Values
+    settled: Values
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit of one target produced; ``group`` is equal where weights are shared."""
+
+    target_id: int
+    start: int
+    stop: int
+    recipe: Json
+    weights: bytes
+    card: Json
+    calibrations: dict[str, Json]
+    status: str = "accepted"
+    group: int | None = None
+    unseen: UnseenScores | None = None
+
+
+@dataclass(frozen=True)
+class NotReady:
+    """A target that has too little data in the span to be fitted."""
+
+    target_id: int
+    why: str
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A target on its way through the fit."""
+
+    asked: FitTarget
+    recipe: prepare.Recipe
+    prepared: prepare.Prepared
+
+
+@dataclass
+class FitOutcome:
+    fitted: list[Fitted] = field(default_factory=list)
+    not_ready: list[NotReady] = field(default_factory=list)
+
+
+def fit_targets(task: FitTask) -> FitOutcome:
+    """Return a fit for every target with enough data in its span."""
+    torch.set_num_threads(1)
+    spec = task.spec
+    cls, config = bank.config_of(spec.detector, spec.params)
+    outcome = FitOutcome()
+    members = []
+    for asked in task.targets:
+        member = _prepare(asked, spec)
+        why = _too_little(member, config.window)
+        if why:
+            outcome.not_ready.append(NotReady(asked.target.id, why))
+        else:
+            members.append(member)
+    for alike in _batches(members, config.window, cls.folds, pooled=spec.scope == "group"):
+        outcome.fitted.extend(_fit_bank(spec, cls, config, alike))
+    return outcome
+
+
+def _prepare(asked: FitTarget, spec: MonitorSpec) -> _Member:
+    first = min((int(p.ts[0]) for p in asked.points if len(p.ts)), default=asked.stop)
+    start = max(asked.start, first)
+    recipe = prepare.learn(
+        asked.points,
+        step_seconds=asked.target.step_seconds,
+        timezone=asked.target.timezone,
+        season=spec.season,
+        start=start,
+        stop=asked.stop,
+    )
+    return _Member(asked, recipe, prepare.apply(recipe, asked.points, start, asked.stop))
+
+
+def _too_little(member: _Member, window: int) -> str:
+    seen = int((~member.prepared.missing.all(axis=1)).sum())
+    if seen >= MIN_WINDOWS * window:
+        return ""
+    return f"{seen} points in the fit window, {MIN_WINDOWS} windows of {window} need {MIN_WINDOWS * window}"
+
+
+def _batches(members: Iterable[_Member], window: int, folds: int, *, pooled: bool) -> list[list[_Member]]:
+    """Group members whose held-out blocks are equally long; a pooled group stays whole."""
+    groups: dict[int, list[_Member]] = defaultdict(list)
+    for member in members:
+        groups[0 if pooled else block_steps(len(member.prepared.ts), window, folds)].append(member)
+    return list(groups.values())
+
+
+def block_steps(n_steps: int, window: int, folds: int) -> int:
+    """Return the length of a held-out block, in steps."""
+    return int(max(window, min(BLOCK_WINDOWS * window, n_steps // (2 * folds))))
+
+
+def _fit_bank(
+    spec: MonitorSpec, cls: type[Detector], config: DetectorConfig, members: Sequence[_Member]
+) -> list[Fitted]:
+    began = time.perf_counter()
+    prepared = [member.prepared for member in members]
+    windows = bank.windows_of(
+        prepared, config.window, [m.recipe.index(int(m.prepared.ts[0])) for m in members]
+    )
+    block = block_steps(min(len(p.ts) for p in prepared), config.window, cls.folds)
+    fold = (torch.arange(windows.n_points) // block) % cls.folds
+    whole, blind = _models(cls, config, windows, fold, pooled=spec.scope == "group")
+    live, settled = bank.score_unseen(blind, windows, fold)
+    seconds = (time.perf_counter() - began) / len(members)
+    return [
+        _fitted(spec, whole, windows, row, member, live[row], settled[row], seconds)
+        for row, member in enumerate(members)
+    ]
+
+
+def _models(
+    cls: type[Detector], config: DetectorConfig, windows: Windows, fold: Tensor, *, pooled: bool
+) -> tuple[Detector, list[Detector]]:
+    """Return the bank fitted on everything, and one bank per fold that did not see it."""
+    folds = fold.expand(windows.n_targets, -1)
+    if not pooled:
+        return cls(config).fit(windows), list(cls(config).cross_fit(windows, folds))
+    flat = windows.pooled()
+    everyone = [0] * windows.n_targets
+    whole = cls(config).fit(flat)
+    blind = cls(config).cross_fit(flat, folds.reshape(1, -1))
+    return whole.select(everyone), [each.select(everyone) for each in blind]
+
+
+def _fitted(
+    spec: MonitorSpec,
+    whole: Detector,
+    windows: Windows,
+    row: int,
+    member: _Member,
+    live: Tensor,
+    settled: Tensor,
+    seconds: float,
+) -> Fitted:
+    ts = member.prepared.ts
+    scores = {Mode.LIVE: live[: len(ts)].numpy(), Mode.SETTLED: settled[: len(ts)].numpy()}
+    weights = bank.pack(whole, row)
+    allowed = _allowed(spec, member)
+    calibrations = {
+        str(mode): calibrate.learn(
+            values,
+            ts,
+            step_seconds=member.recipe.step_seconds,
+            window=windows.window,
+            policy=spec.policy,
+            allowed=allowed,
+        )
+        for mode, values in scores.items()
+    }
+    unseen = None
+    if member.asked.keep_unseen:
+        unseen = UnseenScores(ts, scores[Mode.LIVE], scores[Mode.SETTLED])
+    return Fitted(
+        target_id=member.asked.target.id,
+        start=int(ts[0]),
+        stop=member.asked.stop,
+        recipe=member.recipe.to_json(),
+        weights=weights,
+        card=_card(whole, windows, row, scores[Mode.SETTLED], weights, seconds),
+        calibrations=calibrations,
+        status="accepted" if np.isfinite(scores[Mode.SETTLED]).any() else "candidate",
+        group=0 if spec.scope == "group" else None,
+        unseen=unseen,
+    )
+
+
+def _allowed(spec: MonitorSpec, member: _Member) -> np.ndarray | None:
+    """Return where the policy's direction and deviation gates hold; None where it has none."""
+    policy = spec.policy
+    gated = policy.min_dev_from_expected or policy.min_rel_dev_from_expected
+    if policy.detection_direction == "both" and not gated:
+        return None
+    prepared = member.prepared
+    yhat = prepare.restore(member.recipe, prepared, np.zeros_like(prepared.values))
+    everywhere = np.ones(len(prepared.ts), dtype=bool)
+    return flag.gate(everywhere, prepared.raw[:, 0], yhat[:, 0], policy)
+
+
+def _card(
+    whole: Detector, windows: Windows, row: int, unseen: Values, weights: bytes, seconds: float
+) -> Json:
+    return bank.finite(
+        {
+            "family": whole.family,
+            "density": str(whole.density),
+            "paper": whole.paper,
+            "window": windows.window,
+            "n_windows": int((windows.weight[row] > 0).sum()),
+            "missing_share": float(windows.missing[row].to(torch.float32).mean()),
+            "unseen_score_mean": float(np.nanmean(unseen)) if np.isfinite(unseen).any() else None,
+            "bytes": len(weights),
+            "fit_seconds": round(seconds, 4),
+        }
+    )

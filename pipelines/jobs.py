@@ -1,0 +1,225 @@
+"""The jobs a schedule or a person starts: tick, nightly, backfill, rescore."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.desk import Desk
+from pipelines.plan import histories, ready_by
+from pipelines.records import Json, SeriesRow, TargetRow
+from pipelines.refit import FirstScores, Refitted, due, refit
+from pipelines.rescore import Outcome, Span, score_spans
+from pipelines.slots import DAY, nights
+
+LIVE_SECONDS = DAY
+"""A source whose newest point is older than this is history: time stands still at that point."""
+
+TICK_SECONDS = 7 * DAY
+"""The most one live tick scores of a target, so that catching up after downtime goes in bounded bites."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a target can be scored; epoch seconds, exclusive.
+
+    Attributes:
+        points: just after its newest point that is due.
+        observed: up to where a missing point is a missing point.
+    """
+
+    points: int
+    observed: int
+
+
+def tick(desk: Desk, now: int) -> Json:
+    """Score what came since the last tick, at most a week of it; ``more`` says that some is left."""
+    reach = _reach(desk, now)
+    spans = []
+    more = False
+    for target in desk.targets():
+        if target.id not in reach or target.scored_until is None:
+            continue
+        stop = min(max(reach[target.id].points, target.scored_until), target.scored_until + TICK_SECONDS)
+        more |= stop < reach[target.id].points
+        spans.append(_live_span(target, stop, reach[target.id]))
+    outcome = score_spans(desk, spans, stage="score")
+    return {**outcome.summary(), "more": more}
+
+
+def _live_span(target: TargetRow, stop: int, reach: Reach) -> Span:
+    assert target.scored_until is not None
+    observed = reach.observed if stop >= reach.points else stop
+    return Span(
+        target=target,
+        start=target.scored_until,
+        stop=stop,
+        live_from=target.scored_until,
+        settled_until=target.settled_until or 0,
+        observed_until=max(observed, stop),
+    )
+
+
+def fit(desk: Desk, now: int) -> Json:
+    """Fit what is due, then score what that changes."""
+    done = refit(desk, due(desk, now))
+    outcome = score_spans(desk, _new_spans(desk, done, now), stage="score")
+    return {**done.summary(), **outcome.summary()}
+
+
+def nightly(desk: Desk, at: int, now: int) -> Json:
+    """Bring live scores up to date, fit what is due, and rescore the late window with hindsight.
+
+    Args:
+        at: the night this run is scheduled for, epoch seconds; decides what is due.
+        now: up to where points are due, epoch seconds.
+    """
+    ticked = tick(desk, now)
+    while ticked["more"]:
+        ticked = tick(desk, now)
+    done = refit(desk, due(desk, at))
+    fresh = score_spans(desk, _new_spans(desk, done, now), stage="score")
+    settled = settle(desk, at - desk.spec.nightly.window_seconds, at, now)
+    return {"ticked": ticked, **done.summary(), "fresh": fresh.summary(), "settled": settled.summary()}
+
+
+def backfill(desk: Desk, now: int) -> Json:
+    """Step through data time as the daemon would have: every fit on its night, every score unseen."""
+    done = refit(desk, due(desk, now))
+    outcome = score_spans(desk, _new_spans(desk, done, now), stage="score")
+    ticked = tick(desk, now)
+    return {**done.summary(), **outcome.summary(), "more": ticked["more"]}
+
+
+def rescore(
+    desk: Desk, start: int, stop: int, now: int, *, again: bool = False, dry_run: bool = False
+) -> Outcome:
+    """Score a span again with hindsight; with ``again`` by models that are fitted anew for it."""
+    if again and not dry_run:
+        generation = 1 + max(
+            (v.config.get("generation", 0) for rows in desk.versions(desk.targets()).values() for v in rows),
+            default=0,
+        )
+        refit(desk, [d for d in due(desk, stop, again_from=start) if d.slot >= start], generation=generation)
+    return settle(desk, start, stop, now, dry_run=dry_run)
+
+
+def settle(desk: Desk, start: int, stop: int, now: int, *, dry_run: bool = False) -> Outcome:
+    """Rescore a span: points that all covering windows lie behind get their settled score."""
+    reach = _reach(desk, now)
+    spans = [
+        _settled_span(desk, target, reach[target.id], start, stop)
+        for target in desk.targets()
+        if target.id in reach and target.scored_until is not None
+    ]
+    spans = [span for span in spans if span.start < span.stop]
+    return score_spans(desk, spans, stage="rescore", dry_run=dry_run)
+
+
+def _settled_span(desk: Desk, target: TargetRow, reach: Reach, start: int, stop: int) -> Span:
+    assert target.scored_until is not None
+    stop = min(stop, target.scored_until)
+    settled = max(target.settled_until or 0, _settled_until(desk, target, stop))
+    # What became settled since the last pass is rescored however long ago that was.
+    start = min(start, target.settled_until or start)
+    return Span(
+        target=target,
+        start=start,
+        stop=stop,
+        live_from=target.scored_until,
+        settled_until=settled,
+        observed_until=max(reach.observed, target.scored_until),
+    )
+
+
+def _settled_until(desk: Desk, target: TargetRow, stop: int) -> int:
+    """Return up to where every window that covers a point ends before ``stop``."""
+    from pipelines import bank
+
+    window = bank.config_of(desk.spec.detector, desk.spec.params)[1].window
+    return stop - (window - 1) * target.step_seconds
+
+
+def _new_spans(desk: Desk, done: Refitted, now: int) -> list[Span]:
+    """Return what new versions score: everything from the end of the earliest one's training on."""
+    reach = _reach(desk, now)
+    since: dict[int, int] = {}
+    for version in done.versions:
+        since[version.target_id] = min(since.get(version.target_id, version.train_stop), version.train_stop)
+    targets = {target.id: target for target in desk.targets()}
+    spans = [
+        _new_span(desk, targets[i], reach[i], start, done.unseen.get(i), now)
+        for i, start in since.items()
+        if i in reach
+    ]
+    return [span for span in spans if span.start < span.stop]
+
+
+def _new_span(
+    desk: Desk, target: TargetRow, reach: Reach, start: int, first: FirstScores | None, now: int
+) -> Span:
+    if first is not None and target.scored_until is None:
+        start = int(first.scores.ts[0])
+    else:
+        first = None
+    stop = max(reach.points, target.scored_until or 0)
+    night = _last_night(desk, min(stop, now))
+    settled = _settled_until(desk, target, min(night, stop))
+    return Span(
+        target=target,
+        start=start,
+        stop=stop,
+        live_from=start,
+        settled_until=max(target.settled_until or 0, settled),
+        observed_until=max(reach.observed, stop),
+        first=first,
+    )
+
+
+def _last_night(desk: Desk, at: int) -> int:
+    """Return the last nightly time that has passed: what lies before it is settled."""
+    return nights(desk.spec.nightly, at - 3 * DAY, at + 1)[-1]
+
+
+def _reach(desk: Desk, now: int) -> dict[int, Reach]:
+    """Return how far each target with points can be scored.
+
+    While a source delivers, time goes on at ``now``; history that ended stands still at its end,
+    so that years-old data raise no alarm for having stopped.
+    """
+    targets = desk.targets()
+    known = histories(targets, desk.series())
+    if not known:
+        return {}
+    newest = max(history.newest for history in known.values())
+    live = now - newest < LIVE_SECONDS
+    out = {}
+    for target in targets:
+        if target.id in known:
+            due_until = (now - target.delay_seconds if live else min(newest, now)) + 1
+            last = known[target.id].newest
+            out[target.id] = Reach(min(last + 1, due_until), due_until)
+    return out
+
+
+def readiness(desk: Desk) -> list[Json]:
+    """Return, for every target of the monitor, its data and when its first model may be there."""
+    targets = desk.targets()
+    series = desk.series()
+    known = histories(targets, series)
+    fitted = desk.versions(targets)
+    return [_readiness(desk, target, known, fitted[target.id], series) for target in targets]
+
+
+def _readiness(
+    desk: Desk, target: TargetRow, known: dict, versions: Sequence[object], series: dict[int, SeriesRow]
+) -> Json:
+    history = known.get(target.id)
+    return {
+        "target": target.key,
+        "step_seconds": target.step_seconds,
+        "first_ts": history.first if history else None,
+        "last_ts": history.newest if history else None,
+        "ready_by": ready_by(desk.spec, history) if history else None,
+        "state": "ready" if versions else "learning",
+    }

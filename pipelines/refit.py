@@ -1,0 +1,216 @@
+"""Fit what is due, store the versions, and draw the line anew from what they have not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines import calibrate
+from pipelines.desk import Desk, batches, targets_per_task
+from pipelines.fit import Fitted, FitOutcome, FitTarget, FitTask, NotReady, UnseenScores, fit_targets
+from pipelines.plan import History, fingerprint, histories, newest_by, wanted_slots
+from pipelines.records import Json, LineRow, Mode, Points, TargetRow, VersionRow
+from pipelines.store import NewVersion
+
+
+@dataclass(frozen=True)
+class Due:
+    """One fit that is wanted and not there yet."""
+
+    target: TargetRow
+    slot: int
+    first: bool
+
+
+@dataclass(frozen=True)
+class FirstScores:
+    """Scores of a first version's training span, by models that did not see their block."""
+
+    version: VersionRow
+    scores: UnseenScores
+
+
+@dataclass
+class Refitted:
+    """What a round of fits did.
+
+    Attributes:
+        versions: stored versions, by target.
+        unseen: what the first version of a new target left of its training span, by target id.
+        not_ready: targets without enough data, with the reason.
+        lines: reasons why a line could not be drawn as asked.
+    """
+
+    versions: list[VersionRow]
+    unseen: dict[int, FirstScores]
+    not_ready: list[NotReady]
+    refused: list[str]
+
+    def summary(self) -> Json:
+        return {
+            "fitted": len(self.versions),
+            "not_ready": len(self.not_ready),
+            "line_refused": self.refused,
+        }
+
+
+def due(desk: Desk, until: int, *, again_from: int | None = None) -> list[Due]:
+    """Return the fits of a monitor that are wanted up to a data time, oldest first.
+
+    Args:
+        until: epoch seconds.
+        again_from: slots from here on are wanted even where a version is there (refit).
+    """
+    targets = desk.targets()
+    known = histories(targets, desk.series())
+    have = {i: {v.train_stop for v in rows} for i, rows in _ours(desk, targets).items()}
+    group_has = set().union(*have.values()) if desk.spec.scope == "group" and have else set()
+    found = []
+    for target in targets:
+        if target.id not in known:
+            continue
+        slots = _slots(desk, target, known[target.id], until)
+        done = have[target.id] | group_has
+        for slot in slots:
+            if slot not in done or (again_from is not None and slot >= again_from):
+                # The second slot counts too, for a target that had too little data on its first night.
+                first = not have[target.id] and slot in slots[:2]
+                found.append(Due(target, slot, first))
+    return sorted(found, key=lambda each: each.slot)
+
+
+def _slots(desk: Desk, target: TargetRow, history: History, until: int) -> list[int]:
+    # A shared model is fitted for all its series at once, so the group's name decides when.
+    key = desk.spec.name if desk.spec.scope == "group" else target.key
+    return wanted_slots(desk.spec, key, history, until)
+
+
+def _ours(desk: Desk, targets: Sequence[TargetRow]) -> dict[int, list[VersionRow]]:
+    """Return versions of the present configuration only: those of an older one are not enough."""
+    mark = fingerprint(desk.spec)
+    return {
+        i: [v for v in rows if v.config.get("fingerprint") == mark]
+        for i, rows in desk.versions(targets).items()
+    }
+
+
+def refit(desk: Desk, wanted: Sequence[Due], *, generation: int = 0) -> Refitted:
+    """Fit, store and calibrate; then draw the line at every slot where a version began.
+
+    Args:
+        generation: tells the versions of an explicit refit from those they follow.
+    """
+    done = Refitted([], {}, [], [])
+    for task, outcome in desk.executor.map(fit_targets, _tasks(desk, wanted, done)):
+        desk.check_stop()
+        _store(desk, task, outcome, done, generation)
+        desk.on_progress("fit", len(done.versions) / max(1, len(wanted)))
+    done.refused += draw_lines(desk, sorted({v.train_stop for v in done.versions}))
+    return done
+
+
+def _tasks(desk: Desk, wanted: Sequence[Due], done: Refitted) -> Iterator[FitTask]:
+    """Yield tasks, reading the points of a few targets once for all their slots."""
+    by_target: dict[int, list[Due]] = {}
+    for each in wanted:
+        by_target.setdefault(each.target.id, []).append(each)
+    for group in batches(by_target.values(), _batch_size(desk, wanted)):
+        asked = [each for dues in group for each in dues]
+        slots = sorted({each.slot for each in asked})
+        window = desk.spec.fit_window_seconds
+        points = desk.points([dues[0].target for dues in group], slots[0] - window, slots[-1])
+        for slot in slots:
+            yield FitTask(
+                desk.spec,
+                tuple(_fit_target(each, points, window) for each in asked if each.slot == slot),
+            )
+
+
+def _batch_size(desk: Desk, wanted: Sequence[Due]) -> int:
+    if desk.spec.scope == "group":
+        return max(1, len(wanted))
+    step = min((each.target.step_seconds for each in wanted), default=1)
+    return min(64, targets_per_task(desk.spec.fit_window_seconds / step))
+
+
+def _fit_target(each: Due, points: dict[int, tuple[Points, ...]], window: int) -> FitTarget:
+    start = each.slot - window
+    cut = []
+    for whole in points[each.target.id]:
+        a, b = np.searchsorted(whole.ts, [start, each.slot])
+        cut.append(Points(whole.ts[a:b], whole.value[a:b]))
+    return FitTarget(each.target, tuple(cut), start, each.slot, keep_unseen=each.first)
+
+
+def _store(desk: Desk, task: FitTask, outcome: FitOutcome, done: Refitted, generation: int) -> None:
+    done.not_ready += outcome.not_ready
+    versions = desk.store.add_versions(
+        desk.claim, [_new_version(desk, fitted, generation) for fitted in outcome.fitted]
+    )
+    done.versions += versions
+    for fitted, version in zip(outcome.fitted, versions, strict=True):
+        earliest = done.unseen.get(version.target_id)
+        if fitted.unseen is not None and (
+            earliest is None or version.train_stop < earliest.version.train_stop
+        ):
+            done.unseen[version.target_id] = FirstScores(version, fitted.unseen)
+
+
+def _new_version(desk: Desk, fitted: Fitted, generation: int) -> NewVersion:
+    config: Json = {"params": desk.spec.params, "fingerprint": fingerprint(desk.spec)}
+    if generation:
+        config["generation"] = generation
+    return NewVersion(
+        target_id=fitted.target_id,
+        detector=desk.spec.detector,
+        train_start=fitted.start,
+        train_stop=fitted.stop,
+        recipe=fitted.recipe,
+        config=config,
+        weights=fitted.weights,
+        card=fitted.card,
+        status=fitted.status,
+        shared_weights=fitted.group,
+        calibrations=fitted.calibrations,
+    )
+
+
+def draw_lines(desk: Desk, slots: Sequence[int]) -> list[str]:
+    """Draw the monitor's line at each slot from the versions in force then; return what was refused."""
+    if not slots:
+        return []
+    versions = desk.versions(desk.targets())
+    bodies: dict[tuple[int, Mode], Json] = {}
+    ids = [v.id for rows in versions.values() for v in rows]
+    for row in desk.store.calibrations(ids):
+        bodies[row.version_id, row.mode] = row.body
+    refused: list[str] = []
+    lines: list[LineRow] = []
+    for slot in slots:
+        in_force = newest_by(versions, slot)
+        for mode in Mode:
+            known = {v.target_id: bodies[v.id, mode] for v in in_force if (v.id, mode) in bodies}
+            lines += _lines_at(desk, slot, mode, known, refused)
+    desk.store.add_lines(desk.claim, lines)
+    return sorted(set(refused))
+
+
+def _lines_at(
+    desk: Desk, slot: int, mode: Mode, bodies: dict[int, Json], refused: list[str]
+) -> list[LineRow]:
+    everything = list(bodies.values())
+    if desk.spec.threshold.per == "series":
+        asked: list[tuple[int | None, list[Json]]] = [(i, [body]) for i, body in bodies.items()]
+    else:
+        asked = [(None, everything)]
+    lines = []
+    for target_id, own in asked:
+        try:
+            body = calibrate.draw(own, desk.spec.threshold, tail_from=everything)
+        except calibrate.BudgetError as error:
+            refused.append(str(error))
+            body = error.largest
+        lines.append(LineRow(desk.monitor.id, target_id, mode, slot, body))
+    return lines

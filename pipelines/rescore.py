@@ -1,0 +1,396 @@
+"""Score a span of targets and bring their events up to date: what tick, nightly, backfill and rescore share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from pipelines.desk import Desk, batches, targets_per_task
+from pipelines.plan import pieces
+from pipelines.prepare import Recipe
+from pipelines.reconcile import reconcile
+from pipelines.records import (
+    CalibrationRow,
+    Event,
+    EventChange,
+    Interval,
+    Json,
+    LineRow,
+    Mode,
+    ScoreBlock,
+    Status,
+    TargetRow,
+    VersionRow,
+)
+from pipelines.refit import FirstScores
+from pipelines.score import LinesAt, Piece, Scored, ScoreTarget, ScoreTask, score_targets
+from pipelines.store import Batch, StaleEventsError
+
+NEAR = 0.5
+"""Rows from this anomaly_score on are kept where only those near events are."""
+
+DENSE_TARGETS = 500
+"""``scores: auto`` keeps every row up to so many targets."""
+
+WIDEN_TIMES = 8
+"""How often a span is widened after an interval that reaches its border, doubling every time."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """What is asked for one target; times are epoch seconds, spans half-open.
+
+    Attributes:
+        start, stop: the scores to compute and store.
+        live_from: live scores are written from here on; before, they stay what they were.
+        settled_until: settled scores are written, and count, below this.
+        observed_until: the grid goes up to here; what is missing at its end has stopped.
+        first: scores of the span before the first version, where they are new.
+    """
+
+    target: TargetRow
+    start: int
+    stop: int
+    live_from: int
+    settled_until: int
+    observed_until: int
+    first: FirstScores | None = None
+
+
+@dataclass
+class Outcome:
+    """What a pass changed."""
+
+    targets: int = 0
+    rows: int = 0
+    appeared: list[EventChange] = field(default_factory=list)
+    changed: list[EventChange] = field(default_factory=list)
+    vanished: list[EventChange] = field(default_factory=list)
+
+    def note(self, changes: Sequence[EventChange]) -> None:
+        for change in changes:
+            gone = change.status in (Status.OUTDATED, Status.MERGED)
+            kind = self.vanished if gone else self.appeared if change.event_id is None else self.changed
+            kind.append(change)
+
+    def summary(self) -> Json:
+        return {
+            "targets": self.targets,
+            "rows": self.rows,
+            "appeared": len(self.appeared),
+            "changed": len(self.changed),
+            "vanished": len(self.vanished),
+        }
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A span, widened so that no event and no interval crosses the border of what is flagged."""
+
+    span: Span
+    low: int
+    high: int
+    versions: tuple[VersionRow, ...]
+    events: tuple[Event, ...]
+    widened: int = 0
+
+
+def score_spans(desk: Desk, spans: Sequence[Span], *, stage: str, dry_run: bool = False) -> Outcome:
+    """Score, flag, reconcile and commit every span; with ``dry_run`` commit nothing."""
+    outcome = Outcome(targets=len(spans))
+    versions = desk.versions([span.target for span in spans])
+    lines = _lines(desk.store.lines(desk.monitor.id))
+    dense = _dense(desk)
+    todo = [span for span in spans if versions[span.target.id]]
+    finished = 0
+    jobs = [_Job(span, span.start, span.stop, tuple(versions[span.target.id]), ()) for span in todo]
+    while jobs:
+        again: list[_Job] = []
+        for group, scored in _scored(desk, jobs, lines):
+            desk.check_stop()
+            ready = []
+            for job, result in zip(group, scored, strict=True):
+                wider = _wider(job, result, desk)
+                if wider is not None:
+                    again.append(wider)
+                else:
+                    ready.append((job, result))
+            _commit(desk, ready, outcome, dense=dense, dry_run=dry_run)
+            finished += len(ready)
+            desk.on_progress(stage, finished / max(1, len(todo)))
+        jobs = again
+    return outcome
+
+
+def _scored(
+    desk: Desk, jobs: Sequence[_Job], lines: dict[int | None, dict[str, LinesAt]]
+) -> Iterator[tuple[list[_Job], list[Scored]]]:
+    groups: dict[int, list[_Job]] = {}
+
+    def tasks() -> Iterator[ScoreTask]:
+        for group in batches(sorted(jobs, key=_length), _batch_size(jobs)):
+            placed = [_placed(desk, job, events) for job, events in _with_events(desk, group)]
+            task = _task(desk, placed, lines)
+            groups[id(task)] = placed
+            yield task
+
+    for task, scored in desk.executor.map(score_targets, tasks()):
+        yield groups.pop(id(task)), scored
+
+
+def _length(job: _Job) -> int:
+    return job.high - job.low
+
+
+def _batch_size(jobs: Sequence[_Job]) -> int:
+    steps = np.mean([_length(job) / job.span.target.step_seconds for job in jobs])
+    # Every target brings its context along, about two days of it.
+    return targets_per_task(float(steps) + 600)
+
+
+def _with_events(desk: Desk, group: Sequence[_Job]) -> list[tuple[_Job, list[Event]]]:
+    """Return the jobs with every event of their targets that may reach into what is flagged."""
+    margin = 4 * max(_margin(desk, job) for job in group)
+    low, high = min(job.low for job in group) - margin, max(job.high for job in group) + margin
+    by_target: dict[int, list[Event]] = {job.span.target.id: [] for job in group}
+    for event in desk.store.events(list(by_target), low, high):
+        by_target[event.target_id].append(event)
+    return [(job, by_target[job.span.target.id]) for job in group]
+
+
+def _margin(desk: Desk, job: _Job) -> int:
+    """Return how far apart two intervals may lie and still have to do with each other, seconds."""
+    policy = desk.spec.policy
+    step = job.span.target.step_seconds
+    return (
+        policy.merge_max_gap_seconds
+        + policy.min_duration_seconds
+        + policy.cooldown_seconds
+        + 2 * max(policy.missing_after_steps, 2) * step
+    )
+
+
+def _placed(desk: Desk, job: _Job, events: Sequence[Event]) -> _Job:
+    """Return the job widened to hold a margin, and whole every event that touches it."""
+    margin = _margin(desk, job)
+    low, high = job.low - margin, job.high + margin
+    for event in sorted(events, key=lambda e: -e.interval.end):
+        if event.interval.end >= low - margin and event.interval.start <= high:
+            low = min(low, event.interval.start - margin)
+    for event in sorted(events, key=lambda e: e.interval.start):
+        if event.interval.start <= high + margin and event.interval.end >= low:
+            high = max(high, event.interval.end + margin)
+    low = max(low, _floor(job))
+    high = min(high, job.span.observed_until)
+    near = tuple(e for e in events if e.interval.end >= low and e.interval.start < high)
+    return replace(job, low=low, high=max(high, job.high), events=near)
+
+
+def _floor(job: _Job) -> int:
+    """Return the earliest time that can be scored again."""
+    if job.span.first is not None:
+        return min(int(job.span.first.scores.ts[0]), job.span.start)
+    return job.versions[0].train_stop
+
+
+def _task(desk: Desk, jobs: Sequence[_Job], lines: dict[int | None, dict[str, LinesAt]]) -> ScoreTask:
+    used = {v.id: v for job in jobs for v, _, _ in _pieces(job)}
+    bodies: dict[int, dict[str, Json]] = {i: {} for i in used}
+    for row in sorted(desk.store.calibrations(list(used)), key=_valid_from):
+        bodies[row.version_id][str(row.mode)] = row.body
+    recipes = {i: Recipe.from_json(v.recipe) for i, v in used.items()}
+    window = _window(desk)
+    context = max((r.context_seconds + window * r.step_seconds for r in recipes.values()), default=0)
+    low = min(job.low for job in jobs) - context - window * 2
+    high = max(job.high + window * job.span.target.step_seconds for job in jobs)
+    points = desk.points([job.span.target for job in jobs], low, high)
+    targets = []
+    for job in jobs:
+        target = job.span.target
+        targets.append(
+            ScoreTarget(
+                target=target,
+                points=points[target.id],
+                pieces=tuple(_piece(job, v, a, b, bodies) for v, a, b in _pieces(job)),
+                lines=lines.get(target.id) or lines[None],
+                settled_until=job.span.settled_until,
+                observed_until=job.span.observed_until,
+            )
+        )
+    weights = desk.store.weights({v.weights_id for v in used.values()})
+    return ScoreTask(desk.spec, tuple(targets), weights)
+
+
+def _valid_from(row: CalibrationRow) -> int:
+    return row.valid_from
+
+
+def _window(desk: Desk) -> int:
+    from pipelines import bank
+
+    return bank.config_of(desk.spec.detector, desk.spec.params)[1].window
+
+
+def _pieces(job: _Job) -> list[tuple[VersionRow, int, int]]:
+    found = pieces(job.versions, job.low, job.high)
+    first = job.span.first
+    if first is not None and job.low < first.version.train_stop:
+        stop = min(first.version.train_stop, job.high)
+        return [(first.version, job.low, stop), *found]
+    return found
+
+
+def _piece(
+    job: _Job, version: VersionRow, start: int, stop: int, bodies: dict[int, dict[str, Json]]
+) -> Piece:
+    first = job.span.first
+    seen = first is not None and stop <= version.train_stop
+    return Piece(
+        version_id=version.id,
+        detector=version.detector,
+        params=version.config["params"],
+        recipe=version.recipe,
+        weights_id=version.weights_id,
+        bodies=bodies[version.id],
+        start=start,
+        stop=stop,
+        unseen=first.scores if first is not None and seen else None,
+    )
+
+
+def _lines(rows: Sequence[LineRow]) -> dict[int | None, dict[str, LinesAt]]:
+    """Return the lines by target id (None: the whole monitor's) and mode."""
+    owners = {row.target_id for row in rows}
+    out: dict[int | None, dict[str, LinesAt]] = {}
+    for owner in owners:
+        out[owner] = {}
+        for mode in Mode:
+            own = sorted(
+                (r for r in rows if r.target_id == owner and r.mode == mode), key=lambda r: r.valid_from
+            )
+            times = np.array([r.valid_from for r in own], dtype=np.int64)
+            out[owner][str(mode)] = LinesAt(times, tuple(r.body for r in own))
+    return out
+
+
+def _wider(job: _Job, result: Scored, desk: Desk) -> _Job | None:
+    """Return the job with a wider span where an interval reaches its border, else None."""
+    if job.widened >= WIDEN_TIMES:
+        return None
+    margin = _margin(desk, job)
+    reach = margin * 2**job.widened * 4
+    low, high = job.low, job.high
+    starts = [found.interval.start for found in result.found]
+    ends = [found.interval.end for found in result.found]
+    if starts and min(starts) - low < margin and low > _floor(job):
+        low = max(low - reach, _floor(job))
+    if ends and high - max(ends) < margin and high < job.span.observed_until:
+        high = min(high + reach, job.span.observed_until)
+    if (low, high) == (job.low, job.high):
+        return None
+    return replace(job, low=low, high=high, widened=job.widened + 1)
+
+
+def _commit(
+    desk: Desk,
+    ready: Sequence[tuple[_Job, Scored]],
+    outcome: Outcome,
+    *,
+    dense: bool,
+    dry_run: bool,
+) -> None:
+    if not ready:
+        return
+    blocks = [_kept(job, result, dense=dense, desk=desk) for job, result in ready]
+    block = _joined(blocks)
+    outcome.rows += len(block.ts)
+    changes = [change for job, result in ready for change in _changes(job, result, job.events)]
+    if dry_run:
+        outcome.note(changes)
+        return
+    try:
+        desk.store.commit(desk.claim, _batch(ready, block, changes))
+    except StaleEventsError:
+        changes = _commit_again(desk, ready, block)
+    outcome.note(changes)
+
+
+def _commit_again(desk: Desk, ready: Sequence[tuple[_Job, Scored]], block: ScoreBlock) -> list[EventChange]:
+    """Reconcile anew from the events as they are now: somebody judged one while its scores were computed."""
+    fresh = [(replace(job, events=tuple(_events_now(desk, job))), result) for job, result in ready]
+    changes = [change for job, result in fresh for change in _changes(job, result, job.events)]
+    desk.store.commit(desk.claim, _batch(fresh, block, changes))
+    return changes
+
+
+def _events_now(desk: Desk, job: _Job) -> list[Event]:
+    return desk.store.events([job.span.target.id], job.low, job.high)
+
+
+def _batch(ready: Sequence[tuple[_Job, Scored]], block: ScoreBlock, changes: Sequence[EventChange]) -> Batch:
+    return Batch(
+        scores=block,
+        changes=changes,
+        scored_until={job.span.target.id: job.span.stop for job, _ in ready},
+        settled_until={job.span.target.id: job.span.settled_until for job, _ in ready},
+        expect={event.id: event.revision for job, _ in ready for event in job.events},
+    )
+
+
+def _changes(job: _Job, result: Scored, events: Sequence[Event]) -> list[EventChange]:
+    target = job.span.target
+    late = target.delay_seconds + target.step_seconds
+    intervals = [_opened(found.interval, job) for found in result.found]
+    # A live alarm is raised when its step is over and its points are due; hindsight comes with this pass.
+    detected = [
+        (found.first_live if found.first_live is not None else job.span.stop) + late for found in result.found
+    ]
+    return reconcile(events, intervals, target_id=target.id, span=(job.low, job.high), detected_at=detected)
+
+
+def _opened(interval: Interval, job: _Job) -> Interval:
+    """An interval that reaches the border of a span inside the history is not open: more is known."""
+    ongoing = interval.open and job.high >= job.span.observed_until
+    return replace(interval, open=ongoing)
+
+
+def _kept(job: _Job, result: Scored, *, dense: bool, desk: Desk) -> ScoreBlock:
+    """Return the rows of the span itself that the storage mode keeps."""
+    span = job.span
+    ts = result.ts.astype(np.int64)
+    live = ts >= span.live_from
+    settled = ts < span.settled_until
+    keep = (ts >= span.start) & (ts < span.stop)
+    keep &= (live & np.isfinite(result.live)) | (settled & np.isfinite(result.settled))
+    if not dense:
+        keep &= _near(result, ts, span.target.step_seconds * _window(desk))
+    nan = np.full(len(ts), np.nan)
+    return ScoreBlock(
+        target=np.full(int(keep.sum()), span.target.id, dtype=np.int64),
+        ts=ts[keep],
+        version=result.version.astype(np.int64)[keep],
+        live=np.where(live, result.live, nan)[keep],
+        live_anomaly=np.where(live, result.live_anomaly, nan)[keep],
+        settled=np.where(settled, result.settled, nan)[keep],
+        settled_anomaly=np.where(settled, result.settled_anomaly, nan)[keep],
+    )
+
+
+def _near(result: Scored, ts: np.ndarray, reach: int) -> np.ndarray:
+    near = (result.live_anomaly >= NEAR) | (result.settled_anomaly >= NEAR)
+    for found in result.found:
+        near |= (ts >= found.interval.start - reach) & (ts <= found.interval.end + reach)
+    return near
+
+
+def _joined(blocks: Sequence[ScoreBlock]) -> ScoreBlock:
+    names = ScoreBlock.__dataclass_fields__
+    return ScoreBlock(**{name: np.concatenate([getattr(b, name) for b in blocks]) for name in names})
+
+
+def _dense(desk: Desk) -> bool:
+    if desk.spec.scores == "auto":
+        return len(desk.targets()) <= DENSE_TARGETS
+    return desk.spec.scores == "dense"

@@ -1,0 +1,268 @@
+"""Score targets with the versions that data time gives them, and flag what reaches the line.
+
+Runs inside a worker: plain values, arrays and bytes in and out. Every score here is a pure
+function of points, version and line, so any span may be computed again, in any order.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from detectors.base import Detector, Windows
+from pipelines import bank, calibrate, flag, prepare
+from pipelines.fit import UnseenScores
+from pipelines.monitor import MonitorSpec
+from pipelines.records import Interval, Json, Mode, Points, Seconds, TargetRow, Values
+
+MODES = (Mode.LIVE, Mode.SETTLED)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A version, and the half-open span of timestamps that are its to score."""
+
+    version_id: int
+    detector: str
+    params: Json
+    recipe: Json
+    weights_id: int
+    bodies: dict[str, Json]
+    start: int
+    stop: int
+    unseen: UnseenScores | None = None
+    """Scores that are there already: of the training span, by models that did not see it."""
+
+
+@dataclass(frozen=True)
+class LinesAt:
+    """Tail and line of one mode from a data time on, sorted by ``valid_from``."""
+
+    valid_from: Seconds
+    bodies: tuple[Json, ...]
+
+
+@dataclass(frozen=True)
+class ScoreTarget:
+    """One target, the points its pieces need, and how far each kind of score goes.
+
+    Attributes:
+        settled_until: below this the settled score is what counts, from it on the live one.
+        observed_until: the grid goes up to here; a trailing gap up to here is a stopped series.
+    """
+
+    target: TargetRow
+    points: tuple[Points, ...]
+    pieces: tuple[Piece, ...]
+    lines: dict[str, LinesAt]
+    settled_until: int
+    observed_until: int
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """Targets that share a worker call; ``weights`` by id, stored once however many share them."""
+
+    spec: MonitorSpec
+    targets: tuple[ScoreTarget, ...]
+    weights: dict[int, bytes]
+
+
+@dataclass(frozen=True)
+class Found:
+    """An interval, and when a live score first reached the line in it (None: only hindsight did)."""
+
+    interval: Interval
+    first_live: int | None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of a target's steps in columns of equal length, and what they flag."""
+
+    target_id: int
+    ts: Seconds
+    version: Seconds
+    live: Values
+    live_anomaly: Values
+    settled: Values
+    settled_anomaly: Values
+    found: tuple[Found, ...]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One piece of one target, prepared with a window's margin on both sides."""
+
+    owner: int
+    piece: Piece
+    recipe: prepare.Recipe
+    prepared: prepare.Prepared
+
+
+@dataclass
+class _Steps:
+    """The scores of one row's own steps, and what it takes to explain them."""
+
+    row: _Row
+    inside: slice
+    live: Values
+    settled: Values
+    models: Detector
+    windows: Windows
+    at: int
+
+
+def score_targets(task: ScoreTask) -> list[Scored]:
+    """Return the scores and intervals of every target, in order."""
+    torch.set_num_threads(1)
+    rows = [row for owner, target in enumerate(task.targets) for row in _rows(owner, target, task.spec)]
+    steps: dict[int, list[_Steps]] = defaultdict(list)
+    for alike in _alike(rows):
+        for done in _score_rows(alike, task.weights):
+            steps[done.row.owner].append(done)
+    return [
+        _scored(task.spec, target, sorted(steps[owner], key=lambda s: s.row.piece.start))
+        for owner, target in enumerate(task.targets)
+    ]
+
+
+def _rows(owner: int, target: ScoreTarget, spec: MonitorSpec) -> list[_Row]:
+    rows = []
+    for piece in target.pieces:
+        recipe = prepare.Recipe.from_json(piece.recipe)
+        margin = _window(piece, spec) * recipe.step_seconds
+        stop = min(piece.stop + margin, target.observed_until)
+        prepared = prepare.apply(recipe, target.points, piece.start - margin, stop)
+        rows.append(_Row(owner, piece, recipe, prepared))
+    return rows
+
+
+def _window(piece: Piece, spec: MonitorSpec) -> int:
+    return bank.config_of(piece.detector, piece.params)[1].window
+
+
+def _alike(rows: Sequence[_Row]) -> list[list[_Row]]:
+    """Group rows that can stand in one bank, long and short apart so that padding stays small."""
+    groups: dict[tuple[object, ...], list[_Row]] = defaultdict(list)
+    for row in rows:
+        size = len(row.prepared.ts)
+        params = tuple(sorted(row.piece.params.items()))
+        groups[row.piece.detector, str(params), size.bit_length(), row.prepared.values.shape[1]].append(row)
+    return list(groups.values())
+
+
+def _score_rows(rows: Sequence[_Row], weights: dict[int, bytes]) -> list[_Steps]:
+    cls, config = bank.config_of(rows[0].piece.detector, rows[0].piece.params)
+    ids = sorted({row.piece.weights_id for row in rows})
+    place = {weights_id: at for at, weights_id in enumerate(ids)}
+    models = bank.unpack(cls, config, [weights[i] for i in ids])
+    models = models.select([place[row.piece.weights_id] for row in rows])
+    starts = [row.recipe.index(int(row.prepared.ts[0])) if len(row.prepared.ts) else 0 for row in rows]
+    windows = bank.windows_of([row.prepared for row in rows], config.window, starts)
+    live, settled = (scores.numpy() for scores in bank.score_steps(models, windows))
+    return [_own_steps(row, live[at], settled[at], models, windows, at) for at, row in enumerate(rows)]
+
+
+def _own_steps(
+    row: _Row, live: Values, settled: Values, models: Detector, windows: Windows, at: int
+) -> _Steps:
+    ts = row.prepared.ts
+    first, stop = np.searchsorted(ts, [row.piece.start, row.piece.stop])
+    inside = slice(int(first), int(stop))
+    live, settled = live[inside], settled[inside]
+    if row.piece.unseen is not None:
+        live = _looked_up(row.piece.unseen, row.piece.unseen.live, ts[inside])
+        settled = _looked_up(row.piece.unseen, row.piece.unseen.settled, ts[inside])
+    return _Steps(row, inside, live, settled, models, windows, at)
+
+
+def _looked_up(unseen: UnseenScores, values: Values, ts: Seconds) -> Values:
+    at = np.minimum(np.searchsorted(unseen.ts, ts), len(unseen.ts) - 1)
+    return np.where(unseen.ts[at] == ts, values[at], np.nan)
+
+
+def _scored(spec: MonitorSpec, target: ScoreTarget, steps: Sequence[_Steps]) -> Scored:
+    columns = {
+        "ts": [s.row.prepared.ts[s.inside] for s in steps],
+        "version": [np.full(len(s.live), s.row.piece.version_id) for s in steps],
+        "live": [s.live for s in steps],
+        "settled": [s.settled for s in steps],
+    }
+    for mode in MODES:
+        columns[f"{mode}_anomaly"] = [_anomaly_scores(target, s, mode) for s in steps]
+    joined = {name: np.concatenate(parts) if parts else np.empty(0) for name, parts in columns.items()}
+    found = _found(spec, target, steps, joined) if steps else ()
+    return Scored(target.target.id, found=found, **joined)  # type: ignore[arg-type]  # columns by name
+
+
+def _anomaly_scores(target: ScoreTarget, steps: _Steps, mode: Mode) -> Values:
+    """Return anomaly scores with the line in force at each timestamp."""
+    ts = steps.row.prepared.ts[steps.inside]
+    scores = steps.live if mode is Mode.LIVE else steps.settled
+    lines = target.lines[str(mode)]
+    body = steps.row.piece.bodies[str(mode)]
+    in_force = np.maximum(np.searchsorted(lines.valid_from, ts, side="right") - 1, 0)
+    out = np.full(len(ts), np.nan)
+    for at in np.unique(in_force):
+        rows = in_force == at
+        out[rows] = calibrate.anomaly_score(scores[rows], body, lines.bodies[int(at)])
+    return out
+
+
+def _found(
+    spec: MonitorSpec, target: ScoreTarget, steps: Sequence[_Steps], joined: dict[str, np.ndarray]
+) -> tuple[Found, ...]:
+    ts = joined["ts"].astype(np.int64)
+    counts = np.where(ts < target.settled_until, joined["settled_anomaly"], joined["live_anomaly"])
+    step_seconds = target.target.step_seconds
+    candidates = flag.candidates(counts, spec.policy, step_seconds)
+    raw = np.concatenate([s.row.prepared.raw[s.inside, 0] for s in steps])
+    missing = np.concatenate([s.row.prepared.missing[s.inside].all(axis=1) for s in steps])
+    yhat = _expected(steps, candidates)
+    found = flag.anomalies(counts, ts, raw, yhat, spec.policy, step_seconds)
+    found += flag.data_missing(missing, ts, spec.policy, step_seconds, target.target.delay_seconds)
+    longest = max(s.row.recipe.channels[0].longest_flat for s in steps)
+    found += flag.flatline(raw, ts, longest, step_seconds)
+    return tuple(_dated(each, ts, joined) for each in found)
+
+
+def _dated(interval: Interval, ts: Seconds, joined: dict[str, np.ndarray]) -> Found:
+    first, last = np.searchsorted(ts, [interval.start, interval.end])
+    live = np.flatnonzero(joined["live_anomaly"][first : last + 1] >= 1.0)
+    dated = replace(interval, version_id=int(joined["version"][min(first, len(ts) - 1)]))
+    return Found(dated, int(ts[first + live[0]]) if len(live) else None)
+
+
+def _expected(steps: Sequence[_Steps], candidates: Sequence[tuple[int, int]]) -> Values:
+    """Return what would have been normal, in the series' unit: the model's word near candidates, else NaN."""
+    total = sum(len(s.live) for s in steps)
+    yhat = np.full(total, np.nan)
+    offset = 0
+    for part in steps:
+        size = len(part.live)
+        near = [(max(a - offset, 0), min(b - offset, size - 1)) for a, b in candidates]
+        for first, last in near:
+            if first <= last and last >= 0 and first < size:
+                yhat[offset + first : offset + last + 1] = _expected_run(part, first, last)
+        offset += size
+    return yhat
+
+
+def _expected_run(part: _Steps, first: int, last: int) -> Values:
+    """Return the expectation of one run with it and one window around it hidden."""
+    window = part.windows.window
+    first, last = first + part.inside.start, last + part.inside.start
+    low = max(0, first - window + 1)
+    stop = min(part.windows.n_windows, last + 1)
+    around = part.windows.select([part.at]).span(low, stop)
+    hidden = torch.zeros(1, around.n_points, dtype=torch.bool)
+    hidden[:, max(0, first - window - low) : last + window + 1 - low] = True
+    mean = bank.expected_steps(part.models.select([part.at]), around, hidden)[0].numpy()
+    own = slice(first - low, last + 1 - low)
+    restored = prepare.restore(part.row.recipe, part.row.prepared, mean[own], rows=slice(first, last + 1))
+    return restored[:, 0]
