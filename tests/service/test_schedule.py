@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anomaly_service.schedule import DueRun, MonitorSchedule, due, night, tick_slot
 from pipelines.monitor import MonitorSpec, NightlyPlan
+from pipelines.records import RunKind
 from pipelines.slots import fit_slots, nights
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -91,3 +93,49 @@ def test_nights_exist_before_1970_and_after_2038(text: str) -> None:
     start = epoch(text)
     assert len(nights(NightlyPlan(), start, start + 3 * DAY)) == 3
     assert datetime.fromtimestamp(nights(NightlyPlan(), start, start + DAY)[0], UTC).hour == 3
+
+
+MONITOR = MonitorSchedule.of(1, SPEC)
+NOON = datetime(2024, 6, 5, 12, 2, 30, tzinfo=UTC)
+
+
+def run(kind: RunKind, text: str, monitor: int = 1) -> DueRun:
+    return DueRun(datetime.fromisoformat(text), monitor, kind)
+
+
+def test_at_the_first_start_the_last_night_comes_before_the_tick() -> None:
+    assert due([MONITOR], {}, NOON) == [
+        run(RunKind.NIGHTLY, "2024-06-05T03:15Z"),
+        run(RunKind.TICK, "2024-06-05T12:00Z"),
+    ]
+
+
+def test_what_was_scheduled_is_not_due_again_until_its_next_slot() -> None:
+    last = {(each.kind, 1): each.scheduled_for for each in due([MONITOR], {}, NOON)}
+    assert due([MONITOR], last, NOON.replace(minute=4)) == []
+    assert due([MONITOR], last, NOON.replace(minute=5)) == [run(RunKind.TICK, "2024-06-05T12:05Z")]
+
+
+def test_days_of_downtime_are_caught_up_by_one_night_and_one_tick() -> None:
+    last = {(kind, 1): datetime(2024, 5, 1, tzinfo=UTC) for kind in RunKind}
+    assert due([MONITOR], last, NOON) == due([MONITOR], {}, NOON)
+
+
+def test_a_clock_that_goes_back_makes_nothing_due() -> None:
+    last = {(each.kind, 1): each.scheduled_for for each in due([MONITOR], {}, NOON)}
+    assert due([MONITOR], last, datetime(2024, 6, 1, tzinfo=UTC)) == []
+
+
+def test_runs_of_many_monitors_come_in_order_of_time() -> None:
+    hourly = MonitorSchedule(2, "hourly", 3600, NightlyPlan(at_seconds=23 * 3600))
+    found = due([hourly, MONITOR], {}, NOON)
+    assert [each.scheduled_for for each in found] == sorted(each.scheduled_for for each in found)
+    assert run(RunKind.NIGHTLY, "2024-06-04T23:00Z", 2) == found[0]
+
+
+@given(plan=plans, at=times, every=st.integers(1, 2 * DAY))
+def test_newest_slots_are_never_in_the_future_nor_long_past(plan: NightlyPlan, at: int, every: int) -> None:
+    monitor = MonitorSchedule(1, "m", every, plan)
+    now = datetime.fromtimestamp(at, UTC)
+    assert 0 <= at - tick_slot(monitor, now).timestamp() < every
+    assert 0 <= at - night(monitor, now).timestamp() <= 49 * 3600
