@@ -1,0 +1,554 @@
+"""From raw points to regular, scaled series: what is learned once per version, and its pure application.
+
+A value x becomes ``(transform(x + dither) - baseline) / spread``. The baseline is the season plus the
+level of the days before, the spread what residuals usually show at that time of the season. Nothing
+depends on the slice being prepared, only on the recipe and the points up to ``context_seconds`` before.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines import season as seasons
+from pipelines.records import Json, Points, Seconds, Values
+from pipelines.season import Clock, median
+
+BLOCK_SECONDS = 7_200
+"""The level is followed in blocks of two hours."""
+LEVEL_BLOCKS = 24
+"""Two days: a shift is half absorbed after one, an outage of twelve hours is a quarter of the blocks."""
+LEVEL_MIN_BLOCKS = 6
+LEVEL_MIN_HISTORY_SECONDS = 7 * seasons.DAY
+LEVEL_MAX_STEP_SECONDS = 3_600
+LIMIT = 1e4
+"""Scaled values are clipped to this many spreads: float32 moments survive a constant series that moves."""
+SMALL_COUNT = 100.0
+RECIPES = ("robust",)
+
+
+@dataclass(frozen=True)
+class ChannelRecipe:
+    """What prepare learned of one series.
+
+    Attributes:
+        resolution: smallest spacing of the values where they lie on a lattice; 0 where they do not.
+        counts: non-negative whole multiples of the resolution.
+        transform: ``identity``, ``anscombe`` (of multiples of the resolution) or ``log`` (continued as a
+            straight line below ``floor``, so that zero and negative values have an image too).
+        floor: of ``log``, in the series' unit.
+        center: robust centre of the transformed values; stands in where no level can be followed.
+        scale: robust spread of the residuals (interquartile range / 1.349), transformed.
+        season: ``none``, ``daily`` or ``weekly``.
+        profile: the season in units of ``scale``, by bin of the local day or week; float32 as base64.
+        spread: factor of the scale by the same bins.
+        level_blocks: blocks of ``BLOCK_SECONDS`` whose median is the level; 0 does not follow it.
+        longest_flat: most steps in a row with the same raw value, in the weeks learned from.
+        usual_flat: the same in a usual week (median over the weeks), so that one stuck sensor in the
+            history does not hide the next.
+        longest_gap: most steps in a row without a point.
+    """
+
+    resolution: float = 0.0
+    counts: bool = False
+    transform: str = "identity"
+    floor: float = 0.0
+    center: float = 0.0
+    scale: float = 1.0
+    season: str = "none"
+    profile: str = ""
+    spread: str = ""
+    level_blocks: int = 0
+    longest_flat: int = 0
+    usual_flat: int = 0
+    longest_gap: int = 0
+
+    @cached_property
+    def profile_values(self) -> Values:
+        return _unpacked(self.profile)
+
+    @cached_property
+    def spread_values(self) -> Values:
+        return _unpacked(self.spread)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What prepare learned of one target: part of its version, JSON round trip."""
+
+    step_seconds: int
+    offset_seconds: int
+    timezone: str
+    channels: tuple[ChannelRecipe, ...]
+
+    @property
+    def block_steps(self) -> int:
+        return max(1, round(BLOCK_SECONDS / self.step_seconds))
+
+    @property
+    def context_seconds(self) -> int:
+        """How far before a step points are needed for its prepared value to be exact."""
+        blocks = max((channel.level_blocks for channel in self.channels), default=0)
+        return ((blocks + 1) * self.block_steps if blocks else 0) * self.step_seconds + self.step_seconds
+
+    def time(self, index: int) -> int:
+        """Return the epoch seconds of a step of the grid."""
+        return index * self.step_seconds + self.offset_seconds
+
+    def index(self, ts: int) -> int:
+        """Return the first step of the grid at or after a moment."""
+        return -((self.offset_seconds - ts) // self.step_seconds)
+
+    def to_json(self) -> Json:
+        return {**asdict(self), "channels": [asdict(channel) for channel in self.channels]}
+
+    @classmethod
+    def from_json(cls, values: Json) -> Recipe:
+        """Return the recipe that ``to_json`` wrote."""
+        return cls(**{**values, "channels": tuple(ChannelRecipe(**c) for c in values["channels"])})
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Regular, scaled values of one target.
+
+    Attributes:
+        start: grid index of the first step.
+        ts: time of every step, shape ``(n,)``, epoch seconds.
+        values: shape ``(n, n_channels)``, float32; season and level removed; 0 where missing.
+        missing: shape ``(n, n_channels)``.
+        raw: shape ``(n, n_channels)``, the series' unit, NaN where missing.
+        baseline: what a value of 0 means, transformed.
+        spread: what a value of 1 means, transformed.
+    """
+
+    start: int
+    ts: Seconds
+    values: NDArray[np.float32]
+    missing: NDArray[np.bool_]
+    raw: Values
+    baseline: Values
+    spread: Values
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+
+# -- public -------------------------------------------------------------------------
+
+
+def learn(
+    points: Sequence[Points],
+    *,
+    step_seconds: int,
+    timezone: str,
+    season: str = "auto",
+    start: int,
+    stop: int,
+    recipe: str = "robust",
+) -> Recipe:
+    """Return what the points of one target with ``start <= ts < stop`` say about normal.
+
+    Args:
+        points: one per channel.
+        step_seconds: nominal distance of points.
+        timezone: IANA name of the clock the season follows.
+        season: ``none``, ``daily``, ``weekly`` or ``auto``.
+        recipe: ``robust``.
+
+    Raises:
+        ValueError: an unknown season or recipe, or a step that is not positive.
+    """
+    if season not in ("none", "daily", "weekly", "auto"):
+        raise ValueError(f"season must be none, daily, weekly or auto, got {season!r}")
+    if recipe not in RECIPES:
+        raise ValueError(f"no recipe named {recipe!r}; there are: {', '.join(RECIPES)}")
+    if step_seconds < 1:
+        raise ValueError(f"step must be at least one second, got {step_seconds}")
+    inside = [_between(p, start, stop) for p in points]
+    offset = _learn_offset(np.concatenate([p.ts for p in inside]), step_seconds)
+    bare = Recipe(step_seconds, offset, timezone, ())
+    channels = tuple(_learn_channel(p, bare, season, number) for number, p in enumerate(inside))
+    return Recipe(step_seconds, offset, timezone, channels)
+
+
+def apply(recipe: Recipe, points: Sequence[Points], start: int, stop: int) -> Prepared:
+    """Return the steps whose time lies in ``start <= t < stop``.
+
+    A step's values are the same whatever ``start`` and ``stop``, as long as points reach from
+    ``context_seconds`` before it to half a step after it.
+
+    Raises:
+        ValueError: another number of channels than learned.
+    """
+    if len(points) != len(recipe.channels):
+        raise ValueError(
+            f"expected the points of {len(recipe.channels)} series, got {len(points)}; "
+            "apply a recipe to the series it was learned from, in their order"
+        )
+    first, end = recipe.index(start), recipe.index(stop)
+    steps = np.arange(first, max(first, end), dtype=np.int64)
+    ts = steps * recipe.step_seconds + recipe.offset_seconds
+    shape = (len(steps), len(points))
+    raw, baseline, spread = (np.empty(shape) for _ in range(3))
+    values = np.empty(shape, dtype=np.float32)
+    bins: dict[str, Seconds] = {}
+    for number, (channel, series) in enumerate(zip(recipe.channels, points, strict=True)):
+        if channel.season not in bins:
+            bins[channel.season] = _season_bins(ts, recipe, channel.season)
+        columns = _apply_channel(recipe, channel, series, number, steps, ts, bins[channel.season])
+        raw[:, number], values[:, number], baseline[:, number], spread[:, number] = columns
+    return Prepared(first, ts, values, np.isnan(raw), raw, baseline, spread)
+
+
+def restore(
+    recipe: Recipe, prepared: Prepared, scaled: NDArray[np.floating], rows: slice | NDArray[np.integer]
+) -> Values:
+    """Return scaled values of some steps in the series' own unit.
+
+    Args:
+        prepared: where the steps' baseline and spread stand.
+        scaled: shape ``(n_rows, n_channels)``.
+        rows: which steps of ``prepared`` they belong to.
+    """
+    moved = prepared.baseline[rows] + np.asarray(scaled, dtype=np.float64) * prepared.spread[rows]
+    columns = [_back(channel, moved[..., number]) for number, channel in enumerate(recipe.channels)]
+    return np.stack(columns, axis=-1)
+
+
+# -- the grid -----------------------------------------------------------------------
+
+
+def _between(points: Points, start: int, stop: int) -> Points:
+    low, high = np.searchsorted(points.ts, (start, stop))
+    return Points(points.ts[low:high], points.value[low:high])
+
+
+def _learn_offset(ts: Seconds, step_seconds: int) -> int:
+    """Return where in a step points usually stand: the circular mean, in twentieths of a step."""
+    phase = ts % step_seconds
+    if not phase.any():
+        return 0
+    angle = phase * (2 * np.pi / step_seconds)
+    mean = float(np.arctan2(np.sin(angle).mean(), np.cos(angle).mean())) / (2 * np.pi) * step_seconds
+    part = max(1, step_seconds // 20)
+    return round(mean / part) * part % step_seconds
+
+
+def _regular(points: Points, recipe: Recipe, first: int, end: int) -> Values:
+    """Return the values of grid steps ``first <= i < end``, NaN where none; of several, the last."""
+    step = recipe.step_seconds
+    shift = recipe.offset_seconds - step // 2
+    low, high = np.searchsorted(points.ts, (first * step + shift, end * step + shift))
+    raw = np.full(max(0, end - first), np.nan)
+    raw[(points.ts[low:high] - shift) // step - first] = points.value[low:high]
+    raw[~np.isfinite(raw)] = np.nan
+    return raw
+
+
+def _season_bins(ts: Seconds, recipe: Recipe, kind: str) -> Seconds:
+    if kind == "none":
+        return np.zeros(0, dtype=np.int64)
+    local = seasons.utc_offsets(recipe.timezone, ts)
+    return seasons.phases(ts, local, seasons.PERIODS[kind], recipe.step_seconds)[1]
+
+
+# -- applying -----------------------------------------------------------------------
+
+
+def _apply_channel(
+    recipe: Recipe,
+    channel: ChannelRecipe,
+    points: Points,
+    number: int,
+    steps: Seconds,
+    ts: Seconds,
+    bins: Seconds,
+) -> tuple[Values, Values, Values, Values]:
+    """Return raw, scaled, baseline and spread of one channel, each of shape ``(n,)``."""
+    if not len(steps):
+        return (np.zeros(0),) * 4
+    first, end = int(steps[0]), int(steps[-1]) + 1
+    before = first
+    if channel.level_blocks:
+        before = (first // recipe.block_steps - channel.level_blocks) * recipe.block_steps
+    raw = _regular(points, recipe, before, end)
+    moved = _moved(channel, raw, _uniform(before, end, recipe, number))
+    usual, spread = _usual(recipe, channel, before, end, ts, bins)
+    level: Values | float = channel.center
+    if channel.level_blocks:
+        followed = _level(moved - usual, before, recipe.block_steps, channel.level_blocks)[first - before :]
+        level = np.where(np.isnan(followed), channel.center, followed)
+    here = slice(first - before, None)
+    baseline = usual[here] + level
+    scaled = np.clip((moved[here] - baseline) / spread, -LIMIT, LIMIT)
+    return raw[here], np.where(np.isnan(scaled), 0.0, scaled), baseline, spread
+
+
+def _usual(
+    recipe: Recipe, channel: ChannelRecipe, before: int, end: int, ts: Seconds, bins: Seconds
+) -> tuple[Values, Values]:
+    """Return the season of steps ``before <= i < end``, and the spread of those in ``ts``."""
+    n = end - before
+    if channel.season == "none":
+        return np.zeros(n), np.full(len(ts), channel.scale)
+    if n > len(ts):
+        early = np.arange(before, end - len(ts), dtype=np.int64) * recipe.step_seconds + recipe.offset_seconds
+        all_bins = np.concatenate([_season_bins(early, recipe, channel.season), bins])
+    else:
+        all_bins = bins
+    return channel.profile_values[all_bins] * channel.scale, channel.spread_values[bins] * channel.scale
+
+
+def _level(rest: Values, first: int, block_steps: int, n_blocks: int) -> Values:
+    """Return the median of the ``n_blocks`` completed blocks before each step; NaN where too few.
+
+    Args:
+        rest: values with the season removed; step 0 has grid index ``first``.
+    """
+    lead = first % block_steps
+    n = -(-(lead + len(rest)) // block_steps)
+    padded = np.full(n * block_steps, np.nan)
+    padded[lead : lead + len(rest)] = rest
+    blocks = padded.reshape(n, block_steps)
+    seen = np.count_nonzero(~np.isnan(blocks), axis=1)
+    medians = np.where(4 * seen >= block_steps, median(blocks), np.nan)
+    trailing = np.concatenate([np.full(n_blocks, np.nan), medians[:-1]])
+    windows = np.lib.stride_tricks.sliding_window_view(trailing, n_blocks)
+    enough = np.count_nonzero(~np.isnan(windows), axis=1) >= LEVEL_MIN_BLOCKS
+    levels = np.where(enough, median(windows), np.nan)
+    return np.repeat(levels, block_steps)[lead : lead + len(rest)]
+
+
+# -- dither and transform -----------------------------------------------------------
+
+_LOW = 0.375
+"""Below it 2 sqrt(x) is continued as its tangent, so that wrong negative counts have an image too."""
+
+
+def _uniform(first: int, end: int, recipe: Recipe, number: int) -> Values:
+    """Return noise in [-.5, .5) that belongs to the moment and the channel: no slice changes it."""
+    ts = np.arange(first, end, dtype=np.int64) * recipe.step_seconds + recipe.offset_seconds
+    # splitmix64 (Steele, Lea and Flood 2014): three rounds of shift, xor and multiply.
+    z = ts.astype(np.uint64) + np.uint64((0x9E3779B97F4A7C15 * (number + 1)) % 2**64)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53 - 0.5
+
+
+def _moved(channel: ChannelRecipe, raw: Values, uniform: Values) -> Values:
+    """Return dithered, transformed values."""
+    values = raw + channel.resolution * uniform if channel.resolution else raw
+    if channel.transform == "anscombe":
+        # Half a count more than Anscombe's 3/8 keeps a dithered zero above it.
+        whole = values / channel.resolution + 0.5 + _LOW
+        return 2.0 * np.sqrt(np.maximum(whole, _LOW)) + (np.minimum(whole, _LOW) - _LOW) / _LOW**0.5
+    if channel.transform == "log":
+        below = np.minimum(values, channel.floor) - channel.floor
+        return np.log(np.maximum(values, channel.floor)) + below / channel.floor
+    return values
+
+
+def _back(channel: ChannelRecipe, moved: Values) -> Values:
+    """Return transformed values in the series' unit."""
+    if channel.transform == "anscombe":
+        bend = 2.0 * _LOW**0.5
+        whole = (np.maximum(moved, bend) / 2.0) ** 2 + (np.minimum(moved, bend) - bend) * _LOW**0.5
+        return (whole - 0.5 - _LOW) * channel.resolution
+    if channel.transform == "log":
+        bend = float(np.log(channel.floor))
+        # Beyond 700 exp overflows.
+        return np.exp(np.clip(moved, bend, 700.0)) + (np.minimum(moved, bend) - bend) * channel.floor
+    return moved
+
+
+# -- learning a channel -------------------------------------------------------------
+
+
+def _learn_channel(points: Points, bare: Recipe, wanted: str, number: int) -> ChannelRecipe:
+    step, shift = bare.step_seconds, bare.offset_seconds - bare.step_seconds // 2
+    finite = np.isfinite(points.value)
+    if not finite.any():
+        return ChannelRecipe()
+    first, last = (int(points.ts[at] - shift) // step for at in np.flatnonzero(finite)[[0, -1]])
+    raw = _regular(points, bare, first, last + 1)
+    ts = np.arange(first, last + 1, dtype=np.int64) * step + bare.offset_seconds
+    shape = _learn_transform(raw)
+    moved = _moved(shape, raw, _uniform(first, last + 1, bare, number))
+    clock = Clock.of(ts, bare.timezone, step)
+    kind, usual = seasons.choose(moved - _trend(moved, step), clock, len(ts) * step, wanted)
+    rest = moved - clock.at(usual, kind) if kind != "none" else moved
+    center = float(np.nanmedian(rest))
+    blocks, rest = _follow(rest - center, first, bare)
+    tiny = _smallest_scale(raw, shape)
+    scale = _scale(rest, tiny)
+    spread = np.zeros(0)
+    if kind != "none":
+        spread = seasons.spread_profile(rest / scale, clock, kind)
+        scale = _scale(rest / clock.at(spread, kind), tiny)
+    longest, usual_longest = _flat_runs(raw, clock.week)
+    return replace(
+        shape,
+        center=center,
+        scale=scale,
+        season=kind,
+        profile=_packed(usual / scale),
+        spread=_packed(spread),
+        level_blocks=blocks,
+        longest_flat=longest,
+        usual_flat=usual_longest,
+        longest_gap=int(_runs(np.isnan(raw))[1].max(initial=0)),
+    )
+
+
+def _trend(values: Values, step_seconds: int) -> Values | float:
+    """Return the slow course: over each day, the median of the medians of the seven days around it.
+
+    Seven days hold every weekday once, so a weekend leaves no trace in it, and a median lets a shift
+    of level stay sharp. Less than ten days are taken as flat.
+    """
+    day = max(1, round(seasons.DAY / step_seconds))
+    n_days = -(-len(values) // day)
+    if n_days < 10:
+        return 0.0
+    padded = np.full(n_days * day, np.nan)
+    padded[: len(values)] = values
+    days = median(padded.reshape(n_days, day))
+    around = median(np.lib.stride_tricks.sliding_window_view(days, 7))
+    around = np.pad(around, (3, n_days - len(around) - 3), mode="edge")
+    return np.repeat(np.nan_to_num(around, nan=float(np.nanmedian(days))), day)[: len(values)]
+
+
+def _follow(rest: Values, first: int, recipe: Recipe) -> tuple[int, Values]:
+    """Return how many blocks the level follows (0: none) and the residuals it leaves.
+
+    Following is dropped where it makes residuals wider by a twentieth: they were level to begin with,
+    and the median of the blocks only adds its own noise.
+    """
+    step = recipe.step_seconds
+    if step > LEVEL_MAX_STEP_SECONDS or len(rest) * step < LEVEL_MIN_HISTORY_SECONDS:
+        return 0, rest
+    level = _level(rest, first, recipe.block_steps, LEVEL_BLOCKS)
+    followed = rest - np.where(np.isnan(level), 0.0, level)
+    if _scale(followed, 0.0) > 1.05 * _scale(rest, 0.0):
+        return 0, rest
+    return LEVEL_BLOCKS, followed
+
+
+def _scale(rest: Values, smallest: float) -> float:
+    """Return the robust spread: from the quartiles, from wider quantiles where those agree."""
+    seen = np.sort(rest[~np.isnan(rest)])
+    # Distances of quantiles in standard deviations of a normal variable.
+    for tail, width in ((0.25, 1.349), (0.05, 3.290), (0.01, 4.653)):
+        low, high = seen[int(tail * (len(seen) - 1))], seen[-1 - int(tail * (len(seen) - 1))]
+        if high - low > smallest:
+            return float(high - low) / width
+    return max(smallest, 1e-100)
+
+
+def _smallest_scale(raw: Values, shape: ChannelRecipe) -> float:
+    """Return the floor of the scale: below it a spread is rounding, and any change is news."""
+    if shape.transform == "identity":
+        return max(0.25 * shape.resolution, 1e-9 * float(np.nanmax(np.abs(raw))))
+    return 1e-9
+
+
+# -- what kind of values ------------------------------------------------------------
+
+
+def _learn_transform(raw: Values) -> ChannelRecipe:
+    """Return a recipe that knows the lattice of the values and how their noise grows with them."""
+    seen = raw[~np.isnan(raw)]
+    middle = float(np.median(seen))
+    resolution = _resolution(seen)
+    counts = bool(resolution) and _is_whole(seen[seen.argmin()] / resolution) and float(seen.min()) >= 0
+    shape = ChannelRecipe(resolution=resolution, counts=counts)
+    if counts and middle < SMALL_COUNT * resolution:
+        return replace(shape, transform="anscombe")
+    growth = _growth(raw)
+    if counts and 0.25 < growth <= 0.75:
+        return replace(shape, transform="anscombe")
+    if growth > 0.5:
+        low = float(np.quantile(seen, 0.02))
+        return replace(shape, transform="log", floor=min(max(low, 0.01 * middle), 0.1 * middle))
+    return shape
+
+
+def _is_whole(value: float) -> bool:
+    return abs(value - round(value)) < 1e-3
+
+
+def _resolution(seen: Values) -> float:
+    """Return the spacing of the lattice all values lie on; 0 where there is none.
+
+    A value that was nearly never left is constant, not a lattice of two points: its few departures say
+    nothing about spacing, and a dither of that width would hide the next one.
+    """
+    distinct, n = np.unique(seen, return_counts=True)
+    if len(distinct) < 2 or len(seen) - n.max() < 0.005 * len(seen):
+        return 0.0
+    above = distinct - distinct[0]
+    steps = np.diff(distinct)
+    rounding = 8 * np.finfo(np.float64).eps * float(np.abs(distinct).max())
+    steps = steps[steps > rounding]
+    spacing = float(steps.min(initial=np.inf))
+    # The smallest step need not be the lattice (0, 2, 5): Euclid's remainders find it.
+    for _ in range(8):
+        if not np.isfinite(spacing) or spacing <= 1e3 * rounding:
+            return 0.0
+        spacing = above[-1] / max(1, round(above[-1] / spacing))
+        off = np.abs(above - spacing * np.rint(above / spacing))
+        off = off[off > 0.01 * spacing]
+        if not len(off):
+            return spacing
+        if len(off) > 64:
+            return 0.0
+        spacing = float(off.min())
+    return 0.0
+
+
+def _growth(raw: Values) -> float:
+    """Return the power of the level that the noise grows with: 0 constant, .5 counts, 1 proportional.
+
+    Noise is what second differences show, so that season and level cancel; 0 where values are not
+    positive or their level hardly varies.
+    """
+    noise = np.abs(raw[1:-1] - (raw[:-2] + raw[2:]) / 2)
+    level = (raw[:-2] + raw[1:-1] + raw[2:]) / 3
+    use = ~np.isnan(noise)
+    if np.count_nonzero(use) < 200:
+        return 0.0
+    order = np.argsort(level[use])
+    parts = np.array_split(order, 10)
+    levels, spreads = (np.array([np.median(of[use][part]) for part in parts]) for of in (level, noise))
+    if levels[0] <= 0 or levels[-1] < 1.5 * levels[0] or spreads.min() <= 0:
+        return 0.0
+    return float(np.polyfit(np.log(levels), np.log(spreads), 1)[0])
+
+
+def _runs(marked: NDArray[np.bool_]) -> tuple[Seconds, Seconds]:
+    """Return where the runs of True start, and their lengths."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], marked, [False]])))
+    return edges[::2], edges[1::2] - edges[::2]
+
+
+def _flat_runs(raw: Values, week: Seconds) -> tuple[int, int]:
+    """Return the most steps in a row with one value: ever, and in the usual week."""
+    starts, lengths = _runs(raw[1:] == raw[:-1])
+    longest = np.ones(int(week[-1] - week[0]) + 1, dtype=np.int64)
+    np.maximum.at(longest, week[starts] - week[0], lengths + 1)
+    return int(longest.max()), int(np.median(longest))
+
+
+def _packed(values: Values) -> str:
+    return base64.b64encode(values.astype("<f4").tobytes()).decode("ascii")
+
+
+def _unpacked(text: str) -> Values:
+    return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float64)
