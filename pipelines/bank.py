@@ -158,7 +158,7 @@ def score_unseen(banks: Sequence[Detector], windows: Windows, fold: Tensor) -> t
 
 
 def expected_steps(bank: Detector, windows: Windows, hidden: Tensor) -> Tensor:
-    """Return what would have been normal with the hidden steps unknown, ``(n_targets, n_points, n_channels)``.
+    """Return what is normal where steps are hidden, shape ``(n_targets, n_points, n_channels)``.
 
     The mean over all windows that cover a step of the detector's expectation.
     """

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from detectors.base import Detector, DetectorConfig, Windows
@@ -219,16 +220,17 @@ def _fitted(
     )
 
 
-def _allowed(spec: MonitorSpec, member: _Member) -> np.ndarray | None:
-    """Return where the policy's direction and deviation gates hold; None where it has none."""
-    policy = spec.policy
-    gated = policy.min_dev_from_expected or policy.min_rel_dev_from_expected
-    if policy.detection_direction == "both" and not gated:
+def _allowed(spec: MonitorSpec, member: _Member) -> NDArray[np.bool_] | None:
+    """Return where the policy's direction and deviation gates hold; None where it has none.
+
+    The baseline stands in for the model's expectation: with an interval and a window around it
+    hidden, a model of windows knows no better.
+    """
+    if not flag.is_gated(spec.policy):
         return None
     prepared = member.prepared
-    yhat = prepare.restore(member.recipe, prepared, np.zeros_like(prepared.values))
-    everywhere = np.ones(len(prepared.ts), dtype=bool)
-    return flag.gate(everywhere, prepared.raw[:, 0], yhat[:, 0], policy)
+    yhat = prepare.restore(member.recipe, prepared, np.zeros_like(prepared.values), slice(None))
+    return flag.allowed(prepared.raw, yhat, spec.policy)
 
 
 def _card(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.desk import Desk
-from pipelines.plan import histories, ready_by
+from pipelines.plan import History, histories, ready_by
 from pipelines.records import Json, SeriesRow, TargetRow
 from pipelines.refit import FirstScores, Refitted, due, refit
 from pipelines.rescore import Outcome, Span, score_spans
@@ -212,7 +212,7 @@ def readiness(desk: Desk) -> list[Json]:
 
 
 def _readiness(
-    desk: Desk, target: TargetRow, known: dict, versions: Sequence[object], series: dict[int, SeriesRow]
+    desk: Desk, target: TargetRow, known: dict[int, History], versions: Sequence[object], series: dict[int, SeriesRow]
 ) -> Json:
     history = known.get(target.id)
     return {

@@ -48,7 +48,7 @@ def reconcile(
         span: first and one past the last second that was scored, wide enough that no event or
             interval crosses its borders. What lies partly outside is extended, never cut or
             outdated.
-        detected_at: epoch seconds, ``first_detected_at`` of new events.
+        detected_at: epoch seconds, ``first_detected_at`` of new events whose interval names none.
 
     Returns:
         Changes of existing events first, then new events; nothing for what stays the same.
@@ -210,7 +210,8 @@ def same_interval(a: Interval, b: Interval) -> bool:
 
 def _new(interval: Interval, target_id: int, detected_at: int) -> EventChange:
     status = Status.OPEN if interval.open else Status.CLOSED
-    return EventChange(target_id, None, interval, status, detected_at, why="new")
+    first = detected_at if interval.detected_at is None else interval.detected_at
+    return EventChange(target_id, None, interval, status, first, why="new")
 
 
 def _change(

@@ -149,6 +149,8 @@ class Interval:
         yhat_at_peak: what would have been normal there.
         impact: sum over the steps of (y - yhat), in unit times steps.
         open: reaches the newest point there is.
+        detected_at: the step at which a live score first reached the line; None where only
+            hindsight did. It says when, not what: two intervals that differ in it alone are equal.
     """
 
     kind: Kind
@@ -164,6 +166,7 @@ class Interval:
     impact: float | None = None
     open: bool = False
     version_id: int | None = None
+    detected_at: int | None = None
 
 
 @dataclass(frozen=True)

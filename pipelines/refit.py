@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines import calibrate
 from pipelines.desk import Desk, batches, targets_per_task
-from pipelines.fit import Fitted, FitOutcome, FitTarget, FitTask, NotReady, UnseenScores, fit_targets
+from pipelines.fit import FitOutcome, FitTarget, FitTask, Fitted, NotReady, UnseenScores, fit_targets
 from pipelines.plan import History, fingerprint, histories, newest_by, wanted_slots
 from pipelines.records import Json, LineRow, Mode, Points, TargetRow, VersionRow
 from pipelines.store import NewVersion

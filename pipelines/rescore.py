@@ -1,4 +1,4 @@
-"""Score a span of targets and bring their events up to date: what tick, nightly, backfill and rescore share."""
+"""Score a span of targets and bring their events up to date: what every job shares."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from pipelines import flag
 from pipelines.desk import Desk, batches, targets_per_task
 from pipelines.plan import pieces
 from pipelines.prepare import Recipe
@@ -33,6 +34,9 @@ NEAR = 0.5
 
 DENSE_TARGETS = 500
 """``scores: auto`` keeps every row up to so many targets."""
+
+FLAT_STEPS = 1_000
+"""A flat run shows its length only where the span reaches back to its begin, but no further than this."""
 
 WIDEN_TIMES = 8
 """How often a span is widened after an interval that reaches its border, doubling every time."""
@@ -163,13 +167,9 @@ def _with_events(desk: Desk, group: Sequence[_Job]) -> list[tuple[_Job, list[Eve
 def _margin(desk: Desk, job: _Job) -> int:
     """Return how far apart two intervals may lie and still have to do with each other, seconds."""
     policy = desk.spec.policy
-    step = job.span.target.step_seconds
-    return (
-        policy.merge_max_gap_seconds
-        + policy.min_duration_seconds
-        + policy.cooldown_seconds
-        + 2 * max(policy.missing_after_steps, 2) * step
-    )
+    flat = job.versions[-1].recipe["channels"][0]["usual_flat"]
+    steps = 2 * max(policy.missing_after_steps, min(flag.flat_limit(flat), FLAT_STEPS))
+    return flag.context_seconds(policy) + steps * job.span.target.step_seconds
 
 
 def _placed(desk: Desk, job: _Job, events: Sequence[Event]) -> _Job:
@@ -206,6 +206,7 @@ def _task(desk: Desk, jobs: Sequence[_Job], lines: dict[int | None, dict[str, Li
     low = min(job.low for job in jobs) - context - window * 2
     high = max(job.high + window * job.span.target.step_seconds for job in jobs)
     points = desk.points([job.span.target for job in jobs], low, high)
+    series = desk.series()
     targets = []
     for job in jobs:
         target = job.span.target
@@ -217,6 +218,7 @@ def _task(desk: Desk, jobs: Sequence[_Job], lines: dict[int | None, dict[str, Li
                 lines=lines.get(target.id) or lines[None],
                 settled_until=job.span.settled_until,
                 observed_until=job.span.observed_until,
+                newest=max(series[i].last_ts or 0 for i in target.series_ids),
             )
         )
     weights = desk.store.weights({v.weights_id for v in used.values()})
@@ -256,6 +258,7 @@ def _piece(
         bodies=bodies[version.id],
         start=start,
         stop=stop,
+        learned_steps=(version.train_stop - version.train_start) // job.span.target.step_seconds,
         unseen=first.scores if first is not None and seen else None,
     )
 
@@ -282,8 +285,8 @@ def _wider(job: _Job, result: Scored, desk: Desk) -> _Job | None:
     margin = _margin(desk, job)
     reach = margin * 2**job.widened * 4
     low, high = job.low, job.high
-    starts = [found.interval.start for found in result.found]
-    ends = [found.interval.end for found in result.found]
+    starts = [found.start for found in result.found]
+    ends = [found.end for found in result.found]
     if starts and min(starts) - low < margin and low > _floor(job):
         low = max(low - reach, _floor(job))
     if ends and high - max(ends) < margin and high < job.span.observed_until:
@@ -341,19 +344,27 @@ def _batch(ready: Sequence[tuple[_Job, Scored]], block: ScoreBlock, changes: Seq
 
 def _changes(job: _Job, result: Scored, events: Sequence[Event]) -> list[EventChange]:
     target = job.span.target
-    late = target.delay_seconds + target.step_seconds
-    intervals = [_opened(found.interval, job) for found in result.found]
-    # A live alarm is raised when its step is over and its points are due; hindsight comes with this pass.
-    detected = [
-        (found.first_live if found.first_live is not None else job.span.stop) + late for found in result.found
-    ]
-    return reconcile(events, intervals, target_id=target.id, span=(job.low, job.high), detected_at=detected)
+    return reconcile(
+        events,
+        [_whole(interval, job) for interval in result.found],
+        target_id=target.id,
+        span=(job.low, job.high),
+        detected_at=job.span.stop + target.delay_seconds,
+    )
 
 
-def _opened(interval: Interval, job: _Job) -> Interval:
-    """An interval that reaches the border of a span inside the history is not open: more is known."""
+def _whole(interval: Interval, job: _Job) -> Interval:
+    """Return the interval as people should see it.
+
+    One that reaches the border of a span inside the history is not open: more is known. A live
+    alarm is raised when its step is over and its points are due.
+    """
     ongoing = interval.open and job.high >= job.span.observed_until
-    return replace(interval, open=ongoing)
+    target = job.span.target
+    raised = interval.detected_at
+    if raised is not None:
+        raised += target.step_seconds + target.delay_seconds
+    return replace(interval, open=ongoing, detected_at=raised)
 
 
 def _kept(job: _Job, result: Scored, *, dense: bool, desk: Desk) -> ScoreBlock:
@@ -381,7 +392,7 @@ def _kept(job: _Job, result: Scored, *, dense: bool, desk: Desk) -> ScoreBlock:
 def _near(result: Scored, ts: np.ndarray, reach: int) -> np.ndarray:
     near = (result.live_anomaly >= NEAR) | (result.settled_anomaly >= NEAR)
     for found in result.found:
-        near |= (ts >= found.interval.start - reach) & (ts <= found.interval.end + reach)
+        near |= (ts >= found.start - reach) & (ts <= found.end + reach)
     return near
 
 

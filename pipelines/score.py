@@ -17,7 +17,7 @@ from detectors.base import Detector, Windows
 from pipelines import bank, calibrate, flag, prepare
 from pipelines.fit import UnseenScores
 from pipelines.monitor import MonitorSpec
-from pipelines.records import Interval, Json, Mode, Points, Seconds, TargetRow, Values
+from pipelines.records import Interval, Json, Kind, Mode, Points, Seconds, TargetRow, Values
 
 MODES = (Mode.LIVE, Mode.SETTLED)
 
@@ -34,6 +34,7 @@ class Piece:
     bodies: dict[str, Json]
     start: int
     stop: int
+    learned_steps: int
     unseen: UnseenScores | None = None
     """Scores that are there already: of the training span, by models that did not see it."""
 
@@ -53,6 +54,7 @@ class ScoreTarget:
     Attributes:
         settled_until: below this the settled score is what counts, from it on the live one.
         observed_until: the grid goes up to here; a trailing gap up to here is a stopped series.
+        newest: time of the target's newest point, which may lie beyond the points given.
     """
 
     target: TargetRow
@@ -61,6 +63,7 @@ class ScoreTarget:
     lines: dict[str, LinesAt]
     settled_until: int
     observed_until: int
+    newest: int
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,6 @@ class ScoreTask:
     spec: MonitorSpec
     targets: tuple[ScoreTarget, ...]
     weights: dict[int, bytes]
-
-
-@dataclass(frozen=True)
-class Found:
-    """An interval, and when a live score first reached the line in it (None: only hindsight did)."""
-
-    interval: Interval
-    first_live: int | None
 
 
 @dataclass(frozen=True)
@@ -91,7 +86,7 @@ class Scored:
     live_anomaly: Values
     settled: Values
     settled_anomaly: Values
-    found: tuple[Found, ...]
+    found: tuple[Interval, ...]
 
 
 @dataclass(frozen=True)
@@ -216,32 +211,69 @@ def _anomaly_scores(target: ScoreTarget, steps: _Steps, mode: Mode) -> Values:
 
 def _found(
     spec: MonitorSpec, target: ScoreTarget, steps: Sequence[_Steps], joined: dict[str, np.ndarray]
-) -> tuple[Found, ...]:
+) -> tuple[Interval, ...]:
     ts = joined["ts"].astype(np.int64)
+    if not len(ts):
+        return ()
     counts = np.where(ts < target.settled_until, joined["settled_anomaly"], joined["live_anomaly"])
     step_seconds = target.target.step_seconds
-    candidates = flag.candidates(counts, spec.policy, step_seconds)
-    raw = np.concatenate([s.row.prepared.raw[s.inside, 0] for s in steps])
-    missing = np.concatenate([s.row.prepared.missing[s.inside].all(axis=1) for s in steps])
-    yhat = _expected(steps, candidates)
-    found = flag.anomalies(counts, ts, raw, yhat, spec.policy, step_seconds)
-    found += flag.data_missing(missing, ts, spec.policy, step_seconds, target.target.delay_seconds)
-    longest = max(s.row.recipe.channels[0].longest_flat for s in steps)
-    found += flag.flatline(raw, ts, longest, step_seconds)
+    raw = np.concatenate([s.row.prepared.raw[s.inside] for s in steps])
+    yhat = _expected(steps, flag.candidates(counts, spec.policy, step_seconds))
+    found = flag.anomalies(counts, ts, raw, yhat, spec.policy, step_seconds, versions=joined["version"])
+    found += _gaps(spec, target, ts, np.isnan(raw).all(axis=1))
+    found += _flat(steps[-1], ts, raw, step_seconds)
     return tuple(_dated(each, ts, joined) for each in found)
 
 
-def _dated(interval: Interval, ts: Seconds, joined: dict[str, np.ndarray]) -> Found:
-    first, last = np.searchsorted(ts, [interval.start, interval.end])
-    live = np.flatnonzero(joined["live_anomaly"][first : last + 1] >= 1.0)
-    dated = replace(interval, version_id=int(joined["version"][min(first, len(ts) - 1)]))
-    return Found(dated, int(ts[first + live[0]]) if len(live) else None)
+def _gaps(spec: MonitorSpec, target: ScoreTarget, ts: Seconds, missing: np.ndarray) -> list[Interval]:
+    """Return the gaps of a target: steps at which none of its series had a point."""
+    seen = np.unique(np.concatenate([p.ts for p in target.points]))
+    half = target.target.step_seconds // 2
+    before = seen[seen < ts[0] - half]
+    after = seen[seen >= ts[-1] + half]
+    later: int | None = int(after[0]) if len(after) else None
+    if later is None and target.newest >= ts[-1] + half:
+        # Points come later than what was read: the gap at the border is seen whole once the span is widened.
+        later = int(ts[-1]) + target.target.step_seconds
+    return flag.data_missing(
+        missing,
+        ts,
+        spec.policy,
+        target.target.step_seconds,
+        observed_until=target.observed_until - 1,
+        previous_ts=int(before[-1]) if len(before) else None,
+        next_ts=later,
+    )
+
+
+def _flat(newest: _Steps, ts: Seconds, raw: np.ndarray, step_seconds: int) -> list[Interval]:
+    """Return the runs of equal values of a single series; many channels rest together only by design."""
+    if raw.shape[1] > 1:
+        return []
+    usual = newest.row.recipe.channels[0].usual_flat
+    learned = newest.row.piece.learned_steps
+    return flag.flatline(raw[:, 0], ts, usual, step_seconds, learned_steps=learned)
+
+
+def _dated(interval: Interval, ts: Seconds, joined: dict[str, np.ndarray]) -> Interval:
+    first, last = np.searchsorted(ts, [interval.start, interval.end + 1])
+    if interval.kind is not Kind.ANOMALY:
+        version = int(joined["version"][min(first, len(ts) - 1)])
+        return replace(interval, version_id=version, detected_at=_rule_time(interval))
+    live = np.flatnonzero(joined["live_anomaly"][first:last] >= 1.0)
+    return replace(interval, detected_at=int(ts[first + live[0]]) if len(live) else None)
+
+
+def _rule_time(interval: Interval) -> int:
+    """Return when a rule's interval had lasted long enough: its score is its length over that length."""
+    length = interval.end - interval.start
+    return interval.start + int(length / max(interval.peak_score, 1.0))
 
 
 def _expected(steps: Sequence[_Steps], candidates: Sequence[tuple[int, int]]) -> Values:
     """Return what would have been normal, in the series' unit: the model's word near candidates, else NaN."""
     total = sum(len(s.live) for s in steps)
-    yhat = np.full(total, np.nan)
+    yhat = np.full((total, steps[0].row.prepared.raw.shape[1]), np.nan)
     offset = 0
     for part in steps:
         size = len(part.live)
@@ -264,5 +296,4 @@ def _expected_run(part: _Steps, first: int, last: int) -> Values:
     hidden[:, max(0, first - window - low) : last + window + 1 - low] = True
     mean = bank.expected_steps(part.models.select([part.at]), around, hidden)[0].numpy()
     own = slice(first - low, last + 1 - low)
-    restored = prepare.restore(part.row.recipe, part.row.prepared, mean[own], rows=slice(first, last + 1))
-    return restored[:, 0]
+    return prepare.restore(part.row.recipe, part.row.prepared, mean[own], slice(first, last + 1))
