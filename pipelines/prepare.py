@@ -481,7 +481,7 @@ def _learn_transform(raw: Values) -> ChannelRecipe:
 
 
 def _is_whole(value: float) -> bool:
-    return abs(value - round(value)) < 1e-3
+    return abs(value - round(value)) < 0.01
 
 
 def _resolution(seen: Values) -> float:
@@ -502,7 +502,9 @@ def _resolution(seen: Values) -> float:
     for _ in range(8):
         if not np.isfinite(spacing) or spacing <= 1e3 * rounding:
             return 0.0
-        spacing = above[-1] / max(1, round(above[-1] / spacing))
+        if _is_whole(above[-1] / spacing):
+            # The longest distance knows the spacing most exactly.
+            spacing = float(above[-1] / round(above[-1] / spacing))
         off = np.abs(above - spacing * np.rint(above / spacing))
         off = off[off > 0.01 * spacing]
         if not len(off):

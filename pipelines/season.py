@@ -197,10 +197,12 @@ def choose(values: Values, clock: Clock, span_seconds: int, wanted: str) -> tupl
         allowed = {"none": [], "daily": ["daily"], "weekly": ["daily", "weekly"]}[wanted]
         kinds = [k for k in kinds if k in allowed][-1:]
         return (kinds[0], profile(values, clock, kinds[0])) if kinds else ("none", np.zeros(0))
+    if not kinds:
+        return "none", np.zeros(0)
     kept, best = "none", _typical_errors(values, clock, "none", kinds)
     for kind in kinds:
         errors = _typical_errors(values, clock, kind, kinds)
-        if min(new / max(old, 1e-300) for new, old in zip(errors, best, strict=True)) <= KEPT_RATIO:
+        if any(new < KEPT_RATIO * old for new, old in zip(errors, best, strict=True)):
             kept, best = kind, errors
     return kept, profile(values, clock, kept) if kept != "none" else np.zeros(0)
 
@@ -227,7 +229,9 @@ def _typical_errors(values: Values, clock: Clock, kind: str, kinds: list[str]) -
 
 
 def _typical(squares: Values) -> float:
-    return float(np.nan_to_num(np.nanmean(median(squares.T))))
+    usual = median(squares.T)
+    usual = usual[~np.isnan(usual)]
+    return float(usual.mean()) if len(usual) else np.inf
 
 
 def _daily_profile(days: Values, step_seconds: int) -> Values:
