@@ -148,11 +148,38 @@ class Windows:
         """True for windows with few enough missing steps, shape ``(n_targets, n_windows)``."""
         return self.missing_share <= MAX_MISSING + 1e-6
 
+    @property
+    def touched(self) -> Tensor:
+        """True for points inside a window of weight above 0, shape ``(n_targets, n_points)``."""
+        reach = torch.nn.functional.pad((self.weight > 0).to(torch.int32), (self.window - 1, self.window - 1))
+        total = torch.nn.functional.pad(reach.cumsum(1), (1, 0))
+        return total[:, self.window :] > total[:, : -self.window]
+
+    def drawn(self, n: int) -> Tensor:
+        """Return n indices of windows of weight above 0, evenly over each target's history, in order.
+
+        Shape ``(n_targets, n)``; indices repeat where there are fewer than n, and are 0 where there are none.
+        """
+        rank = (self.weight > 0).to(torch.int64).cumsum(1)
+        wanted = ((torch.arange(n) + 0.5) / n * rank[:, -1:]).floor().to(torch.int64) + 1
+        return torch.searchsorted(rank, wanted.contiguous()).clamp_max(self.n_windows - 1)
+
+    def gathered(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return values and mask of the windows drawn, each ``(n_targets, n, window, n_channels)``."""
+        rows = torch.arange(self.n_targets).unsqueeze(1)
+        return self.values[rows, index], self.mask[rows, index]
+
     def select(self, rows: Sequence[int] | Tensor) -> Windows:
         """Return the windows of some targets, in the order given."""
         index = torch.as_tensor(rows, dtype=torch.int64)
         return Windows(
             self.series[index], self.missing[index], self.weight[index], self.start[index], self.window
+        )
+
+    def members(self, part: slice) -> Windows:
+        """Return the windows of neighbouring targets, as views."""
+        return Windows(
+            self.series[part], self.missing[part], self.weight[part], self.start[part], self.window
         )
 
     def span(self, first: int, stop: int) -> Windows:
@@ -197,6 +224,28 @@ class Windows:
             self.start[:1],
             self.window,
         )
+
+
+def in_pieces(
+    windows: Windows, function: Callable[[slice, Windows], Tensor], *, values: int = 2**19
+) -> Tensor:
+    """Return ``function(members, their windows)`` over a bank, piece by piece, so that memory stays bounded.
+
+    Args:
+        windows: the windows of all members.
+        function: maps some members and some of their windows to ``(members, windows, ...)``.
+        values: values of the windows of one piece, about; 2 MiB in float32 stays in a core's cache.
+    """
+    per_window = windows.window * windows.n_channels
+    members = max(1, values // (per_window * windows.n_windows))
+    at_once = max(1, values // (per_window * members))
+    rows = []
+    for start in range(0, windows.n_targets, members):
+        part = slice(start, start + members)
+        bank = windows.members(part)
+        spans = [bank.span(i, min(i + at_once, bank.n_windows)) for i in range(0, bank.n_windows, at_once)]
+        rows.append(torch.cat([function(part, span) for span in spans], dim=1))
+    return torch.cat(rows)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,119 @@
+"""A bank of multivariate normal distributions: innovations, exact marginals and conditionals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Completed:
+    """Windows whose missing values hold their conditional mean.
+
+    Attributes:
+        x: shape ``(n_targets, k, size)``, float64, about the mean. Its Mahalanobis energy equals that of
+            the observed values under their marginal distribution.
+        log_det: shape ``(n_targets, k)``, log-determinant of the precision's missing block.
+        variance: shape ``(n_targets, k, size)``: of a missing value given the observed ones; of an observed
+            value given the other observed ones. None where it was not asked for.
+    """
+
+    x: Tensor
+    log_det: Tensor
+    variance: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Normal distributions of one size, with what follows from their covariance, all float64.
+
+    Attributes:
+        mean: shape ``(n_targets, size)``.
+        root: shape ``(n_targets, size, size)``, lower Cholesky factor of the covariance.
+        whitener: inverse of ``root``: ``whitener @ (x - mean)`` are the innovations, each value's
+            standardised surprise given the values before it.
+        precision: inverse of the covariance.
+    """
+
+    mean: Tensor
+    root: Tensor
+    whitener: Tensor
+    precision: Tensor
+
+    @classmethod
+    def of(cls, mean: Tensor, covariance: Tensor) -> Normal:
+        """Return the normal distributions; the covariance must be positive definite."""
+        root = torch.linalg.cholesky(covariance.to(torch.float64))
+        unit = torch.eye(root.shape[-1], dtype=torch.float64).expand_as(root)
+        whitener = torch.linalg.solve_triangular(root, unit, upper=False)
+        return cls(mean.to(torch.float64), root, whitener, whitener.transpose(1, 2) @ whitener)
+
+    @property
+    def log_det(self) -> Tensor:
+        """Log-determinant of the covariance, shape ``(n_targets,)``."""
+        return 2 * self.root.diagonal(dim1=1, dim2=2).log().sum(1)
+
+    def completed(self, x: Tensor, missing: Tensor, *, with_variance: bool = False) -> Completed:
+        """Return the windows with every missing value at its conditional mean, exactly.
+
+        Args:
+            x: shape ``(n_targets, k, size)``, about the mean; what stands at missing values is ignored.
+            missing: same shape, bool.
+            with_variance: also return the conditional variances.
+        """
+        x = torch.where(missing, 0.0, x.to(torch.float64))
+        diagonal = self.precision.diagonal(dim1=1, dim2=2).unsqueeze(1).expand_as(x)
+        log_det = x.new_zeros(x.shape[:2])
+        member, window = missing.any(2).nonzero(as_tuple=True)
+        if len(member) == 0:
+            return Completed(x, log_det, diagonal.reciprocal() if with_variance else None)
+        at, real = _padded_indices(missing[member, window])
+        pulled = torch.matmul(x, self.precision)[member, window].gather(1, at) * real
+        factor = torch.linalg.cholesky(self._block(member, at, real))
+        shift = torch.cholesky_solve(pulled.unsqueeze(2), factor).squeeze(2)
+        x[member, window] = x[member, window].scatter_add(1, at, -shift * real)
+        log_det[member, window] = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
+        if not with_variance:
+            return Completed(x, log_det)
+        variance = diagonal.reciprocal().contiguous()
+        variance[member, window] = self._variance(member, at, real, factor, missing[member, window])
+        return Completed(x, log_det, variance)
+
+    def conditional(self, x: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean (about the mean) and variance of every value given the *other* observed values."""
+        done = self.completed(x, missing, with_variance=True)
+        assert done.variance is not None
+        pulled = torch.matmul(done.x, self.precision)
+        return torch.where(missing, done.x, done.x - pulled * done.variance), done.variance
+
+    def log_prob(self, x: Tensor, missing: Tensor) -> Tensor:
+        """Return the log-density of the observed values of every window, shape ``(n_targets, k)``."""
+        done = self.completed(x, missing)
+        energy = torch.matmul(done.x, self.whitener.transpose(1, 2)).square().sum(2)
+        observed = (~missing).sum(2)
+        return -0.5 * (energy + self.log_det.unsqueeze(1) + done.log_det + observed * math.log(2 * math.pi))
+
+    def _block(self, member: Tensor, at: Tensor, real: Tensor) -> Tensor:
+        """Precision among the missing values of each window, padded with the identity."""
+        block = self.precision[member.view(-1, 1, 1), at.unsqueeze(2), at.unsqueeze(1)]
+        both = real.unsqueeze(2) & real.unsqueeze(1)
+        return torch.where(both, block, torch.eye(at.shape[1], dtype=torch.float64))
+
+    def _variance(self, member: Tensor, at: Tensor, real: Tensor, factor: Tensor, missing: Tensor) -> Tensor:
+        """Conditional variance of every value of the given windows (Schur complements)."""
+        inverse = torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2) * real
+        hidden = torch.zeros_like(missing, dtype=torch.float64).scatter_add(1, at, inverse)
+        cross = self.precision[member.view(-1, 1), at] * real.unsqueeze(2)
+        explained = torch.linalg.solve_triangular(factor, cross, upper=False).square().sum(1)
+        own = self.precision.diagonal(dim1=1, dim2=2)[member]
+        return torch.where(missing, hidden, (own - explained).clamp_min(1e-12).reciprocal())
+
+
+def _padded_indices(missing: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of the True values of every row, padded, and which of them are real."""
+    count = missing.sum(1)
+    at = missing.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
+    return at, torch.arange(at.shape[1]).unsqueeze(0) < count.unsqueeze(1)
