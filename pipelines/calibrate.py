@@ -1,0 +1,551 @@
+"""From scores to surprise, and where the line is: the alarm budget as a promise.
+
+``learn`` reads what one target scored on data its model did not see, ``draw`` pools many of these
+bodies into one line, ``Calibrated`` turns scores into surprise and anomaly_score. Method:
+empirical body below u, the 98 % quantile; above it zeta_u times a generalised Pareto tail
+(Pickands 1975; Coles 2001, An Introduction to Statistical Modeling of Extreme Values, 5.3) fitted
+to cluster maxima of normalised excesses pooled over the targets, because one target's unseen weeks
+hold a handful of independent peaks.
+
+Departures: the Pareto's shape and scale are posterior means on a grid, not the maximum
+likelihood, which is unbounded for few maxima; and the largest maxima count only as "at least so
+high", because unseen data may hold real incidents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.flag import Flags, run_bounds, shape_bounds
+from pipelines.monitor import Threshold
+from pipelines.records import Json, Policy, Seconds, Values
+
+WEEK = 7 * 86400.0
+
+TAIL_SHARE = 0.02
+"""Share of the scored steps that lie in the tail."""
+
+BODY_SHARES = (1.0, 0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.22, 0.16, 0.12, 0.09, 0.07, 0.05, 0.04, 0.03, 0.025)
+"""Shares of steps at or above the knots of the body."""
+
+MAX_MAXIMA = 64
+EXACT_LEVELS = 32
+"""Highest peaks whose levels stand in the alarm curve as they are; further down quantiles do."""
+
+MIN_ALARMS = 5.0
+"""Fewer alarms than this do not place a line; it is placed here and moved along the tail."""
+
+MAX_LINE_SHARE = 0.5
+"""A line that half of the normal points exceed is none."""
+
+SHAPE_PRIOR = (0.1, 0.15)
+"""Mean and deviation of the tail's shape before any data: between exponential and Student t of 5."""
+
+SCALE_PRIOR = (0.3, 0.7)
+"""Mean and deviation of the log of the tail's scale: maxima of clusters exceed the mean excess."""
+
+CENSORED_SHARE = 0.05
+"""Share of the pooled maxima whose height is not used, only that they are high."""
+
+NORMALISER_WEIGHT = 10.0
+"""Clusters at which a target's own mean excess weighs as much as the spread of its body."""
+
+TYPICAL_RATIO = 0.4
+"""Mean excess over spread (u less the median) where nothing else is known: normal scores .18, squares .5."""
+
+MAX_LEVELS = 64
+MAX_POOLED = 1000
+MAX_GRID = 1500
+
+MIN_LINE = float(np.log10(2.0))
+"""The lowest line: half of the points lie above."""
+
+LN10 = float(np.log(10.0))
+
+
+class BudgetError(ValueError):
+    """The unseen data cannot hold the alarm budget: its line would lie among normal points."""
+
+
+def learn(
+    scores: Values,
+    ts: Seconds,
+    *,
+    step_seconds: int,
+    window: int,
+    policy: Policy,
+    allowed: Flags | None = None,
+) -> Json:
+    """Return the body of a calibration: what one target scores while nothing is known to be wrong.
+
+    Args:
+        scores: raw scores of steps whose block the model did not see, NaN for none, shape ``(n,)``.
+        ts: epoch seconds of the steps, ascending.
+        window: steps that a score looks at: exceedances closer than this are one cluster.
+        policy: what of a run of high scores is an alarm.
+        allowed: True where the policy's direction and deviations hold; everywhere if None.
+
+    Raises:
+        ValueError: no step has a score.
+    """
+    score, passes = _regular(scores, ts, step_seconds, allowed)
+    known = np.sort(score[~np.isnan(score)])
+    if len(known) == 0:
+        raise ValueError("expected unseen scores to calibrate on, got none; fit on a longer span")
+    knots, surprises = _body(known)
+    u = knots[-1]
+    clusters = _cluster_maxima(score, u, window)
+    n_above = int(np.count_nonzero(known >= u))
+    return {
+        "knots": knots,
+        "surprises": surprises,
+        "n": len(known),
+        "seconds": len(known) * step_seconds,
+        "theta": _short(len(clusters) / n_above) if n_above else 1.0,
+        "clusters": len(clusters),
+        "mean_excess": _short(float((known[known >= u] - u).mean()) if n_above else 0.0),
+        "spread": _short(max(u - float(known[len(known) // 2]), 0.0)),
+        "maxima": _compressed(clusters - u),
+        "mean": _short(float(known.mean())),
+        "deviation": _short(float(known.std())),
+        "dynamic": _short(_hundman(score)),
+        **_alarm_curve(score, passes, u, window, policy, step_seconds),
+    }
+
+
+def draw(
+    bodies: Sequence[Json],
+    threshold: Threshold,
+    *,
+    tail_from: Sequence[Json] = (),
+    previous: Json | None = None,
+) -> Json:
+    """Return tail and line of a monitor, or of one target with the tail of its monitor.
+
+    Args:
+        bodies: of the targets that share the line.
+        threshold: the method and its value; ``alarms`` counts for all bodies together where the
+            budget is per monitor and for each of them where it is per series.
+        tail_from: bodies whose maxima shape the tail, if more than ``bodies``.
+        previous: the line so far; it stands where there is no body.
+
+    Raises:
+        BudgetError: more alarms are asked for than a line above half of the points can give.
+        ValueError: no bodies and no previous line, or an unknown method.
+    """
+    if not bodies:
+        if previous is None:
+            raise ValueError("expected at least one calibrated target to draw a line, got none; fit first")
+        return previous
+    tail = _fit_tail(tail_from or bodies)
+    match threshold.method:
+        case "alarms":
+            return {**tail, **_alarm_line(bodies, tail, threshold)}
+        case "quantile":
+            return {**tail, **_quantile_line(bodies, tail, threshold)}
+        case "sigma":
+            return {**tail, "method": "sigma", "value": 3.0 if threshold.value is None else threshold.value}
+        case "dynamic":
+            return {**tail, "method": "dynamic"}
+    raise ValueError(f"no threshold method {threshold.method!r}; use alarms, quantile, sigma or dynamic")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The monotone map between the scores and the surprises of one target.
+
+    Attributes:
+        knots, surprises: the body, both strictly ascending; the last knot is u.
+        shape: of the pooled tail, 0 (exponential) or more: a tail without end.
+        spread: the tail's scale in units of the score.
+    """
+
+    knots: Values
+    surprises: Values
+    shape: float
+    spread: float
+
+    @classmethod
+    def of(cls, body: Json, tail: Json) -> Scale:
+        """Return the map of a target's body under a pooled tail."""
+        spread = tail["scale"] * _normaliser(body, tail["ratio"])
+        return cls(np.asarray(body["knots"]), np.asarray(body["surprises"]), tail["shape"], spread)
+
+    def surprise(self, scores: Values) -> Values:
+        """Return -log10 of the probability of a score at least this high; NaN stays NaN."""
+        surprise = np.interp(scores, self.knots, self.surprises)
+        high = scores > self.knots[-1]
+        if high.any():
+            excess = np.minimum(scores[high], 1e300) - self.knots[-1]
+            surprise[high] += _tail_surprise(excess / self.spread, self.shape)
+        return surprise
+
+    def score_at(self, surprise: Values) -> Values:
+        """Return the score of a surprise: undoes ``surprise`` from the lowest score seen upwards."""
+        score = np.interp(surprise, self.surprises, self.knots)
+        high = surprise > self.surprises[-1]
+        if high.any():
+            beyond = (surprise[high] - self.surprises[-1]) * LN10
+            score[high] += self.spread * (
+                np.expm1(beyond * self.shape) / self.shape if self.shape else beyond
+            )
+        return score
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """One target's scores under its line.
+
+    >>> body = learn(np.arange(1000.0), np.arange(1000) * 60, step_seconds=60, window=1, policy=Policy())
+    >>> line = draw([body], Threshold(method="quantile", value=0.1))
+    >>> Calibrated.of(body, line).anomaly_score(np.array([900.0])).round(2)
+    array([1.])
+    """
+
+    scale: Scale
+    line: float
+    """Surprise at the line."""
+
+    @classmethod
+    def of(cls, body: Json, line: Json) -> Calibrated:
+        """Return the calibration of one target under the line of its monitor."""
+        scale = Scale.of(body, line)
+        if "surprise" in line:
+            return cls(scale, line["surprise"])
+        at = (
+            body["dynamic"]
+            if line["method"] == "dynamic"
+            else body["mean"] + line["value"] * body["deviation"]
+        )
+        return cls(scale, max(float(scale.surprise(np.array([at]))[0]), MIN_LINE))
+
+    def surprise(self, scores: Values) -> Values:
+        """Return ``Scale.surprise``."""
+        return self.scale.surprise(scores)
+
+    def anomaly_score(self, scores: Values) -> Values:
+        """Return surprise over surprise at the line: 1 is the line; shape and NaN as in ``scores``."""
+        return self.scale.surprise(scores) / self.line
+
+    def line_score(self) -> float:
+        """Return the raw score at the line."""
+        return float(self.scale.score_at(np.array([self.line]))[0])
+
+
+def _tail_surprise(z: Values, shape: float) -> Values:
+    """Return -log10 of the generalised Pareto's survival, in logarithms so that it never ends."""
+    return np.log1p(shape * z) / (shape * LN10) if shape else z / LN10
+
+
+def _normaliser(body: Json, ratio: float) -> float:
+    """Return what one unit of excess is: the target's own mean excess, as far as it is known.
+
+    A handful of clusters does not tell, so the spread of the body, times what that ratio is over
+    the monitor, stands in for them.
+    """
+    floor = max(1e-3 * body["spread"], 1e-6 * abs(body["knots"][-1]), 1e-12)
+    own, typical = max(body["mean_excess"], floor), max(ratio * body["spread"], floor)
+    weight = body["clusters"] / (body["clusters"] + NORMALISER_WEIGHT)
+    return float(own**weight * typical ** (1.0 - weight))
+
+
+# -- what one target teaches --------------------------------------------------------
+
+
+def _regular(scores: Values, ts: Seconds, step_seconds: int, allowed: Flags | None) -> tuple[Values, Flags]:
+    """Return scores and gate on every step from the first to the last, so that a gap parts runs."""
+    if allowed is None:
+        allowed = np.ones(len(scores), dtype=np.bool_)
+    if len(ts) < 2 or ts[-1] - ts[0] == (len(ts) - 1) * step_seconds:
+        return scores.astype(np.float64), allowed
+    at = (ts - ts[0]) // step_seconds
+    score = np.full(int(at[-1]) + 1, np.nan)
+    passes = np.zeros(len(score), dtype=np.bool_)
+    score[at], passes[at] = scores, allowed
+    return score, passes
+
+
+def _body(known: Values) -> tuple[list[float], list[float]]:
+    """Return scores and surprises up to u, both strictly ascending.
+
+    u is the smallest score that at most ``TAIL_SHARE`` of the steps reach. With ties there may be
+    none; then it lies a hair above the highest, which one in n + 1 is allowed to pass.
+
+    Args:
+        known: sorted scores.
+    """
+    n = len(known)
+    at = known[np.minimum((n * (1.0 - np.array(BODY_SHARES))).astype(np.intp), n - 1)]
+    tail = np.searchsorted(known, known, side="left") >= n * (1.0 - TAIL_SHARE)
+    top = known[int(np.argmax(tail))] if tail.any() else known[-1]
+    knots = np.unique(np.append(at[at <= top], top))
+    share = (n - np.searchsorted(known, knots, side="left")) / n
+    if not tail.any():
+        hair = max(1e-6 * abs(top), 1e-3 * float(top - known[0]), 1e-12)
+        knots, share = np.append(knots, top + hair), np.append(share, 1.0 / (n + 1))
+    # Rounded to nine digits; knots that fall together then would not be strictly ascending.
+    short = np.array([_short(k) for k in knots])
+    keep = np.append(np.diff(short) > 0, True)
+    return short[keep].tolist(), [_short(x) for x in -np.log10(share[keep])]
+
+
+def _cluster_maxima(score: Values, level: float, window: int) -> Values:
+    """Return the highest score of every cluster of exceedances, highest first.
+
+    Exceedances with fewer than ``window`` steps between them share windows and are one cluster
+    (runs declustering: Coles 2001, 5.3.2).
+    """
+    above = np.flatnonzero(score >= level)
+    if len(above) == 0:
+        return np.empty(0)
+    first = np.concatenate(([0], np.flatnonzero(np.diff(above) >= max(window, 1)) + 1))
+    return np.sort(np.maximum.reduceat(score[above], first))[::-1]
+
+
+def _compressed(maxima: Values) -> list[list[float]]:
+    """Return at most ``MAX_MAXIMA`` values and how many maxima each stands for.
+
+    The upper half stands for itself, further down the middles of equal shares do.
+    """
+    if len(maxima) <= MAX_MAXIMA:
+        return [[_short(m) for m in maxima], [1.0] * len(maxima)]
+    half = MAX_MAXIMA // 2
+    rest = maxima[half:]
+    middles = ((np.arange(half) + 0.5) / half * len(rest)).astype(np.intp)
+    weights = [1.0] * half + [_short(len(rest) / half)] * half
+    return [[_short(m) for m in np.concatenate((maxima[:half], rest[middles]))], weights]
+
+
+def _alarm_curve(
+    score: Values, passes: Flags, u: float, window: int, policy: Policy, step_seconds: int
+) -> Json:
+    """Return, per score level, how many alarms and how many steps a line there would give."""
+    shown = np.where(passes & ~np.isnan(score), score, -np.inf)
+    levels = _levels(shown, u, window)
+    alarms = [len(shape_bounds(shown >= level, policy, step_seconds)[0]) for level in levels]
+    known = np.sort(score[~np.isnan(score)])
+    points = len(known) - np.searchsorted(known, levels, side="left")
+    return {"levels": levels, "alarms": alarms, "points": points.tolist()}
+
+
+def _levels(shown: Values, u: float, window: int) -> list[float]:
+    """Return at most ``MAX_LEVELS`` levels, ascending: the highest peaks, then shares up to a half."""
+    peaks = _cluster_maxima(shown, u, window)[:EXACT_LEVELS]
+    ordered = np.sort(shown[np.isfinite(shown)])[::-1]
+    if len(ordered) == 0:
+        return []
+    first = int(np.count_nonzero(ordered >= peaks[-1])) if len(peaks) else 1
+    last = max(first, int(np.ceil(len(shown) * MAX_LINE_SHARE)), 2)
+    ranks = np.unique(np.geomspace(first, last, MAX_LEVELS - len(peaks)).astype(np.intp))
+    chosen = np.concatenate((peaks, ordered[ranks[ranks <= len(ordered)] - 1]))
+    # A hair lower, so that rounding never lifts a level above the peak it belongs to.
+    return sorted({_short(level - 1e-8 * abs(level)) for level in chosen})
+
+
+def _hundman(score: Values) -> float:
+    """Return the score above which the rest looks calmest: Hundman et al. 2018 (arXiv 1802.04431), 3.2.
+
+    Departures: chosen once on the unseen scores, not per slice, so that no slice moves the line.
+    """
+    known = score[~np.isnan(score)]
+    mean, deviation = float(known.mean()), float(known.std())
+    best, chosen = -np.inf, mean + 3.0 * deviation
+    if deviation == 0:
+        return chosen
+    for z in np.arange(2.0, 12.5, 0.5):
+        level = mean + z * deviation
+        above = score > level
+        n_above = int(np.count_nonzero(above))
+        if n_above == 0:
+            break
+        calm = known[known <= level]
+        gain = (mean - calm.mean()) / mean if mean else 0.0
+        gain += (deviation - calm.std()) / deviation
+        value = gain / (n_above + len(run_bounds(above)[0]) ** 2)
+        if value > best:
+            best, chosen = value, level
+    return float(chosen)
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.9g}")
+
+
+# -- what they teach together -------------------------------------------------------
+
+
+def _fit_tail(bodies: Sequence[Json]) -> Json:
+    """Return shape and scale of the pooled normalised cluster maxima, and the ratio that normalises."""
+    ratio = _excess_ratio(bodies)
+    heights, weights = _pooled_maxima(bodies, ratio)
+    shape, scale = _pareto(heights, weights)
+    return {"shape": shape, "scale": scale, "ratio": ratio, "maxima": round(float(weights.sum()))}
+
+
+def _excess_ratio(bodies: Sequence[Json]) -> float:
+    """Return mean excess over spread of the body, typical of the bodies (.4 where none tells)."""
+    usable = [b for b in bodies if b["spread"] > 0 and b["mean_excess"] > 0]
+    logs = np.array([np.log(TYPICAL_RATIO)] + [np.log(b["mean_excess"] / b["spread"]) for b in usable])
+    weights = np.array([NORMALISER_WEIGHT] + [b["clusters"] for b in usable])
+    return float(np.exp((weights * logs).sum() / weights.sum()))
+
+
+def _pooled_maxima(bodies: Sequence[Json], ratio: float) -> tuple[Values, Values]:
+    """Return normalised maxima, ascending, and their weights; thinned to ``MAX_POOLED`` values."""
+    if not bodies:
+        return np.empty(0), np.empty(0)
+    heights = np.concatenate([np.asarray(b["maxima"][0]) / _normaliser(b, ratio) for b in bodies])
+    weights = np.concatenate([np.asarray(b["maxima"][1]) for b in bodies])
+    order = np.argsort(heights)
+    heights, weights = heights[order], weights[order]
+    if len(heights) <= MAX_POOLED:
+        return heights, weights
+    total = np.cumsum(weights)
+    middles = (np.arange(MAX_POOLED) + 0.5) / MAX_POOLED * total[-1]
+    return heights[np.searchsorted(total, middles)], np.full(MAX_POOLED, total[-1] / MAX_POOLED)
+
+
+def _pareto(heights: Values, weights: Values) -> tuple[float, float]:
+    """Return posterior means of shape and scale of the generalised Pareto.
+
+    On a grid, with the highest ``CENSORED_SHARE`` counted only as at least as high as the lowest
+    of them. Without data these are the prior's.
+    """
+    shapes, logs = np.arange(0.0, 1.201, 0.03), np.arange(-2.5, 2.501, 0.05)
+    fit = -0.5 * ((shapes - SHAPE_PRIOR[0]) / SHAPE_PRIOR[1])[:, None] ** 2
+    fit = fit - 0.5 * ((logs - SCALE_PRIOR[0]) / SCALE_PRIOR[1])[None, :] ** 2
+    if len(heights):
+        total = np.cumsum(weights)
+        cut = int(np.searchsorted(total, (1.0 - CENSORED_SHARE) * total[-1], side="right"))
+        seen, top = slice(0, cut), slice(cut, None)
+        fit = fit + _log_survival(heights[seen], weights[seen], shapes, logs, density=True)
+        if cut < len(heights):
+            fit = fit + _log_survival(heights[cut : cut + 1], weights[top].sum(keepdims=True), shapes, logs)
+    weight = np.exp(fit - fit.max())
+    weight /= weight.sum()
+    shape = float((weight.sum(axis=1) * shapes).sum())
+    # The scale that belongs to that shape: scale and shape trade off along a ridge.
+    near = np.exp(-0.5 * ((shapes - shape) / 0.03) ** 2)[:, None] * weight
+    return shape, float(np.exp((near.sum(axis=0) * logs).sum() / near.sum()))
+
+
+def _log_survival(
+    heights: Values, weights: Values, shapes: Values, logs: Values, *, density: bool = False
+) -> Values:
+    """Return the weighted sum of log-survivals, or log-densities, for every shape and scale."""
+    out = np.empty((len(shapes), len(logs)))
+    total = weights.sum()
+    z = heights[:, None] / np.exp(logs)
+    for row, shape in enumerate(shapes):
+        cost = weights @ (np.log1p(shape * z) / shape if shape else z)
+        out[row] = -cost * (1.0 + shape) - total * logs if density else -cost
+    return out
+
+
+# -- where the line is --------------------------------------------------------------
+
+
+def _alarm_line(bodies: Sequence[Json], tail: Json, threshold: Threshold) -> Json:
+    """Return the line at which the unseen scores give as many alarms as the budget asks for.
+
+    Raises:
+        BudgetError: no line below which more than half of the points lie gives so many.
+    """
+    weeks = sum(b["seconds"] for b in bodies) / WEEK
+    share = weeks / len(bodies) if threshold.per == "monitor" else weeks
+    asked = threshold.alarms_per_week * share
+    levels, alarms = _pooled_curve(bodies, tail, "alarms")
+    most = float(alarms.max(initial=0.0))
+    if most == 0.0:
+        # Nothing ever moved: any change is an alarm, so only the number of points says how rare one is.
+        return _line(np.log10(max(sum(b["n"] for b in bodies) / asked, 10.0)), threshold, asked, 0.0)
+    if asked > most:
+        raise BudgetError(
+            f"alarms_per_week of {threshold.alarms_per_week:g} needs a line that more than half of the "
+            f"normal points exceed; the largest possible is {most / share:.3g} per {threshold.per}"
+        )
+    placed = max(asked, min(MIN_ALARMS, most))
+    surprise = _solve(levels, alarms, placed) + np.log10(placed / asked)
+    return _line(surprise, threshold, asked, placed)
+
+
+def _quantile_line(bodies: Sequence[Json], tail: Json, threshold: Threshold) -> Json:
+    """Return the line that a share of the unseen points reaches.
+
+    Raises:
+        ValueError: the share is not between 0 and one half.
+    """
+    share = 0.001 if threshold.value is None else threshold.value
+    if not 0.0 < share < MAX_LINE_SHARE:
+        raise ValueError(f"quantile takes a contamination between 0 and {MAX_LINE_SHARE}, got {share:g}")
+    asked = share * sum(b["n"] for b in bodies)
+    levels, points = _pooled_curve(bodies, tail, "points")
+    most = float(points.max(initial=0.0))
+    if most == 0.0 or asked > most:
+        return _line(-np.log10(share), threshold, asked, 0.0)
+    placed = max(asked, min(MIN_ALARMS, most))
+    return _line(_solve(levels, points, placed) + np.log10(placed / asked), threshold, asked, placed)
+
+
+def _line(surprise: float, threshold: Threshold, asked: float, placed: float) -> Json:
+    return {
+        "method": threshold.method,
+        "surprise": _short(max(float(surprise), MIN_LINE)),
+        "evidence": {
+            "asked": _short(asked),
+            "placed_at": _short(placed),
+            "per": threshold.per,
+            "alarms_per_week": threshold.alarms_per_week,
+        },
+    }
+
+
+def _pooled_curve(bodies: Sequence[Json], tail: Json, what: str) -> tuple[Values, Values]:
+    """Return surprises, ascending, and how many alarms or points all bodies together have from there up.
+
+    Falling with surprise; only where fewer than half of the points lie above.
+    """
+    curves = [
+        (Scale.of(b, tail).surprise(np.asarray(b["levels"])), np.asarray(b[what], dtype=np.float64))
+        for b in bodies
+        if b["levels"]
+    ]
+    if not curves:
+        return np.empty(0), np.empty(0)
+    grid = np.unique(np.concatenate([x for x, _ in curves]))
+    grid = grid[grid > MIN_LINE]
+    if len(grid) > MAX_GRID:
+        # Every level near the top, where single alarms count, and an even choice of the others.
+        body = grid[np.linspace(0, len(grid) - MAX_GRID // 2, MAX_GRID // 2, endpoint=False).astype(np.intp)]
+        grid = np.concatenate((body, grid[-MAX_GRID // 2 :]))
+    count = np.zeros(len(grid))
+    for x, n in curves:
+        count += _count_at(grid, x, n)
+    return grid, np.maximum.accumulate(count[::-1])[::-1]
+
+
+def _count_at(grid: Values, x: Values, n: Values) -> Values:
+    """Return the count at every surprise of the grid: n_k at x_k, and between as even steps.
+
+    Between neighbouring levels that differ by one the count is that of the upper, exactly.
+    """
+    upper = np.searchsorted(x, grid, side="left")
+    n_up = np.append(n, 0.0)
+    inside = (upper > 0) & (upper < len(x))
+    k = upper[inside]
+    width = np.maximum(x[k] - x[k - 1], 1e-12)
+    rise = n[k - 1] - n[k]
+    rise = np.where(rise > 0, rise - 1.0, rise)
+    count = n_up[upper]
+    count[inside] += (x[k] - grid[inside]) / width * rise
+    return count
+
+
+def _solve(levels: Values, counts: Values, wanted: float) -> float:
+    """Return the highest surprise that still gives the count wanted, between steps on a log scale."""
+    last = np.append(np.diff(counts) < 0, True) & (counts > 0)
+    x, n = levels[last][::-1], np.log(counts[last][::-1])
+    return float(np.interp(np.log(wanted), n, x))
