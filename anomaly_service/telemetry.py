@@ -1,0 +1,200 @@
+"""What the daemon says of itself: log lines, Prometheus metrics, and whether it is healthy."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, TextIO
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from pipelines.records import Json
+
+_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^/\s]+(@)")
+
+RUN_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+"""Seconds: a tick takes less than one to a few, a night minutes."""
+
+
+class Telemetry:
+    """Metrics of one daemon, and when it was last seen at work.
+
+    Args:
+        stale_after_seconds: without a sign of life for longer, the daemon counts as stuck.
+        monotonic: clock in seconds.
+    """
+
+    def __init__(
+        self, *, stale_after_seconds: float = 60.0, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.stale_after_seconds = stale_after_seconds
+        self._monotonic = monotonic
+        self._last_beat = monotonic()
+        self._trouble = ""
+        self.registry = registry = CollectorRegistry()
+        self.points = Counter("anomaly_points_ingested", "New and corrected points", registry=registry)
+        self.scores = Counter("anomaly_scores_written", "Score rows written", registry=registry)
+        self.events = Counter("anomaly_events_appeared", "Events that appeared", registry=registry)
+        self.events_open = Gauge("anomaly_events_open", "Events that are still going on", registry=registry)
+        self.run_seconds = Histogram(
+            "anomaly_run_seconds",
+            "How long runs took",
+            ["kind", "state"],
+            buckets=RUN_BUCKETS,
+            registry=registry,
+        )
+        self.lag_seconds = Gauge(
+            "anomaly_run_lag_seconds", "How late the last run was claimed", ["kind"], registry=registry
+        )
+        self.leases_lost = Counter(
+            "anomaly_leases_lost", "Runs whose lease ended while they worked", registry=registry
+        )
+        self.worker_restarts = Counter(
+            "anomaly_worker_restarts", "Process pools replaced after a worker died", registry=registry
+        )
+        self.database_up = Gauge("anomaly_database_up", "1 while the database answers", registry=registry)
+
+    def beat(self) -> None:
+        """Note a sign of life: a loop went round, or a run at work kept its lease."""
+        self._last_beat = self._monotonic()
+
+    def database(self, trouble: str = "") -> None:
+        """Note that the database answered, or what it said instead."""
+        self._trouble = trouble
+        self.database_up.set(0 if trouble else 1)
+
+    def count(self, outcome: Mapping[str, Any]) -> None:
+        """Add up what a run's outcome says it did."""
+        self.points.inc(_total(outcome, ("new", "changed"), within="ingested"))
+        self.scores.inc(_total(outcome, ("rows",)))
+        self.events.inc(_total(outcome, ("appeared",)))
+
+    def health(self) -> tuple[bool, Json]:
+        """Return whether all is well, and what to show for it."""
+        idle = self._monotonic() - self._last_beat
+        body: Json = {"status": "ok", "seconds_since_last_loop": round(idle, 1)}
+        if self._trouble:
+            return False, {**body, "status": "failing", "reason": f"database: {self._trouble}"}
+        if idle > self.stale_after_seconds:
+            reason = f"no loop for {idle:.0f} s; expected one every {self.stale_after_seconds / 3:.0f} s"
+            return False, {**body, "status": "failing", "reason": reason}
+        return True, body
+
+
+def _total(outcome: Any, names: tuple[str, ...], within: str = "") -> float:
+    """Return the sum of the named numbers anywhere in an outcome, or only below the key ``within``."""
+    if isinstance(outcome, Mapping):
+        if within:
+            return sum(_total(v, names, "" if k == within else within) for k, v in outcome.items())
+        own = sum(v for k, v in outcome.items() if k in names and isinstance(v, int | float))
+        return own + sum(_total(v, names) for v in outcome.values())
+    if isinstance(outcome, list | tuple):
+        return sum(_total(each, names, within) for each in outcome)
+    return 0
+
+
+@contextmanager
+def serving(telemetry: Telemetry, host: str, port: int) -> Iterator[int]:
+    """Answer ``/metrics`` and ``/healthz`` while the context lasts; yield the port (0 picks one).
+
+    Raises:
+        OSError: the port is taken.
+    """
+    try:
+        server = ThreadingHTTPServer((host, port), _handler(telemetry))
+    except OSError as error:
+        raise OSError(
+            error.errno, f"cannot serve /metrics on {host}:{port}: {error.strerror}; choose another port"
+        ) from error
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _handler(telemetry: Telemetry) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/metrics":
+                self._answer(200, "text/plain; version=0.0.4", generate_latest(telemetry.registry))
+            elif self.path == "/healthz":
+                well, body = telemetry.health()
+                self._answer(200 if well else 503, "application/json", json.dumps(body).encode())
+            else:
+                self._answer(404, "text/plain", b"/metrics and /healthz are here\n")
+
+        def _answer(self, status: int, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing: a probe every few seconds would drown the log."""
+
+    return Handler
+
+
+def configure_logging(
+    *, as_json: bool | None = None, level: str = "INFO", stream: TextIO | None = None
+) -> None:
+    """Send every log line, ours and the libraries', to ``stream`` (stderr) in one format.
+
+    Args:
+        as_json: one JSON object per line; None where the stream is no terminal.
+    """
+    import structlog
+
+    out = stream or sys.stderr
+    as_json = not out.isatty() if as_json is None else as_json
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    renderer: Any = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=out.isatty())
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            hide_passwords,
+            renderer,
+        ],
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+
+
+def hide_passwords(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Replace the password of every URL in a log line."""
+    return {key: _hidden(value) for key, value in event.items()}
+
+
+def _hidden(value: Any) -> Any:
+    return _PASSWORD.sub(r"\1***\2", value) if isinstance(value, str) else value
