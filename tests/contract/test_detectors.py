@@ -1,0 +1,404 @@
+"""What every registered detector owes; a new one is held to it by being registered."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from detectors import registry
+from detectors.base import Density, Detector, Encodes, HasLogProb, NotFittedError, Windows
+
+WINDOW = 24
+POINTS = 1200
+BANK = 4
+HOUR = 12
+"""Steps of an hour, at a step of five minutes."""
+
+
+def _present(name: str) -> bool:
+    (entry,) = entry_points(group=registry.GROUP, name=name)
+    return importlib.util.find_spec(entry.module) is not None
+
+
+NAMES = [name for name in registry.names() if _present(name)]
+
+
+def series(n_targets: int, n_points: int, seed: int) -> Tensor:
+    """Normal data: a rhythm of 12 steps with correlated noise about it, unit scale, one channel."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(n_targets, n_points, generator=generator)
+    for t in range(1, n_points):
+        noise[:, t] += 0.5 * noise[:, t - 1]
+    phase = torch.arange(n_targets).unsqueeze(1) + torch.arange(n_points) * (2 * math.pi / 12)
+    return (1.2 * phase.sin() + 0.5 * noise).unsqueeze(2)
+
+
+def configured(cls: type[Detector], window: int = WINDOW, *, steps: int = 250, seed: int = 0) -> Detector:
+    """An unfitted detector; networks (those with ``steps``) train briefly."""
+    options = {"steps": steps} if "steps" in {field.name for field in fields(cls.Config)} else {}
+    return cls(cls.Config(window=window, seed=seed, **options))
+
+
+@pytest.fixture(scope="session", params=NAMES)
+def cls(request: pytest.FixtureRequest) -> type[Detector]:
+    return registry.get(request.param)
+
+
+@pytest.fixture(scope="session")
+def normal() -> Windows:
+    return Windows.of(series(BANK, POINTS, seed=1), WINDOW)
+
+
+@pytest.fixture(scope="session")
+def unseen() -> Windows:
+    return Windows.of(series(BANK, POINTS, seed=2), WINDOW, start=torch.full((BANK,), 10**6))
+
+
+@pytest.fixture(scope="session")
+def fitted(cls: type[Detector], normal: Windows) -> Detector:
+    return configured(cls).fit(normal)
+
+
+@pytest.fixture(scope="session")
+def small() -> Windows:
+    return Windows.of(series(3, 400, seed=3), WINDOW)
+
+
+@pytest.fixture(scope="session")
+def briefly(cls: type[Detector], small: Windows) -> Detector:
+    return configured(cls, steps=20).fit(small)
+
+
+def settled(detector: Detector, windows: Windows) -> Tensor:
+    """Mean score of every step over the windows that cover it, ``(n_targets, n_points)``."""
+    return averaged(detector.score(windows), windows.n_points)
+
+
+def averaged(per_window: Tensor, n_points: int) -> Tensor:
+    n_targets, n_windows, window = per_window.shape
+    total, count = torch.zeros(n_targets, n_points), torch.zeros(n_points)
+    for k in range(window):
+        total[:, k : k + n_windows] += per_window[:, :, k]
+        count[k : k + n_windows] += 1
+    return total / count
+
+
+def changed(windows: Windows, first: int, stop: int, change: Callable[[Tensor], Tensor]) -> Windows:
+    """The windows with another stretch of values."""
+    values = windows.series.clone()
+    values[:, first:stop] = change(values[:, first:stop])
+    return Windows.of(values, windows.window, start=windows.start)
+
+
+# -- score -----------------------------------------------------------------------------
+
+
+def test_a_score_has_one_finite_number_per_step(fitted: Detector, unseen: Windows) -> None:
+    scores = fitted.score(unseen)
+    assert scores.shape == (BANK, unseen.n_windows, WINDOW)
+    assert scores.isfinite().all()
+
+
+def test_a_score_is_finite_however_far_off_the_values_are(fitted: Detector, unseen: Windows) -> None:
+    absurd = changed(unseen, 600, 640, lambda x: x * 1e30)
+    assert fitted.score(absurd).isfinite().all()
+
+
+def _louder(x: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(4)
+    return x + 1.5 * torch.randn(x.shape, generator=generator)
+
+
+def _shuffled(x: Tensor) -> Tensor:
+    """The same values in an odd order: level and variance stay."""
+    return x[:, torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(5))]
+
+
+ANOMALIES: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
+    "spike": (2, lambda x: x + 7.0),
+    "level": (8 * HOUR, lambda x: x + 2.5),
+    "variance": (4 * HOUR, _louder),
+    "shape": (4 * HOUR, _shuffled),
+}
+
+
+@pytest.mark.parametrize("kind", ANOMALIES)
+def test_an_anomaly_outscores_normal_steps(fitted: Detector, unseen: Windows, kind: str) -> None:
+    if fitted.blind_to == kind:
+        assert kind in (type(fitted).__doc__ or ""), "the docstring gives the reason for being blind"
+        return
+    length, change = ANOMALIES[kind]
+    planted = changed(unseen, 600, 600 + length, change)
+    usual = settled(fitted, unseen).quantile(0.995, dim=1)
+    peak = settled(fitted, planted)[:, 600 : 600 + length].amax(1)
+    assert (peak > usual).all(), f"{kind}: peaks {peak.tolist()} against {usual.tolist()}"
+
+
+def test_a_spike_outscores_normal_steps_at_once(fitted: Detector, unseen: Windows) -> None:
+    planted = changed(unseen, 600, 602, lambda x: x + 7.0)
+    live = fitted.score(planted)[:, 600 - WINDOW + 1, -1]
+    usual = fitted.score(unseen)[:, :, -1].quantile(0.995, dim=1)
+    assert (live > usual).all(), f"{live.tolist()} against {usual.tolist()}"
+
+
+def test_a_detector_is_blind_to_at_most_one_kind(cls: type[Detector]) -> None:
+    assert cls.blind_to in {"", *ANOMALIES}
+
+
+def test_missing_steps_up_to_a_quarter_of_a_window_leave_it_a_score(
+    fitted: Detector, unseen: Windows
+) -> None:
+    hide = torch.zeros(BANK, POINTS, dtype=torch.bool)
+    hide[:, 600 : 600 + WINDOW // 4] = True
+    assert fitted.score(unseen.hidden(hide)).isfinite().all()
+    hide[:, 600 : 600 + WINDOW // 2] = True
+    scores = fitted.score(unseen.hidden(hide))
+    assert scores[:, 600 - WINDOW // 4].isnan().all()
+    assert scores[:, :550].isfinite().all()
+
+
+def test_what_stands_at_a_missing_step_does_not_matter(fitted: Detector, unseen: Windows) -> None:
+    hide = torch.zeros(BANK, POINTS, dtype=torch.bool)
+    hide[:, 600:604] = True
+    other = changed(unseen, 600, 604, lambda x: x + 50)
+    torch.testing.assert_close(fitted.score(unseen.hidden(hide)), fitted.score(other.hidden(hide)))
+
+
+# -- what a score may depend on ---------------------------------------------------------
+
+
+def test_a_score_does_not_depend_on_the_other_members_of_the_bank(fitted: Detector, unseen: Windows) -> None:
+    together = fitted.score(unseen)
+    for rows in ([3], [2, 0]):
+        apart = fitted.select(rows).score(unseen.select(rows))
+        torch.testing.assert_close(apart, together[rows], rtol=1e-4, atol=1e-4)
+
+
+def test_a_member_fitted_alone_is_the_member_fitted_in_a_bank(briefly: Detector, small: Windows) -> None:
+    alone = type(briefly)(briefly.config).fit(small.select([1]))
+    torch.testing.assert_close(
+        alone.score(small.select([1])), briefly.score(small)[[1]], rtol=1e-3, atol=1e-3
+    )
+
+
+def test_a_score_does_not_depend_on_the_slice_it_is_computed_in(fitted: Detector, unseen: Windows) -> None:
+    whole = fitted.score(unseen)
+    for first, stop in ((0, 1), (500, 700), (unseen.n_windows - 3, unseen.n_windows)):
+        part = fitted.score(unseen.span(first, stop))
+        torch.testing.assert_close(part, whole[:, first:stop], rtol=1e-4, atol=1e-4)
+
+
+def test_equal_seeds_give_equal_scores(briefly: Detector, small: Windows) -> None:
+    again = type(briefly)(briefly.config).fit(small)
+    torch.testing.assert_close(again.score(small), briefly.score(small), rtol=1e-5, atol=1e-5)
+    assert torch.equal(again.sample(3), briefly.sample(3))
+
+
+def test_the_input_stays_as_it_was(briefly: Detector, small: Windows) -> None:
+    windows = Windows.of(small.series.clone(), WINDOW)
+    windows.missing[:, 100:103] = True
+    before = [windows.series.clone(), windows.missing.clone(), windows.weight.clone()]
+    again = type(briefly)(briefly.config).fit(windows)
+    again.score(windows)
+    again.expect(windows)
+    for tensor, copy in zip((windows.series, windows.missing, windows.weight), before, strict=True):
+        assert torch.equal(tensor, copy)
+
+
+# -- state ------------------------------------------------------------------------------
+
+
+def test_a_bank_taken_apart_and_put_together_again_keeps_every_score(
+    fitted: Detector, unseen: Windows, tmp_path: Path
+) -> None:
+    banks = []
+    for row in (3, 1, 0, 2):
+        file = tmp_path / f"{row}.safetensors"
+        save_file({k: v.contiguous() for k, v in fitted.select([row]).state().items()}, file)
+        banks.append(type(fitted).load(fitted.config, load_file(file)))
+    stacked = type(fitted).stack(banks).select([2, 1, 3, 0])
+    torch.testing.assert_close(stacked.score(unseen), fitted.score(unseen), rtol=1e-4, atol=1e-4)
+
+
+def test_banks_of_different_configurations_are_not_stacked(briefly: Detector, cls: type[Detector]) -> None:
+    other = cls.load(configured(cls, seed=9).config, briefly.state())
+    with pytest.raises(ValueError, match="different configurations cannot be stacked"):
+        cls.stack([briefly, other])
+
+
+# -- cross-fit --------------------------------------------------------------------------
+
+
+def test_a_cross_fitted_bank_ignores_its_own_fold(cls: type[Detector], small: Windows) -> None:
+    detector = configured(cls, steps=20)
+    fold = ((torch.arange(small.n_points) // 40) % cls.folds).expand(small.n_targets, -1)
+    banks = detector.cross_fit(small, fold)
+    assert len(banks) == cls.folds
+    held = (fold[0] == 1).view(1, -1, 1)
+    other = Windows.of(torch.where(held, small.series * -3 + 5, small.series), WINDOW)
+    again = detector.cross_fit(other, fold)
+    torch.testing.assert_close(again[1].score(small), banks[1].score(small), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(again[0].score(small), banks[0].score(small), rtol=1e-4, atol=1e-4)
+
+
+# -- expect -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hours", [2, 12])
+def test_a_lasting_drop_lies_below_what_was_expected(fitted: Detector, unseen: Windows, hours: int) -> None:
+    """A drop of 10 % where the noise is 4 % of the level: 2.5 prepared units."""
+    first, stop = 600, 600 + hours * HOUR
+    dropped = changed(unseen, first, stop, lambda x: x - 2.5)
+    hide = torch.zeros(BANK, POINTS, dtype=torch.bool)
+    hide[:, first - WINDOW : stop + WINDOW] = True
+    around = dropped.hidden(hide).span(first - 2 * WINDOW, stop + WINDOW)
+    mean = averaged(fitted.expect(around).mean.squeeze(3), around.n_points)
+    below = dropped.series[:, first:stop, 0] < mean[:, 2 * WINDOW : 2 * WINDOW + stop - first]
+    assert (below.float().mean(1) >= 0.8).all(), below.float().mean(1).tolist()
+
+
+def test_what_is_expected_has_a_mean_and_perhaps_a_scale_for_every_step(
+    fitted: Detector, unseen: Windows
+) -> None:
+    few = unseen.span(0, 50)
+    expected = fitted.expect(few)
+    assert expected.mean.shape == few.values.shape
+    assert expected.mean.isfinite().all()
+    if expected.scale is not None:
+        assert expected.scale.shape == few.values.shape
+        assert (expected.scale > 0).all()
+
+
+# -- generation, density, representation ------------------------------------------------
+
+
+def test_samples_look_like_windows(fitted: Detector, normal: Windows) -> None:
+    samples = fitted.sample(400)
+    assert samples.shape == (BANK, 400, WINDOW, 1)
+    assert samples.isfinite().all()
+    for member in range(BANK):
+        drawn, real = samples[member], normal.values[member]
+        assert abs(drawn.mean() - real.mean()) < 0.35
+        assert 0.6 < drawn.std() / real.std() < 1.5
+
+
+def test_a_tractable_density_is_there_to_be_asked(fitted: Detector, unseen: Windows) -> None:
+    if fitted.density is Density.TRACTABLE:
+        assert isinstance(fitted, HasLogProb)
+    if isinstance(fitted, HasLogProb):
+        log_prob = fitted.log_prob(unseen)
+        assert log_prob.shape == (BANK, unseen.n_windows)
+        assert log_prob.isfinite().all()
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_a_tractable_density_integrates_to_one(cls: type[Detector], window: int) -> None:
+    if cls.density is not Density.TRACTABLE:
+        assert cls.density in set(Density)
+        return
+    detector = configured(cls, window).fit(Windows.of(series(2, 400, seed=6), window))
+    assert isinstance(detector, HasLogProb)
+    axis = torch.linspace(-9, 9, 2001 if window == 1 else 301)
+    grid = torch.cartesian_prod(*[axis] * window).view(-1, window)
+    laid = Windows.of(grid.reshape(1, -1, 1).repeat(2, 1, 1), window, start=torch.full((2,), 10**7))
+    density = detector.log_prob(laid)[:, ::window].exp()
+    total = density.to(torch.float64).sum(1) * float(axis[1] - axis[0]) ** window
+    torch.testing.assert_close(total, torch.ones(2, dtype=torch.float64), rtol=1e-2, atol=1e-2)
+
+
+def test_a_latent_is_finite(fitted: Detector, unseen: Windows) -> None:
+    if isinstance(fitted, Encodes):
+        latent = fitted.encode(unseen.span(0, 50))
+        assert latent.shape[:2] == (BANK, 50)
+        assert latent.isfinite().all()
+
+
+def test_a_detector_says_what_it_is(cls: type[Detector]) -> None:
+    assert cls.density in set(Density)
+    assert cls.family
+    assert cls.paper
+    assert "Departures" in (cls.__doc__ or "")
+
+
+# -- hostile input ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values",
+    [torch.zeros(2, 300, 1), torch.full((2, 300, 1), 3.0), torch.full((2, 300, 1), math.nan)],
+    ids=["zero", "constant", "all missing"],
+)
+def test_a_series_without_noise_survives(cls: type[Detector], values: Tensor) -> None:
+    windows = Windows.of(values, WINDOW)
+    detector = configured(cls, steps=5).fit(windows)
+    probe = Windows.of(series(2, 100, seed=7), WINDOW)
+    assert detector.score(probe).isfinite().all()
+    assert detector.expect(probe).mean.isfinite().all()
+    assert detector.sample(3).isfinite().all()
+
+
+@pytest.mark.parametrize("points", [WINDOW, WINDOW + 3])
+def test_a_tiny_series_survives(cls: type[Detector], points: int) -> None:
+    detector = configured(cls, steps=5).fit(Windows.of(series(2, points, seed=8), WINDOW))
+    assert detector.score(Windows.of(series(2, 100, seed=9), WINDOW)).isfinite().all()
+
+
+def test_a_member_without_training_windows_does_not_spoil_the_others(
+    cls: type[Detector], small: Windows
+) -> None:
+    weight = small.weight.clone()
+    weight[1] = 0
+    detector = configured(cls, steps=20).fit(small.weighted(weight))
+    scores = detector.score(small)
+    assert scores.isfinite().all()
+    whole = configured(cls, steps=20).fit(small).score(small)
+    torch.testing.assert_close(scores[[0, 2]], whole[[0, 2]], rtol=1e-3, atol=1e-3)
+
+
+def test_several_channels_are_scored_together(cls: type[Detector]) -> None:
+    two = torch.cat([series(2, 400, seed=10), series(2, 400, seed=11)], dim=2)
+    detector = configured(cls, steps=20).fit(Windows.of(two, WINDOW))
+    assert detector.score(Windows.of(two, WINDOW)).shape == (2, 400 - WINDOW + 1, WINDOW)
+    assert detector.sample(5).shape == (2, 5, WINDOW, 2)
+    with pytest.raises(ValueError, match=r"windows of 2 channels, got 1; score the channels"):
+        detector.score(Windows.of(two[:, :, :1], WINDOW))
+
+
+def test_an_unfitted_detector_says_how_to_fit_it(cls: type[Detector], small: Windows) -> None:
+    detector = configured(cls)
+    for use in (detector.score, detector.expect):
+        with pytest.raises(NotFittedError, match=r"not fitted; call fit\(windows\) or load"):
+            use(small)
+    with pytest.raises(NotFittedError, match="not fitted"):
+        detector.sample(1)
+    with pytest.raises(NotFittedError, match="not fitted"):
+        detector.state()
+
+
+def test_windows_of_another_length_are_refused(briefly: Detector, small: Windows) -> None:
+    longer = Windows.of(small.series, WINDOW + 1)
+    for use in (briefly.score, type(briefly)(briefly.config).fit):
+        with pytest.raises(ValueError, match=r"expected windows of 24 steps, got 25; .*same Config.window"):
+            use(longer)
+
+
+def test_windows_of_another_number_of_targets_are_refused(briefly: Detector, small: Windows) -> None:
+    with pytest.raises(ValueError, match=r"expected windows of 3 targets, got 2; use select"):
+        briefly.score(small.select([0, 1]))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_values_that_are_no_numbers_are_refused(bad: float) -> None:
+    values = series(1, 100, seed=12)
+    values[0, 50] = bad
+    with pytest.raises(ValueError, match=r"not marked missing; mark or drop them"):
+        Windows.of(values, WINDOW, missing=torch.zeros_like(values, dtype=torch.bool))
