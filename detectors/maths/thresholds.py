@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Errors = NDArray[np.float64]
-"""Scores of one series, shape ``(n,)``; higher is more anomalous, NaN where there is none."""
+"""Scores of one series from 0 up, shape ``(n,)``; higher is more anomalous, NaN where there is none."""
+
+LEAST = 1e-100
+"""Below this a mean or deviation counts as 0: nothing is relative to it."""
 
 Rule = Callable[[Errors], float]
 """From the errors of one window, all finite, to the value above which they are anomalous."""
@@ -99,7 +102,7 @@ def _gain(errors: Errors, threshold: float, mean: float, sd: float) -> float:
     if not above.any() or above.all():
         return -math.inf
     below = errors[~above]
-    fall = (mean - below.mean()) / mean + (sd - below.std()) / sd
+    fall = (mean - below.mean()) / max(mean, LEAST) + (sd - below.std()) / max(sd, LEAST)
     return float(fall / (above.sum() + len(_runs(above)) ** 2))
 
 
@@ -121,7 +124,7 @@ def runs_above(errors: Errors, rule: Rule, spans: Spans) -> list[Above]:
 def _in_window(window: Errors, rule: Rule, spans: Spans, offset: int) -> list[Above]:
     known = window[~np.isnan(window)]
     unit = float(known.mean() + known.std()) if len(known) else 0.0
-    if unit <= 0:
+    if unit <= LEAST:
         return []
     threshold = rule(known)
     filled = np.where(np.isnan(window), -np.inf, window)
