@@ -1,0 +1,133 @@
+"""Connections and transactions: one SQLAlchemy engine per database, the same on both."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection, Double, Engine, create_engine, event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
+
+from anomaly_service.errors import DatabaseUnavailableError
+
+SQLITE_PRAGMAS = (
+    "PRAGMA busy_timeout = 30000",  # milliseconds another writer may take before "database is locked"
+    "PRAGMA journal_mode = WAL",
+    # With WAL this survives a killed process; a power cut may cost the last commits, never the file.
+    "PRAGMA synchronous = NORMAL",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA cache_size = -32768",  # 32 MiB
+    "PRAGMA temp_store = MEMORY",
+)
+
+
+class db_now(GenericFunction[float]):  # noqa: N801
+    """The database's clock as epoch seconds, so that daemons on different machines agree."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(db_now, "sqlite")
+def _sqlite_now(element: Any, compiler: Any, **options: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(db_now, "postgresql")
+def _postgresql_now(element: Any, compiler: Any, **options: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+
+
+def normalise(url: str | URL) -> URL:
+    """Return the URL with the driver this service uses: psycopg 3 or the standard library's sqlite3.
+
+    Raises:
+        ValueError: another database, or an SQLite database without a file.
+    """
+    parsed = make_url(url)
+    backend = parsed.get_backend_name()
+    if backend in {"postgresql", "postgres"}:
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise ValueError(
+            f"expected a database URL sqlite:///file.db or postgresql://..., got {backend}://; "
+            "set `database:` in the config file"
+        )
+    if parsed.database in {None, "", ":memory:"}:
+        raise ValueError(
+            "expected a file, as in sqlite:///anomaly.db; a database in memory would be a different "
+            "one for every connection"
+        )
+    return parsed.set(drivername="sqlite")
+
+
+def make_engine(url: str | URL) -> Engine:
+    """Return an engine; nothing is connected yet."""
+    normal = normalise(url)
+    # A NaN inside JSON would be stored by SQLite and refused by PostgreSQL: refuse it on both.
+    dumps = partial(json.dumps, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+    if normal.get_backend_name() == "sqlite":
+        engine = create_engine(normal, json_serializer=dumps, connect_args={"timeout": 30.0})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return create_engine(normal, json_serializer=dumps, pool_pre_ping=True)
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
+    """Take transactions away from the driver, whose own begin late and lock later still."""
+    connection.isolation_level = None
+    for pragma in SQLITE_PRAGMAS:
+        connection.execute(pragma)
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Writers queue at their first statement, never half way, where SQLite could only give up."""
+    write = connection.get_execution_options().get("write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@contextmanager
+def transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
+    """Begin, then commit, or roll back when anything is raised.
+
+    Raises:
+        DatabaseUnavailableError: the connection failed or the database gave up; try again later.
+    """
+    try:
+        with engine.connect() as connection:
+            connection = connection.execution_options(write=write)
+            with connection.begin():
+                yield connection
+    except DatabaseUnavailableError:
+        raise
+    except Exception as error:
+        if _is_unavailable(error):
+            raise DatabaseUnavailableError(
+                f"the database {engine.url.render_as_string(hide_password=True)} did not answer as it "
+                f"should: {_reason(error)}; nothing of this transaction was stored, it can be repeated"
+            ) from error
+        raise
+
+
+def _is_unavailable(error: BaseException) -> bool:
+    """True for a failure of the connection or the server, not of what was asked."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    if isinstance(error, OperationalError | InterfaceError | sqlite3.OperationalError):
+        return True
+    return type(error).__module__.startswith("psycopg") and any(
+        base.__name__ in {"OperationalError", "InterfaceError"} for base in type(error).__mro__
+    )
+
+
+def _reason(error: BaseException) -> str:
+    original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    return str(original).strip().splitlines()[0] if str(original).strip() else type(original).__name__

@@ -1,0 +1,128 @@
+"""Bring a database to the schema of this release, or take it back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.engine import URL
+
+from anomaly_service.db import views
+from anomaly_service.db.engine import make_engine, transaction
+from anomaly_service.db.tables import HEAD
+from anomaly_service.errors import SchemaError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+_PARTITION = re.compile(r"(points|scores)_\d{6}")
+# Any number: one migration at a time per database, also when two daemons start together.
+_MIGRATION_LOCK = 7_236_001
+
+
+def migrate(url: str | URL, revision: str = "head") -> str:
+    """Upgrade the database to ``revision`` and return the revision it has now.
+
+    Runs in one transaction: a migration that fails leaves the database as it was.
+    """
+    from alembic import command
+
+    with _alembic(url) as (config, connection):
+        command.upgrade(config, revision)
+        return _finish(connection)
+
+
+def downgrade(url: str | URL, revision: str = "base") -> str:
+    """Take the database back to ``revision``; ``base`` leaves it without tables."""
+    from alembic import command
+
+    with _alembic(url) as (config, connection):
+        command.downgrade(config, revision)
+        return _finish(connection)
+
+
+def differences(url: str | URL) -> list[Any]:
+    """Return what alembic would change to make the database equal to the tables; empty when equal."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.runtime.migration import MigrationContext
+
+    from anomaly_service.db.tables import Base
+
+    engine = make_engine(url)
+    try:
+        with engine.connect() as connection:
+            options = {"compare_type": True, "include_name": is_ours}
+            return list(compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata))
+    finally:
+        engine.dispose()
+
+
+def current(connection: Connection) -> str:
+    """Return the revision of the database, empty where it has none."""
+    if not inspect(connection).has_table("alembic_version"):
+        return ""
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or ""
+
+
+def check_head(connection: Connection) -> None:
+    """Refuse a database of another release.
+
+    Raises:
+        SchemaError: the schema is missing, older or newer than this code.
+    """
+    found = current(connection)
+    if found == HEAD:
+        return
+    place = connection.engine.url.render_as_string(hide_password=True)
+    if not found:
+        raise SchemaError(f"the database {place} has no tables yet; run `anomaly migrate`")
+    if found > HEAD:
+        raise SchemaError(
+            f"the database {place} has schema {found}, this release knows {HEAD} at most; "
+            "install the release that migrated it, or a newer one"
+        )
+    raise SchemaError(
+        f"the database {place} has schema {found}, this release needs {HEAD}; run `anomaly migrate`"
+    )
+
+
+def is_ours(name: str | None, type_: str, parents: MutableMapping[Any, Any]) -> bool:
+    """False for the monthly partitions, which are created on demand and belong to no migration."""
+    return not (type_ == "table" and name is not None and _PARTITION.fullmatch(name))
+
+
+@contextmanager
+def _alembic(url: str | URL) -> Iterator[tuple[Config, Connection]]:
+    import migrations
+
+    engine = make_engine(url)
+    try:
+        with transaction(engine, write=True) as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            views.drop(connection)
+            yield _config(migrations.__path__[0], connection), connection
+    finally:
+        engine.dispose()
+
+
+def _config(scripts: str, connection: Connection) -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    # "%" starts an interpolation in the configuration format.
+    config.set_main_option("script_location", scripts.replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _finish(connection: Connection) -> str:
+    """Put the views back: they always fit the newest schema, so older ones go without."""
+    found = current(connection)
+    if found == HEAD:
+        views.create(connection)
+    return found

@@ -1,0 +1,128 @@
+"""Monitors as the config declares them, and the targets they score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from anomaly_service.db.sql import add, among, upsert
+from anomaly_service.db.tables import Monitor, Series, Target, TargetSeries
+from pipelines.records import Json, MonitorRow, TargetRow
+
+
+def rows(connection: Connection) -> list[MonitorRow]:
+    """Return all monitors by name, the disabled too."""
+    query = select(Monitor.id, Monitor.name, Monitor.config, Monitor.enabled).order_by(Monitor.name)
+    return [MonitorRow(*row) for row in connection.execute(query)]
+
+
+def sync(connection: Connection, wanted: dict[str, Json]) -> list[MonitorRow]:
+    """Make the monitors what the config says; return those it names, by name."""
+    _rename(connection, wanted)
+    upsert(
+        connection,
+        Monitor,
+        [{"name": name, "config": config, "enabled": True} for name, config in wanted.items()],
+        ["name"],
+    )
+    gone = [row.id for row in rows(connection) if row.name not in wanted and row.enabled]
+    connection.execute(update(Monitor).where(among(connection, Monitor.id, gone)).values(enabled=False))
+    return [row for row in rows(connection) if row.name in wanted]
+
+
+def _rename(connection: Connection, wanted: dict[str, Json]) -> None:
+    """Give rows their new names; ``renamed_from`` may stay in the config once it has done its work.
+
+    All leave their old names first, so that two monitors can change names with each other.
+    """
+    ids = {row.name: row.id for row in rows(connection)}
+    moves = {
+        name: ids[old]
+        for name, config in wanted.items()
+        if (old := config.get("renamed_from")) in ids and _takes_over(name, old, ids, wanted)
+    }
+    for prefix in ("renaming ", ""):
+        for name, id_ in moves.items():
+            connection.execute(update(Monitor).where(Monitor.id == id_).values(name=prefix + name))
+
+
+def _takes_over(name: str, old: str, ids: dict[str, int], wanted: dict[str, Json]) -> bool:
+    """True where the row of ``old`` becomes ``name``: always when ``name`` is free, or leaves as well."""
+    if name == old:
+        return False
+    if name not in ids:
+        return True
+    return any(config.get("renamed_from") == name and other == old for other, config in wanted.items())
+
+
+def sync_targets(
+    connection: Connection, monitor_id: int, wanted: Sequence[tuple[str, tuple[int, ...]]]
+) -> list[TargetRow]:
+    """Add targets whose key is new; one that exists keeps the series it was made of."""
+    known = set(connection.scalars(select(Target.key).where(Target.monitor_id == monitor_id)))
+    new = {key: tuple(int(one) for one in ids) for key, ids in wanted if key not in known}
+    if new:
+        rows = [{"monitor_id": monitor_id, "key": key} for key in new]
+        add(connection, Target, rows, ["monitor_id", "key"])
+        _add_members(connection, monitor_id, new)
+    return targets(connection, monitor_id)
+
+
+def _add_members(connection: Connection, monitor_id: int, new: dict[str, tuple[int, ...]]) -> None:
+    query = select(Target.id, Target.key).where(
+        Target.monitor_id == monitor_id, among(connection, Target.key, new)
+    )
+    members = [
+        {"target_id": target_id, "position": position, "series_id": series_id}
+        for target_id, key in connection.execute(query)
+        for position, series_id in enumerate(new[key])
+    ]
+    add(connection, TargetSeries, members, ["target_id", "position"])
+
+
+def targets(connection: Connection, monitor_id: int) -> list[TargetRow]:
+    """Return the monitor's targets by key; step and time zone are those of the first series."""
+    query = (
+        select(Target, TargetSeries.series_id, Series.step_seconds, Series.timezone, Series.delay_seconds)
+        .join_from(Target, TargetSeries, TargetSeries.target_id == Target.id)
+        .join(Series, Series.id == TargetSeries.series_id)
+        .where(Target.monitor_id == monitor_id)
+        .order_by(Target.key, Target.id, TargetSeries.position)
+    )
+    members: dict[int, list[Any]] = {}
+    for row in connection.execute(query):
+        members.setdefault(row.id, []).append(row)
+    return [_target(rows) for rows in members.values()]
+
+
+def _target(members: Sequence[Any]) -> TargetRow:
+    """Return the target of these rows, one per series; it is as late as the latest of them."""
+    first = members[0]
+    return TargetRow(
+        id=first.id,
+        monitor_id=first.monitor_id,
+        key=first.key,
+        series_ids=tuple(row.series_id for row in members),
+        step_seconds=first.step_seconds,
+        timezone=first.timezone,
+        delay_seconds=max(row.delay_seconds for row in members),
+        scored_until=first.scored_until,
+        settled_until=first.settled_until,
+    )
+
+
+def advance(connection: Connection, column: str, until: dict[int, int]) -> None:
+    """Move a watermark of targets forward, never back."""
+    if not until:
+        return
+    rows = [{"id": int(id_), "until": int(ts)} for id_, ts in sorted(until.items())]
+    statement = _ADVANCE[connection.dialect.name].replace("watermark", column)
+    connection.exec_driver_sql(statement, rows)
+
+
+_ADVANCE = {
+    "sqlite": "UPDATE target SET watermark = max(coalesce(watermark, :until), :until) WHERE id = :id",
+    "postgresql": "UPDATE target SET watermark = greatest(watermark, %(until)s::bigint) WHERE id = %(id)s",
+}

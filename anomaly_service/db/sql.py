@@ -1,0 +1,48 @@
+"""SQL that both databases understand, where SQLAlchemy alone does not write it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ARRAY, ColumnElement, Connection, any_, func, literal, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import InstrumentedAttribute
+
+AnyColumn = ColumnElement[Any] | InstrumentedAttribute[Any]
+
+
+def among(connection: Connection, column: AnyColumn, values: Iterable[Any]) -> ColumnElement[bool]:
+    """Return ``column IN values`` with one bound parameter, however many values there are.
+
+    SQLite takes 32,766 parameters at most and SQLAlchemy needs a millisecond for every hundred.
+    """
+    listed = list(values)
+    if connection.dialect.name == "sqlite":
+        each = func.json_each(json.dumps(listed)).table_valued("value")
+        return column.in_(select(each.c.value))
+    return column == any_(literal(listed, ARRAY(column.type)))
+
+
+def upsert(
+    connection: Connection, table: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]
+) -> None:
+    """Insert rows; where one with equal ``keys`` stands, replace its other columns."""
+    if not rows:
+        return
+    statement = _insert(connection, table)
+    changed = {name: statement.excluded[name] for name in rows[0] if name not in keys}
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed), list(rows))
+
+
+def add(connection: Connection, table: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
+    """Insert the rows whose ``keys`` do not stand yet; return how many, where there is one row."""
+    if not rows:
+        return 0
+    statement = _insert(connection, table).on_conflict_do_nothing(index_elements=keys)
+    return connection.execute(statement, list(rows)).rowcount
+
+
+def _insert(connection: Connection, table: Any) -> sqlite.Insert | postgresql.Insert:
+    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)

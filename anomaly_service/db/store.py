@@ -1,0 +1,293 @@
+"""The store of ``pipelines.store`` on SQLite or PostgreSQL: one method, one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, Self
+
+import numpy as np
+from sqlalchemy import Connection
+from sqlalchemy.engine import URL
+
+from anomaly_service.db import events, migrate, monitors, points, queries, runs, versions
+from anomaly_service.db.bulk import Bulk, SqliteBulk
+from anomaly_service.db.engine import make_engine, transaction
+from pipelines.records import (
+    CalibrationRow,
+    Claim,
+    Event,
+    Json,
+    LineRow,
+    MonitorRow,
+    PointBlock,
+    RunKind,
+    RunState,
+    ScoreBlock,
+    SeriesRow,
+    TargetRow,
+    Verdict,
+    VersionRow,
+)
+from pipelines.store import Batch, Ingest, Ingested, NewVersion
+
+
+class SqlStore:
+    """Storage in one SQL database; safe to share between threads.
+
+    Args:
+        url: ``sqlite:///file.db`` or ``postgresql://...``.
+        max_attempts: how often a run may be claimed before it counts as failed.
+
+    Raises:
+        SchemaError: the database was not migrated to this release.
+    """
+
+    def __init__(self, url: str | URL, *, max_attempts: int = 3) -> None:
+        self.engine = make_engine(url)
+        self.max_attempts = max_attempts
+        self._bulk: Bulk = _bulk(self.engine.dialect.name)
+        with self._read() as connection:
+            migrate.check_head(connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with transaction(self.engine, write=False) as connection:
+            yield connection
+
+    @contextmanager
+    def _write(self, claim: Claim | None = None) -> Iterator[Connection]:
+        """A write transaction, which a lost claim cannot begin."""
+        with transaction(self.engine, write=True) as connection:
+            runs.check(connection, claim)
+            yield connection
+
+    # series and points
+
+    def progress(self, source: str) -> dict[str, Json]:
+        """Return the source's own memory, by key."""
+        with self._read() as connection:
+            return points.progress(connection, source)
+
+    def ingest(self, batch: Ingest) -> Ingested:
+        """Store series, points and progress of a batch; values that are not finite count as rejected."""
+        self._bulk.make_room(self.engine, "points", batch.points.ts[np.isfinite(batch.points.value)])
+        with self._write() as connection:
+            return points.ingest(connection, self._bulk, batch)
+
+    def series(self, source: str | None = None) -> list[SeriesRow]:
+        """Return the series of one source, or all, by key."""
+        with self._read() as connection:
+            return points.rows(connection, source)
+
+    def points(self, series_ids: Sequence[int], start: int, stop: int) -> PointBlock:
+        """Return the points of these series in the half-open span, sorted by series and time."""
+        with self._read() as connection:
+            return self._bulk.read_points(connection, series_ids, start, stop)
+
+    def delete_points_before(self, ts: int) -> int:
+        """Delete points before this time; return how many."""
+        with self._write() as connection:
+            deleted = self._bulk.delete_before(connection, "points", ts)
+            if deleted:
+                points.forget_first(connection, ts)
+            return deleted
+
+    # monitors and targets
+
+    def sync_monitors(self, wanted: dict[str, Json]) -> list[MonitorRow]:
+        """Make the monitors what the config says; return those it names, by name."""
+        with self._write() as connection:
+            return monitors.sync(connection, wanted)
+
+    def monitors(self) -> list[MonitorRow]:
+        """Return every monitor by name, the disabled too."""
+        with self._read() as connection:
+            return monitors.rows(connection)
+
+    def sync_targets(
+        self, monitor_id: int, targets: Sequence[tuple[str, tuple[int, ...]]]
+    ) -> list[TargetRow]:
+        """Add targets whose key is new; return all of the monitor's, by key."""
+        with self._write() as connection:
+            return monitors.sync_targets(connection, monitor_id, targets)
+
+    def targets(self, monitor_id: int) -> list[TargetRow]:
+        """Return the monitor's targets, by key."""
+        with self._read() as connection:
+            return monitors.targets(connection, monitor_id)
+
+    # versions, calibrations, lines
+
+    def add_versions(self, claim: Claim | None, versions_: Sequence[NewVersion]) -> list[VersionRow]:
+        """Store fits; one that exists for (target, train_stop, detector, config) is returned as stored."""
+        with self._write(claim) as connection:
+            return versions.add(connection, versions_)
+
+    def versions(self, target_ids: Sequence[int], *, every: bool = False) -> list[VersionRow]:
+        """Return the accepted versions of these targets (``every``: also candidates and failed)."""
+        with self._read() as connection:
+            return versions.rows(connection, target_ids, every=every)
+
+    def weights(self, weights_ids: Iterable[int]) -> dict[int, bytes]:
+        """Return safetensors bytes by id."""
+        with self._read() as connection:
+            return versions.weights(connection, weights_ids)
+
+    def add_calibrations(self, claim: Claim | None, rows: Sequence[CalibrationRow]) -> None:
+        """Append calibrations; one with the same version, mode and valid_from is replaced."""
+        with self._write(claim) as connection:
+            versions.add_calibrations(connection, rows)
+
+    def calibrations(self, version_ids: Sequence[int]) -> list[CalibrationRow]:
+        """Return the calibrations of these versions by version, mode and time."""
+        with self._read() as connection:
+            return versions.calibrations(connection, version_ids)
+
+    def add_lines(self, claim: Claim | None, lines: Sequence[LineRow]) -> None:
+        """Append lines; one with the same monitor, target, mode and valid_from is replaced."""
+        with self._write(claim) as connection:
+            versions.add_lines(connection, lines)
+
+    def lines(self, monitor_id: int) -> list[LineRow]:
+        """Return the monitor's lines by target, mode and time."""
+        with self._read() as connection:
+            return versions.lines(connection, monitor_id)
+
+    def prune_versions(self, keep: int, before: int) -> int:
+        """Delete all but the newest ``keep`` versions per target that nothing from ``before`` on needs."""
+        with self._write() as connection:
+            return versions.prune(connection, keep, before)
+
+    # scores and events
+
+    def commit(self, claim: Claim | None, batch: Batch) -> list[Event]:
+        """Write scores, event changes and watermarks in one transaction; return the events that differ.
+
+        Raises:
+            LostClaimError: the lease of the claim lapsed or its fence is not the run's any more.
+            StaleEventsError: an event in ``batch.expect`` has another revision, or a new event lies
+                over one that is neither in ``expect`` nor changed.
+            ReviewedEventError: a reviewed or added event would become outdated.
+        """
+        if batch.scores is not None:
+            self._bulk.make_room(self.engine, "scores", batch.scores.ts)
+        with self._write(claim) as connection:
+            changed = events.apply(connection, batch.changes, batch.expect, claim.run_id if claim else None)
+            if batch.scores is not None and len(batch.scores.ts):
+                self._bulk.upsert_scores(connection, batch.scores)
+            monitors.advance(connection, "scored_until", batch.scored_until)
+            monitors.advance(connection, "settled_until", batch.settled_until)
+            return changed
+
+    def scores(self, target_ids: Sequence[int], start: int, stop: int) -> ScoreBlock:
+        """Return the stored scores of these targets in the half-open span, sorted by target and time."""
+        with self._read() as connection:
+            return self._bulk.read_scores(connection, target_ids, start, stop)
+
+    def delete_scores_before(self, ts: int) -> int:
+        """Delete scores before this time; return how many."""
+        with self._write() as connection:
+            return self._bulk.delete_before(connection, "scores", ts)
+
+    def events(self, target_ids: Sequence[int], start: int, stop: int) -> list[Event]:
+        """Return events, whatever their status but ``merged_into``, that overlap the span."""
+        with self._read() as connection:
+            return events.overlapping(connection, target_ids, start, stop)
+
+    def review(
+        self,
+        event_id: int,
+        verdict: Verdict,
+        *,
+        cause: str = "",
+        comment: str = "",
+        by: str = "",
+        start: int | None = None,
+        end: int | None = None,
+    ) -> int:
+        """Append a review and return its id; moved borders win in the views.
+
+        Raises:
+            UnknownEventError: there is no such event, or it was merged into another.
+        """
+        with self._write() as connection:
+            return events.review(
+                connection, event_id, verdict, cause=cause, comment=comment, by=by, start=start, end=end
+            )
+
+    def revisions(self, event_id: int) -> list[Json]:
+        """Return every revision of an event, the oldest first."""
+        with self._read() as connection:
+            return events.revisions(connection, event_id)
+
+    def reviews(self, event_id: int) -> list[Json]:
+        """Return every review of an event, the oldest first."""
+        with self._read() as connection:
+            return events.reviews(connection, event_id)
+
+    # runs
+
+    def schedule(self, kind: RunKind, monitor_id: int | None, scheduled_for: datetime) -> bool:
+        """Add a waiting run; False where (kind, monitor, scheduled_for) exists already."""
+        with self._write() as connection:
+            return runs.schedule(connection, kind, monitor_id, scheduled_for)
+
+    def claim(self, owner: str, lease_seconds: float, kinds: Sequence[RunKind] = ()) -> Claim | None:
+        """Take the oldest run that waits or whose lease lapsed, unless its monitor is being worked on."""
+        with self._write() as connection:
+            return runs.claim(connection, owner, lease_seconds, kinds, self.max_attempts)
+
+    def heartbeat(self, claim: Claim, lease_seconds: float) -> None:
+        """Extend the lease.
+
+        Raises:
+            LostClaimError: it lapsed already.
+        """
+        with self._write() as connection:
+            runs.heartbeat(connection, claim, lease_seconds)
+
+    def finish(self, claim: Claim, state: RunState, outcome: Json, error: str = "") -> None:
+        """End a run; ``WAITING`` asks for another attempt, until ``max_attempts`` make it failed."""
+        with self._write() as connection:
+            runs.finish(connection, claim, state, outcome, error, self.max_attempts)
+
+    def give_back(self, claim: Claim) -> None:
+        """Make the run waiting again without counting the attempt."""
+        with self._write() as connection:
+            runs.give_back(connection, claim)
+
+    def last_run(self, kind: RunKind, monitor_id: int | None = None) -> datetime | None:
+        """Return the newest time for which such a run was scheduled, whatever became of it."""
+        with self._read() as connection:
+            return runs.last(connection, kind, monitor_id)
+
+    # what people see
+
+    def rows(
+        self,
+        view: str,
+        where: Mapping[str, Any] | None = None,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+    ) -> list[Json]:
+        """Return rows of a public view as plain values; see ``anomaly_service.db.queries``."""
+        with self._read() as connection:
+            return queries.rows(connection, view, where or {}, since=since, until=until, limit=limit)
+
+
+def _bulk(dialect: str) -> Bulk:
+    return SqliteBulk()

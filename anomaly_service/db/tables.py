@@ -1,0 +1,303 @@
+"""Every table of the database, typed.
+
+Times are epoch seconds, UTC: whole (`BigInteger`) where they are data time, doubles where they are
+wall-clock moments of the database. The views of ``views.sql`` turn them into timestamps.
+
+``points`` and ``scores`` carry no foreign keys: checking one costs PostgreSQL more than the rest of a
+bulk insert together, and their only writer creates the series and targets in the same transaction.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+HEAD = "0001"
+"""The revision of ``migrations/`` that this code reads and writes; a test compares both."""
+
+Searchable = JSON().with_variant(JSONB(), "postgresql")
+"""JSON that people query (labels, cards); what only pipelines read stays text, which loads faster."""
+
+BigId = BigInteger().with_variant(Integer(), "sqlite")
+"""SQLite numbers rows by itself only for a key declared INTEGER."""
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Source(Base):
+    """Where points come from, and what became of the rows."""
+
+    __tablename__ = "source"
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    points_new: Mapped[int] = mapped_column(BigInteger, default=0)
+    points_changed: Mapped[int] = mapped_column(BigInteger, default=0)
+    rows_rejected: Mapped[int] = mapped_column(BigInteger, default=0)
+    last_batch_at: Mapped[float | None] = mapped_column(Double)
+
+
+class SourceProgress(Base):
+    """The source's own memory: a file's digest and bytes consumed, a watermark."""
+
+    __tablename__ = "source_progress"
+
+    source: Mapped[str] = mapped_column(Text, primary_key=True)
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    value: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class Series(Base):
+    """``last_ts`` only grows, also when retention deletes points: nothing was ever stored beyond it."""
+
+    __tablename__ = "series"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    key: Mapped[str] = mapped_column(Text, unique=True)
+    metric: Mapped[str] = mapped_column(Text)
+    labels: Mapped[dict[str, str]] = mapped_column(Searchable)
+    source: Mapped[str] = mapped_column(Text)
+    step_seconds: Mapped[int] = mapped_column(Integer)
+    delay_seconds: Mapped[int] = mapped_column(Integer)
+    timezone: Mapped[str] = mapped_column(Text)
+    first_ts: Mapped[int | None] = mapped_column(BigInteger)
+    last_ts: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class Point(Base):
+    __tablename__ = "points"
+    __table_args__ = {"sqlite_with_rowid": False, "postgresql_partition_by": "RANGE (ts)"}  # noqa: RUF012
+
+    series_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    ts: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    value: Mapped[float] = mapped_column(Double)
+
+
+class Monitor(Base):
+    __tablename__ = "monitor"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(Text, unique=True)
+    config: Mapped[dict[str, Any]] = mapped_column(Searchable)
+    enabled: Mapped[bool]
+
+
+class Target(Base):
+    """What a monitor scores. A target belongs to exactly one monitor, so ``target_id`` implies it."""
+
+    __tablename__ = "target"
+    __table_args__ = (UniqueConstraint("monitor_id", "key"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    monitor_id: Mapped[int] = mapped_column(ForeignKey("monitor.id"))
+    key: Mapped[str] = mapped_column(Text)
+    scored_until: Mapped[int | None] = mapped_column(BigInteger)
+    settled_until: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class TargetSeries(Base):
+    __tablename__ = "target_series"
+
+    target_id: Mapped[int] = mapped_column(ForeignKey("target.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
+
+
+class Weights(Base):
+    """Safetensors bytes of one bank member; versions of one group share a row."""
+
+    __tablename__ = "weights"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class ModelVersion(Base):
+    """``config_key`` is a digest of ``config``: what makes a repeated fit the same version."""
+
+    __tablename__ = "model_version"
+    __table_args__ = (UniqueConstraint("target_id", "train_stop", "detector", "config_key"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    target_id: Mapped[int] = mapped_column(ForeignKey("target.id"))
+    detector: Mapped[str] = mapped_column(Text)
+    train_start: Mapped[int] = mapped_column(BigInteger)
+    train_stop: Mapped[int] = mapped_column(BigInteger)
+    recipe: Mapped[dict[str, Any]] = mapped_column(JSON)
+    config: Mapped[dict[str, Any]] = mapped_column(Searchable)
+    config_key: Mapped[str] = mapped_column(Text)
+    weights_id: Mapped[int] = mapped_column(ForeignKey("weights.id"), index=True)
+    status: Mapped[str] = mapped_column(Text)
+    card: Mapped[dict[str, Any]] = mapped_column(Searchable)
+    created_at: Mapped[float] = mapped_column(Double)
+
+
+class Calibration(Base):
+    __tablename__ = "calibration"
+
+    version_id: Mapped[int] = mapped_column(
+        ForeignKey("model_version.id", ondelete="CASCADE"), primary_key=True
+    )
+    mode: Mapped[str] = mapped_column(Text, primary_key=True)
+    valid_from: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    body: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[float] = mapped_column(Double)
+
+
+class Line(Base):
+    """``target_id`` 0 stands for the whole monitor, as a key cannot hold NULL."""
+
+    __tablename__ = "line"
+
+    monitor_id: Mapped[int] = mapped_column(ForeignKey("monitor.id"), primary_key=True)
+    target_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    mode: Mapped[str] = mapped_column(Text, primary_key=True)
+    valid_from: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    body: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[float] = mapped_column(Double)
+
+
+class Score(Base):
+    """Raw and anomaly score of a target's step, live and settled side by side; NULL means none.
+
+    The columns stand in this order because PostgreSQL aligns a double to eight bytes: two four-byte
+    ids together need no padding.
+    """
+
+    __tablename__ = "scores"
+    __table_args__ = {"sqlite_with_rowid": False, "postgresql_partition_by": "RANGE (ts)"}  # noqa: RUF012
+
+    target_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    version_id: Mapped[int] = mapped_column(Integer)
+    ts: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    live: Mapped[float | None] = mapped_column(Double)
+    live_anomaly: Mapped[float | None] = mapped_column(Double)
+    settled: Mapped[float | None] = mapped_column(Double)
+    settled_anomaly: Mapped[float | None] = mapped_column(Double)
+
+
+class EventTable(Base):
+    """A stored interval with its identity, its latest review beside it.
+
+    ``review_id`` names the review that counts: the newest. ``start_ts`` and ``end_ts`` are what the
+    detector says, ``review_start`` and ``review_end`` where the reviewer moved a border.
+    """
+
+    __tablename__ = "event"
+    __table_args__ = (
+        Index(None, "target_id", "start_ts"),
+        CheckConstraint("end_ts >= start_ts", name="ends_after_start"),
+        CheckConstraint(
+            "status <> 'outdated' OR (review_id IS NULL AND NOT added)", name="reviewed_is_never_outdated"
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    target_id: Mapped[int] = mapped_column(ForeignKey("target.id"))
+    kind: Mapped[str] = mapped_column(Text)
+    start_ts: Mapped[int] = mapped_column(BigInteger)
+    end_ts: Mapped[int] = mapped_column(BigInteger)
+    n_points: Mapped[int] = mapped_column(Integer)
+    peak_ts: Mapped[int] = mapped_column(BigInteger)
+    peak_score: Mapped[float] = mapped_column(Double)
+    mean_score: Mapped[float] = mapped_column(Double)
+    direction: Mapped[str] = mapped_column(Text)
+    y_at_peak: Mapped[float | None] = mapped_column(Double)
+    yhat_at_peak: Mapped[float | None] = mapped_column(Double)
+    impact: Mapped[float | None] = mapped_column(Double)
+    reaches_now: Mapped[bool]
+    version_id: Mapped[int | None] = mapped_column(
+        ForeignKey("model_version.id", ondelete="SET NULL"), index=True
+    )
+    status: Mapped[str] = mapped_column(Text)
+    first_detected_at: Mapped[int] = mapped_column(BigInteger)
+    merged_into: Mapped[int | None] = mapped_column(ForeignKey("event.id"))
+    added: Mapped[bool]
+    revision: Mapped[int] = mapped_column(Integer)
+    updated_at: Mapped[float] = mapped_column(Double)
+    review_id: Mapped[int | None] = mapped_column(BigInteger)
+    review_verdict: Mapped[str | None] = mapped_column(Text)
+    review_cause: Mapped[str | None] = mapped_column(Text)
+    review_start: Mapped[int | None] = mapped_column(BigInteger)
+    review_end: Mapped[int | None] = mapped_column(BigInteger)
+    reviewed_at: Mapped[float | None] = mapped_column(Double)
+
+
+class EventRevision(Base):
+    """Append-only (triggers refuse UPDATE and DELETE): every change of an event, with run and reason."""
+
+    __tablename__ = "event_revision"
+
+    event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), primary_key=True)
+    revision: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    run_id: Mapped[int | None] = mapped_column(BigInteger)
+    at: Mapped[float] = mapped_column(Double)
+    why: Mapped[str] = mapped_column(Text)
+    before: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    after: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class Review(Base):
+    """Append-only (triggers refuse UPDATE and DELETE): one person's verdict on an event."""
+
+    __tablename__ = "review"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), index=True)
+    verdict: Mapped[str] = mapped_column(Text)
+    cause: Mapped[str] = mapped_column(Text)
+    comment: Mapped[str] = mapped_column(Text)
+    by: Mapped[str] = mapped_column(Text)
+    start_ts: Mapped[int | None] = mapped_column(BigInteger)
+    end_ts: Mapped[int | None] = mapped_column(BigInteger)
+    at: Mapped[float] = mapped_column(Double)
+
+
+class Run(Base):
+    """One scheduled piece of work. ``monitor_key`` is ``monitor_id`` or 0, as NULLs are never equal."""
+
+    __tablename__ = "run"
+    __table_args__ = (
+        UniqueConstraint("kind", "monitor_key", "scheduled_for"),
+        Index(None, "state", "scheduled_for"),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    kind: Mapped[str] = mapped_column(Text)
+    monitor_id: Mapped[int | None] = mapped_column(ForeignKey("monitor.id"))
+    monitor_key: Mapped[int] = mapped_column(Integer)
+    scheduled_for: Mapped[float] = mapped_column(Double)
+    state: Mapped[str] = mapped_column(Text)
+    owner: Mapped[str] = mapped_column(Text)
+    fence: Mapped[int] = mapped_column(Integer)
+    attempts: Mapped[int] = mapped_column(Integer)
+    lease_until: Mapped[float | None] = mapped_column(Double)
+    created_at: Mapped[float] = mapped_column(Double)
+    started_at: Mapped[float | None] = mapped_column(Double)
+    finished_at: Mapped[float | None] = mapped_column(Double)
+    outcome: Mapped[dict[str, Any] | None] = mapped_column(Searchable)
+    error: Mapped[str] = mapped_column(Text)

@@ -1,0 +1,235 @@
+"""Model versions with their weights and calibrations, and the lines of monitors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, delete, exists, func, insert, or_, select
+
+from anomaly_service.db.engine import db_now
+from anomaly_service.db.sql import among, upsert
+from anomaly_service.db.tables import Calibration, EventTable, Line, ModelVersion, Score, Weights
+from pipelines.records import CalibrationRow, Json, LineRow, Mode, VersionRow
+from pipelines.store import NewVersion
+
+CHUNK = 256
+"""Weights per statement: 16 MiB at the 64 KiB that a default version may have."""
+
+Key = tuple[int, int, str, str]
+"""What makes two fits the same version: target, end of training, detector, digest of its config."""
+
+
+def digest(config: Json) -> str:
+    """Return a digest of a config that does not depend on the order of its keys."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _key(version: NewVersion) -> Key:
+    return int(version.target_id), int(version.train_stop), version.detector, digest(version.config)
+
+
+def add(connection: Connection, new: Sequence[NewVersion]) -> list[VersionRow]:
+    """Store fits that do not exist yet; return all as stored, in the order given."""
+    stored = _find(connection, new)
+    fresh = {_key(version): version for version in new if _key(version) not in stored}
+    weights = _store_weights(connection, list(fresh.values()))
+    for start in range(0, len(fresh), CHUNK):
+        chunk = list(fresh.items())[start : start + CHUNK]
+        _insert(connection, chunk, weights[start : start + CHUNK])
+    if fresh:
+        stored = _find(connection, new)
+        _add_first_calibrations(connection, {stored[key].id: version for key, version in fresh.items()})
+    return [stored[_key(version)] for version in new]
+
+
+def _find(connection: Connection, new: Sequence[NewVersion]) -> dict[Key, VersionRow]:
+    query = select(ModelVersion.__table__).where(
+        among(connection, ModelVersion.target_id, {int(version.target_id) for version in new}),
+        among(connection, ModelVersion.train_stop, {int(version.train_stop) for version in new}),
+    )
+    return {
+        (row.target_id, row.train_stop, row.detector, row.config_key): _version(row)
+        for row in connection.execute(query)
+    }
+
+
+def _store_weights(connection: Connection, versions: Sequence[NewVersion]) -> list[int]:
+    """Store every distinct weights once; return the row of each version's."""
+    owners: dict[Any, int] = {}
+    for index, version in enumerate(versions):
+        owners.setdefault(_owner(index, version), index)
+    ids: dict[Any, int] = {}
+    listed = list(owners.items())
+    statement = insert(Weights.__table__).returning(Weights.id, sort_by_parameter_order=True)  # type: ignore[arg-type]
+    for start in range(0, len(listed), CHUNK):
+        chunk = listed[start : start + CHUNK]
+        rows = [{"data": versions[index].weights} for _, index in chunk]
+        found = connection.scalars(statement, rows).all()
+        ids |= dict(zip((owner for owner, _ in chunk), found, strict=True))
+    return [ids[_owner(index, version)] for index, version in enumerate(versions)]
+
+
+def _owner(index: int, version: NewVersion) -> tuple[str, int]:
+    if version.shared_weights is not None:
+        return "shared", version.shared_weights
+    return "own", index
+
+
+def _insert(connection: Connection, chunk: Sequence[tuple[Key, NewVersion]], weights: Sequence[int]) -> None:
+    rows = [
+        {
+            "target_id": key[0],
+            "detector": version.detector,
+            "train_start": int(version.train_start),
+            "train_stop": key[1],
+            "recipe": version.recipe,
+            "config": version.config,
+            "config_key": key[3],
+            "weights_id": weights_id,
+            "status": version.status,
+            "card": version.card,
+        }
+        for (key, version), weights_id in zip(chunk, weights, strict=True)
+    ]
+    connection.execute(insert(ModelVersion).values(created_at=db_now()), rows)
+
+
+def _add_first_calibrations(connection: Connection, versions: dict[int, NewVersion]) -> None:
+    add_calibrations(
+        connection,
+        [
+            CalibrationRow(id_, Mode(mode), version.train_stop, body)
+            for id_, version in versions.items()
+            for mode, body in version.calibrations.items()
+        ],
+    )
+
+
+def add_calibrations(connection: Connection, rows: Sequence[CalibrationRow]) -> None:
+    """Append calibrations; one with the same version, mode and valid_from is replaced."""
+    now = connection.scalar(select(db_now()))
+    values = [
+        {
+            "version_id": int(row.version_id),
+            "mode": row.mode.value,
+            "valid_from": int(row.valid_from),
+            "body": row.body,
+            "created_at": now,
+        }
+        for row in rows
+    ]
+    upsert(connection, Calibration, values, ["version_id", "mode", "valid_from"])
+
+
+def rows(connection: Connection, target_ids: Sequence[int], *, every: bool) -> list[VersionRow]:
+    """Return the accepted versions of these targets, or every one, by target and end of training."""
+    query = (
+        select(ModelVersion.__table__)
+        .where(among(connection, ModelVersion.target_id, _ints(target_ids)))
+        .order_by(ModelVersion.target_id, ModelVersion.train_stop, ModelVersion.id)
+    )
+    if not every:
+        query = query.where(ModelVersion.status == "accepted")
+    return [_version(row) for row in connection.execute(query)]
+
+
+def _version(row: Any) -> VersionRow:
+    return VersionRow(
+        id=row.id,
+        target_id=row.target_id,
+        detector=row.detector,
+        train_start=row.train_start,
+        train_stop=row.train_stop,
+        recipe=row.recipe,
+        config=row.config,
+        weights_id=row.weights_id,
+        status=row.status,
+        card=row.card,
+    )
+
+
+def weights(connection: Connection, ids: Iterable[int]) -> dict[int, bytes]:
+    query = select(Weights.id, Weights.data).where(among(connection, Weights.id, _ints(ids)))
+    return {id_: bytes(data) for id_, data in connection.execute(query)}
+
+
+def calibrations(connection: Connection, version_ids: Sequence[int]) -> list[CalibrationRow]:
+    """Return the calibrations of these versions by version, mode and time."""
+    query = (
+        select(Calibration.version_id, Calibration.mode, Calibration.valid_from, Calibration.body)
+        .where(among(connection, Calibration.version_id, _ints(version_ids)))
+        .order_by(Calibration.version_id, Calibration.mode, Calibration.valid_from)
+    )
+    return [CalibrationRow(id_, Mode(mode), ts, body) for id_, mode, ts, body in connection.execute(query)]
+
+
+def add_lines(connection: Connection, lines: Sequence[LineRow]) -> None:
+    now = connection.scalar(select(db_now()))
+    values = [
+        {
+            "monitor_id": int(line.monitor_id),
+            "target_id": int(line.target_id or 0),
+            "mode": line.mode.value,
+            "valid_from": int(line.valid_from),
+            "body": line.body,
+            "created_at": now,
+        }
+        for line in lines
+    ]
+    upsert(connection, Line, values, ["monitor_id", "target_id", "mode", "valid_from"])
+
+
+def lines(connection: Connection, monitor_id: int) -> list[LineRow]:
+    """Return the monitor's lines by target (the whole monitor's first), mode and time."""
+    query = (
+        select(Line.monitor_id, Line.target_id, Line.mode, Line.valid_from, Line.body)
+        .where(Line.monitor_id == monitor_id)
+        .order_by(Line.target_id, Line.mode, Line.valid_from)
+    )
+    return [
+        LineRow(id_, target or None, Mode(mode), ts, body)
+        for id_, target, mode, ts, body in connection.execute(query)
+    ]
+
+
+def prune(connection: Connection, keep: int, before: int) -> int:
+    """Delete versions that nothing needs any more; return how many.
+
+    Kept are the newest ``keep`` of every target, those that score any time from ``before`` on (until
+    the end of training of the next accepted one), and those a stored score or a standing event names.
+    """
+    doomed = _prunable(connection, keep, before)
+    connection.execute(delete(ModelVersion).where(among(connection, ModelVersion.id, doomed)))
+    used = exists().where(ModelVersion.weights_id == Weights.id)
+    connection.execute(delete(Weights).where(~used))
+    return len(doomed)
+
+
+def _prunable(connection: Connection, keep: int, before: int) -> list[int]:
+    newest_first = func.row_number().over(
+        partition_by=ModelVersion.target_id,
+        order_by=(ModelVersion.train_stop.desc(), ModelVersion.id.desc()),
+    )
+    ranked = select(
+        ModelVersion.id, ModelVersion.target_id, ModelVersion.train_stop, newest_first.label("rank")
+    ).subquery()
+    later = ModelVersion.__table__.alias()
+    scores_no_more = exists().where(
+        later.c.target_id == ranked.c.target_id,
+        later.c.status == "accepted",
+        later.c.train_stop > ranked.c.train_stop,
+        later.c.train_stop <= before,
+    )
+    has_scores = exists().where(Score.target_id == ranked.c.target_id, Score.version_id == ranked.c.id)
+    standing = or_(EventTable.status.not_in(["outdated", "merged_into"]), EventTable.review_id.is_not(None))
+    has_events = exists().where(EventTable.version_id == ranked.c.id, standing)
+    query = select(ranked.c.id).where(ranked.c.rank > keep, scores_no_more, ~has_scores, ~has_events)
+    return list(connection.scalars(query))
+
+
+def _ints(values: Iterable[int]) -> list[int]:
+    return sorted({int(value) for value in values})

@@ -1,0 +1,1 @@
+"""Alembic migrations; run by ``anomaly migrate`` from a checkout or an installed wheel."""
