@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.flag import Flags, run_bounds, shape_bounds
+from pipelines.flag import Flags, Indices, run_bounds, shape_bounds
 from pipelines.monitor import Threshold
 from pipelines.records import Json, Policy, Seconds, Values
 
@@ -50,11 +50,14 @@ SCALE_PRIOR = (0.3, 0.7)
 CENSORED_SHARE = 0.05
 """Share of the pooled maxima whose height is not used, only that they are high."""
 
-NORMALISER_WEIGHT = 10.0
-"""Clusters at which a target's own mean excess weighs as much as the spread of its body."""
-
 TYPICAL_RATIO = 0.4
 """Mean excess over spread (u less the median) where nothing else is known: normal scores .18, squares .5."""
+
+TYPICAL_VARIETY = 0.15
+"""How much that ratio differs between the targets of a monitor, as a deviation of its log."""
+
+PRIOR_TARGETS = 10.0
+"""Targets whose ratios weigh as much as the two figures above."""
 
 MAX_LEVELS = 64
 MAX_POOLED = 1000
@@ -99,6 +102,7 @@ def learn(
     u = knots[-1]
     clusters = _cluster_maxima(score, u, window)
     n_above = int(np.count_nonzero(known >= u))
+    mean_excess, noise = _mean_excess(score, u, window)
     return {
         "knots": knots,
         "surprises": surprises,
@@ -106,7 +110,8 @@ def learn(
         "seconds": len(known) * step_seconds,
         "theta": _short(len(clusters) / n_above) if n_above else 1.0,
         "clusters": len(clusters),
-        "mean_excess": _short(float((known[known >= u] - u).mean()) if n_above else 0.0),
+        "mean_excess": mean_excess,
+        "noise": noise,
         "spread": _short(max(u - float(known[len(known) // 2]), 0.0)),
         "maxima": _compressed(clusters - u),
         "mean": _short(float(known.mean())),
@@ -171,7 +176,7 @@ class Scale:
     @classmethod
     def of(cls, body: Json, tail: Json) -> Scale:
         """Return the map of a target's body under a pooled tail."""
-        spread = tail["scale"] * _normaliser(body, tail["ratio"])
+        spread = tail["scale"] * _normaliser(body, tail)
         return cls(np.asarray(body["knots"]), np.asarray(body["surprises"]), tail["shape"], spread)
 
     def surprise(self, scores: Values) -> Values:
@@ -240,16 +245,23 @@ def _tail_surprise(z: Values, shape: float) -> Values:
     return np.log1p(shape * z) / (shape * LN10) if shape else z / LN10
 
 
-def _normaliser(body: Json, ratio: float) -> float:
+def _normaliser(body: Json, tail: Json) -> float:
     """Return what one unit of excess is: the target's own mean excess, as far as it is known.
 
-    A handful of clusters does not tell, so the spread of the body, times what that ratio is over
-    the monitor, stands in for them.
+    A handful of clusters hardly tells: the spread of the body, times what that ratio is over the
+    monitor, weighs the more, the less the targets differ and the noisier the own mean is.
+    Without this, low budgets got up to 1.8 times the alarms: a target whose mean comes out low
+    by chance floods the monitor.
     """
-    floor = max(1e-3 * body["spread"], 1e-6 * abs(body["knots"][-1]), 1e-12)
-    own, typical = max(body["mean_excess"], floor), max(ratio * body["spread"], floor)
-    weight = body["clusters"] / (body["clusters"] + NORMALISER_WEIGHT)
+    floor = _floor(body)
+    own, typical = max(body["mean_excess"], floor), max(tail["ratio"] * body["spread"], floor)
+    weight = tail["variety"] / (tail["variety"] + body["noise"])
     return float(own**weight * typical ** (1.0 - weight))
+
+
+def _floor(body: Json) -> float:
+    """Return the least that one unit of excess can be, for scores that (nearly) never change."""
+    return max(1e-3 * body["spread"], 1e-6 * abs(body["knots"][-1]), 1e-12)
 
 
 # -- what one target teaches --------------------------------------------------------
@@ -298,11 +310,30 @@ def _cluster_maxima(score: Values, level: float, window: int) -> Values:
     Exceedances with fewer than ``window`` steps between them share windows and are one cluster
     (runs declustering: Coles 2001, 5.3.2).
     """
+    above, first = _clusters(score, level, window)
+    return np.sort(np.maximum.reduceat(score[above], first))[::-1] if len(above) else np.empty(0)
+
+
+def _clusters(score: Values, level: float, window: int) -> tuple[Indices, Indices]:
+    """Return the indices of all exceedances, and where among them each cluster begins."""
     above = np.flatnonzero(score >= level)
+    return above, np.append(0, np.flatnonzero(np.diff(above) > max(window, 1)) + 1)[: len(above)]
+
+
+def _mean_excess(score: Values, u: float, window: int) -> tuple[float, float]:
+    """Return the mean excess over u, and the variance of its log: clusters, not steps, are independent."""
+    above, first = _clusters(score, u, window)
     if len(above) == 0:
-        return np.empty(0)
-    first = np.concatenate(([0], np.flatnonzero(np.diff(above) >= max(window, 1)) + 1))
-    return np.sort(np.maximum.reduceat(score[above], first))[::-1]
+        return 0.0, 1.0
+    excess = score[above] - u
+    mean = float(excess.mean())
+    if mean == 0.0:
+        return 0.0, 1.0
+    # Of a ratio: the sum over clusters of excesses, by that of their lengths.
+    lengths = np.diff(np.append(first, len(above)))
+    residuals = np.add.reduceat(excess, first) - mean * lengths
+    variance = float((residuals**2).sum()) / (mean * len(above)) ** 2
+    return _short(mean), _short(max(variance, 1.0 / len(first)))
 
 
 def _compressed(maxima: Values) -> list[list[float]]:
@@ -378,26 +409,37 @@ def _short(value: float) -> float:
 
 
 def _fit_tail(bodies: Sequence[Json]) -> Json:
-    """Return shape and scale of the pooled normalised cluster maxima, and the ratio that normalises."""
-    ratio = _excess_ratio(bodies)
-    heights, weights = _pooled_maxima(bodies, ratio)
+    """Return the pooled tail: shape and scale in units of the normaliser, and what makes the normaliser."""
+    tail = _typical(bodies)
+    heights, weights = _pooled_maxima(bodies, tail)
     shape, scale = _pareto(heights, weights)
-    return {"shape": shape, "scale": scale, "ratio": ratio, "maxima": round(float(weights.sum()))}
+    return {**tail, "shape": shape, "scale": scale, "maxima": round(float(weights.sum()))}
 
 
-def _excess_ratio(bodies: Sequence[Json]) -> float:
-    """Return mean excess over spread of the body, typical of the bodies (.4 where none tells)."""
+def _typical(bodies: Sequence[Json]) -> Json:
+    """Return the ratio of mean excess to spread over the targets, and the variance of its log.
+
+    The variance is what remains after the noise of each target's mean (method of moments), mixed
+    with the prior's.
+    """
     usable = [b for b in bodies if b["spread"] > 0 and b["mean_excess"] > 0]
-    logs = np.array([np.log(TYPICAL_RATIO)] + [np.log(b["mean_excess"] / b["spread"]) for b in usable])
-    weights = np.array([NORMALISER_WEIGHT] + [b["clusters"] for b in usable])
-    return float(np.exp((weights * logs).sum() / weights.sum()))
+    logs = np.array([np.log(b["mean_excess"] / b["spread"]) for b in usable])
+    noise = np.array([b["noise"] for b in usable])
+    weights = 1.0 / (noise + TYPICAL_VARIETY**2)
+    prior = PRIOR_TARGETS / (PRIOR_TARGETS + len(usable))
+    # One target with enough clusters outweighs a prior that is wide: a factor of two either way.
+    centre = (np.log(TYPICAL_RATIO) / 0.5 + (weights * logs).sum()) / (1 / 0.5 + weights.sum())
+    variety = TYPICAL_VARIETY**2 * prior
+    if len(usable):
+        variety += (1.0 - prior) * max(float(((logs - centre) ** 2 - noise).mean()), 0.0)
+    return {"ratio": _short(float(np.exp(centre))), "variety": _short(variety)}
 
 
-def _pooled_maxima(bodies: Sequence[Json], ratio: float) -> tuple[Values, Values]:
+def _pooled_maxima(bodies: Sequence[Json], tail: Json) -> tuple[Values, Values]:
     """Return normalised maxima, ascending, and their weights; thinned to ``MAX_POOLED`` values."""
     if not bodies:
         return np.empty(0), np.empty(0)
-    heights = np.concatenate([np.asarray(b["maxima"][0]) / _normaliser(b, ratio) for b in bodies])
+    heights = np.concatenate([np.asarray(b["maxima"][0]) / _normaliser(b, tail) for b in bodies])
     weights = np.concatenate([np.asarray(b["maxima"][1]) for b in bodies])
     order = np.argsort(heights)
     heights, weights = heights[order], weights[order]
