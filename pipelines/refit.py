@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -205,12 +205,19 @@ def _lines_at(
         asked: list[tuple[int | None, list[Json]]] = [(i, [body]) for i, body in bodies.items()]
     else:
         asked = [(None, everything)]
-    lines = []
-    for target_id, own in asked:
+    return [
+        LineRow(desk.monitor.id, target_id, mode, slot, _draw(desk, own, everything, refused))
+        for target_id, own in asked
+        if own
+    ]
+
+
+def _draw(desk: Desk, own: list[Json], everything: list[Json], refused: list[str]) -> Json:
+    """Draw a line; where the data cannot hold the budget, say so and halve it until they can."""
+    threshold = desk.spec.threshold
+    while True:
         try:
-            body = calibrate.draw(own, desk.spec.threshold, tail_from=everything)
+            return calibrate.draw(own, threshold, tail_from=everything)
         except calibrate.BudgetError as error:
             refused.append(str(error))
-            body = error.largest
-        lines.append(LineRow(desk.monitor.id, target_id, mode, slot, body))
-    return lines
+            threshold = replace(threshold, alarms_per_week=threshold.alarms_per_week / 2)

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from detectors.base import Detector, Windows
-from pipelines import bank, calibrate, flag, prepare
+from pipelines import bank, flag, prepare
+from pipelines.calibrate import Calibrated
 from pipelines.fit import UnseenScores
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Interval, Json, Kind, Mode, Points, Seconds, TargetRow, Values
@@ -205,7 +206,7 @@ def _anomaly_scores(target: ScoreTarget, steps: _Steps, mode: Mode) -> Values:
     out = np.full(len(ts), np.nan)
     for at in np.unique(in_force):
         rows = in_force == at
-        out[rows] = calibrate.anomaly_score(scores[rows], body, lines.bodies[int(at)])
+        out[rows] = Calibrated.of(body, lines.bodies[int(at)]).anomaly_score(scores[rows])
     return out
 
 

@@ -1,0 +1,98 @@
+"""Between prepared series and detectors: padding, spreading, packing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from detectors.base import Detector
+from pipelines import bank
+
+
+@dataclass
+class Steps:
+    values: NDArray[np.float32]
+    missing: NDArray[np.bool_]
+
+
+def steps(rng: np.random.Generator, n: int, channels: int = 1) -> Steps:
+    values = rng.normal(size=(n, channels)).astype(np.float32)
+    return Steps(values, np.zeros((n, channels), dtype=bool))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+def fitted(rows: list[Steps], window: int, detector: str = "gaussian") -> tuple[Detector, bank.Windows]:
+    cls, config = bank.config_of(detector, {"window": window})
+    windows = bank.windows_of(rows, window, [0] * len(rows))
+    return cls(config).fit(windows), windows
+
+
+def test_padding_has_no_weight_and_no_value(rng: np.random.Generator) -> None:
+    windows = bank.windows_of([steps(rng, 10), steps(rng, 6)], 4, [0, 5])
+    assert windows.weight[1].tolist() == [1, 1, 1, 0, 0, 0, 0]
+    assert windows.missing[1, 6:].all()
+    assert windows.start.tolist() == [0, 5]
+
+
+def test_a_row_scores_the_same_beside_a_longer_one(rng: np.random.Generator) -> None:
+    rows = [steps(rng, 200), steps(rng, 120)]
+    models, windows = fitted(rows, 8)
+    live, settled = bank.score_steps(models, windows)
+    alone = bank.windows_of([rows[1]], 8, [0])
+    live_alone, settled_alone = bank.score_steps(models.select([1]), alone)
+    torch.testing.assert_close(live[1, :120], live_alone[0], rtol=1e-4, atol=1e-5, equal_nan=True)
+    # The last steps of a padded row are covered by windows that reach into the padding.
+    torch.testing.assert_close(settled[1, :112], settled_alone[0, :112], rtol=1e-4, atol=1e-5)
+
+
+def test_settled_is_the_mean_over_covering_windows_and_live_the_window_that_ends_there(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, windows = fitted([steps(rng, 40)], 5)
+    scores = models.score(windows)[0].numpy()
+    monkeypatch.setattr(bank, "CHUNK_VALUES", 35)
+    live, settled = bank.score_steps(models, windows)
+    for t in range(40):
+        covering = [scores[j, t - j] for j in range(36) if 0 <= t - j < 5]
+        assert settled[0, t].item() == pytest.approx(np.mean(covering), rel=1e-5)
+        if t >= 4:
+            assert live[0, t].item() == pytest.approx(scores[t - 4, 4], rel=1e-6)
+    assert torch.isnan(live[0, :4]).all()
+
+
+def test_every_step_is_scored_by_the_bank_that_did_not_see_it(rng: np.random.Generator) -> None:
+    row = steps(rng, 400)
+    cls, config = bank.config_of("gaussian", {"window": 8})
+    fold = (torch.arange(400) // 40) % cls.folds
+    windows = bank.windows_of([row], 8, [0])
+    before = bank.score_unseen(cls(config).cross_fit(windows, fold[None]), windows, fold)[0]
+    other = Steps(row.values.copy(), row.missing)
+    other.values[80:120] += 30.0
+    changed = bank.windows_of([other], 8, [0])
+    after = bank.score_unseen(cls(config).cross_fit(changed, fold[None]), changed, fold)[0]
+    # Fold 2 is what changed: its inside scores higher by the model that never saw it, as if alone.
+    assert (after[0, 90:120] > before[0, 90:120]).all()
+    blind = cls(config).fit(windows.without((fold == 2)[None]))
+    expected = bank.score_steps(blind, changed)[0]
+    torch.testing.assert_close(after[0, 80:120], expected[0, 80:120], rtol=1e-3, atol=1e-4)
+
+
+def test_members_are_packed_alone_and_unpacked_together(rng: np.random.Generator) -> None:
+    models, windows = fitted([steps(rng, 100), steps(rng, 100), steps(rng, 100)], 6)
+    packed = [bank.pack(models, row) for row in range(3)]
+    cls, config = bank.config_of("gaussian", {"window": 6})
+    again = bank.unpack(cls, config, [packed[2], packed[0]])
+    torch.testing.assert_close(again.score(windows.select([2, 0])), models.score(windows)[[2, 0]])
+
+
+def test_an_unknown_parameter_is_refused_with_those_that_exist() -> None:
+    with pytest.raises(ValueError, match="no parameter 'windw'; it knows .*window"):
+        bank.config_of("gaussian", {"windw": 3})

@@ -1,0 +1,99 @@
+"""Which version scores what, and when fits fall: functions of data time alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.monitor import WEEK, MonitorSpec
+from pipelines.plan import History, current, fingerprint, newest_by, pieces, ready_by, wanted_slots
+from pipelines.records import VersionRow
+from pipelines.slots import DAY
+
+SPEC = MonitorSpec("m", {"metric": ["ccu"]})
+
+
+def version(train_stop: int, id: int | None = None, **changes: object) -> VersionRow:
+    row = VersionRow(
+        id=id or train_stop,
+        target_id=1,
+        detector="gaussian",
+        train_start=train_stop - 100,
+        train_stop=train_stop,
+        recipe={},
+        config={"fingerprint": fingerprint(SPEC)},
+        weights_id=1,
+    )
+    return replace(row, **changes)  # type: ignore[arg-type]  # fields by name
+
+
+def test_a_timestamp_is_scored_by_the_newest_version_whose_training_ended_by_then() -> None:
+    a, b = version(100), version(200)
+    assert pieces([a, b], 50, 300) == [(a, 100, 200), (b, 200, 300)]
+
+
+def test_nothing_before_the_first_training_end_is_scored() -> None:
+    assert pieces([version(100)], 0, 100) == []
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=6, unique=True), st.integers(0, 1100))
+def test_splitting_a_span_changes_no_timestamps_version(stops: list[int], cut: int) -> None:
+    versions = [version(stop) for stop in sorted(stops)]
+
+    def scored_by(parts: list[tuple[VersionRow, int, int]]) -> dict[int, int]:
+        return {t: v.id for v, a, b in parts for t in range(a, b)}
+
+    whole = scored_by(pieces(versions, 0, 1100))
+    assert whole == scored_by(pieces(versions, 0, cut)) | scored_by(pieces(versions, cut, 1100))
+
+
+def test_a_refitted_version_takes_the_place_of_the_one_it_repeats() -> None:
+    old, new = version(100, id=1), version(100, id=2)
+    assert current(SPEC, [new, old]) == [new]
+
+
+def test_a_candidate_scores_nothing() -> None:
+    assert current(SPEC, [version(100), version(200, status="candidate")]) == [version(100)]
+
+
+def test_versions_of_an_older_configuration_serve_until_there_is_one_of_the_present() -> None:
+    foreign = version(100, config={"fingerprint": "other"})
+    assert current(SPEC, [foreign]) == [foreign]
+    assert current(SPEC, [foreign, version(200)]) == [version(200)]
+
+
+def test_the_newest_version_by_a_time_is_each_targets_own() -> None:
+    rows = {1: [version(100), version(200)], 2: [version(150)], 3: []}
+    assert [v.train_stop for v in newest_by(rows, 180)] == [100, 150]
+
+
+def test_a_first_fit_waits_two_weeks_for_the_night_after() -> None:
+    history = History(first=10 * DAY, newest=90 * DAY)
+    night = ready_by(SPEC, history)
+    assert 24 * DAY <= night < 25 * DAY
+    assert night % DAY == SPEC.nightly.at_seconds
+
+
+def test_a_short_fit_window_makes_a_first_model_sooner() -> None:
+    spec = replace(SPEC, fit_window_seconds=3 * DAY)
+    assert ready_by(spec, History(10 * DAY, 90 * DAY)) < 14 * DAY
+
+
+def test_fits_are_a_week_apart_and_start_with_the_first_night() -> None:
+    history = History(first=10 * DAY, newest=90 * DAY)
+    slots = wanted_slots(SPEC, "ccu{realm=kr}", history, 80 * DAY)
+    assert slots[0] == ready_by(SPEC, history)
+    assert {b - a for a, b in zip(slots[1:], slots[2:], strict=False)} == {WEEK}
+    assert slots == sorted(set(slots))
+
+
+def test_nothing_is_wanted_before_a_target_is_ready() -> None:
+    assert wanted_slots(SPEC, "a", History(10 * DAY, 12 * DAY), 20 * DAY) == []
+
+
+def test_the_fingerprint_changes_with_what_a_fit_depends_on_and_nothing_else() -> None:
+    assert fingerprint(replace(SPEC, detector="kde")) != fingerprint(SPEC)
+    assert fingerprint(replace(SPEC, params={"window": 12})) != fingerprint(SPEC)
+    assert fingerprint(replace(SPEC, name="other", infer_every_seconds=60)) == fingerprint(SPEC)
