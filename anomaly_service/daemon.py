@@ -62,6 +62,7 @@ class Workload:
     monitors: tuple[MonitorSchedule, ...]
     runner: Runner
     close: Callable[[], None] = lambda: None
+    open_events: Callable[[], int] = lambda: 0
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,10 @@ class Settings:
     Attributes:
         lease_seconds: how long a run stays claimed without a heartbeat.
         poll_seconds: between two looks at the run table.
-        attempts: how often a run that raises is tried.
-        deaths: how often a run may be claimed at all: one that kills the process every time
-            must not do so for ever.
     """
 
     lease_seconds: float = 60.0
     poll_seconds: float = 5.0
-    attempts: int = 3
-    deaths: int = 10
 
 
 class _LeavingError(Exception):
@@ -270,10 +266,10 @@ class Daemon:
             return "lost"
 
     def _do(self, claim: Claim, heart: _Heartbeat, log: Any) -> str:
-        refusal = self._refusal(claim)
-        if refusal:
-            log.error("run refused", reason=refusal)
-            self._patiently(self._store.finish, claim, RunState.FAILED, {}, refusal)
+        if claim.monitor_id is not None and self._name(claim) is None:
+            reason = f"monitor {claim.monitor_id} is not in the config any more, or disabled"
+            log.error("run refused", reason=reason)
+            self._patiently(self._store.finish, claim, RunState.FAILED, {}, reason)
             return "failed"
         try:
             outcome = self._outcome(claim, heart)
@@ -288,18 +284,8 @@ class Daemon:
             return "failed"
         self._patiently(self._store.finish, claim, RunState.DONE, outcome)
         self.telemetry.count(outcome)
+        self.telemetry.events_open.set(self._patiently(self._loaded.open_events))
         return "done"
-
-    def _refusal(self, claim: Claim) -> str:
-        """Return why no attempt at the run is worth while; empty where it is."""
-        if claim.attempts > self.settings.deaths:
-            return (
-                f"gave up after {claim.attempts - 1} attempts that ended without a word: "
-                "the process was killed each time, see the system log (out of memory?)"
-            )
-        if claim.monitor_id is not None and self._name(claim) is None:
-            return f"monitor {claim.monitor_id} is not in the config any more, or disabled"
-        return ""
 
     def _outcome(self, claim: Claim, heart: _Heartbeat) -> Json:
         """Let the runner work until nothing is left; return what all its bites did."""
@@ -313,14 +299,13 @@ class Daemon:
         return bites[0] if len(bites) == 1 else {"bites": bites}
 
     def _fail(self, claim: Claim, error: Exception) -> None:
-        """Record the failure; the run waits for another attempt while it has one left."""
+        """Record the failure and ask for another attempt; the store refuses one after the last."""
         if isinstance(error, DatabaseUnavailableError) and self._is_away():
             # Not the run's fault, so it costs no attempt.
             self._patiently(self._store.give_back, claim)
             return
-        hopeless = claim.attempts >= self.settings.attempts
-        state = RunState.FAILED if hopeless else RunState.WAITING
-        self._patiently(self._store.finish, claim, state, {}, f"{type(error).__name__}: {error}")
+        message = f"{type(error).__name__}: {error}"
+        self._patiently(self._store.finish, claim, RunState.WAITING, {}, message)
 
     def _name(self, claim: Claim) -> str | None:
         """Return the name of the run's monitor; None where the config has no such monitor."""
@@ -495,4 +480,5 @@ def open_workload(path: Path | str, now: datetime | None, telemetry: Telemetry) 
     except BaseException:
         service.close()
         raise
-    return Workload(service.store, monitors, service, service.close)
+    store = service.store
+    return Workload(store, monitors, service, service.close, lambda: len(store.rows("open_events")))

@@ -1,0 +1,352 @@
+"""The daemon: in this process where that shows it, in a process of its own where signals matter."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import daemon_harness
+import pytest
+import structlog
+from daemon_harness import NOW, NotedWork, Process, both_done, eventually, process, states, workload
+from databases import Databases
+
+from anomaly_service.daemon import Daemon, Settings, Workload
+from anomaly_service.db.store import SqlStore
+from anomaly_service.telemetry import Telemetry, configure_logging, serving
+from pipelines.records import RunKind
+
+FAST = Settings(lease_seconds=30.0, poll_seconds=daemon_harness.POLL)
+Start = Callable[..., AbstractContextManager[Process]]
+
+
+@pytest.fixture(scope="module")
+def databases() -> Iterator[Databases]:
+    made = Databases()
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=Databases.kinds)
+def url(request: pytest.FixtureRequest, databases: Databases) -> str:
+    return databases.fresh(request.param)
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[SqlStore]:
+    with SqlStore(url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def light(databases: Databases) -> Iterator[SqlStore]:
+    """A store for what does not depend on the database."""
+    with SqlStore(databases.fresh("sqlite")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def monitors(tmp_path: Path) -> Path:
+    file = tmp_path / "monitors"
+    file.write_text("players")
+    return file
+
+
+@pytest.fixture
+def start(url: str, tmp_path: Path, monitors: Path) -> Start:
+    """Return what starts a daemon process on the database; it notes its work in ``work``."""
+
+    def started(name: str = "daemon", *options: str) -> AbstractContextManager[Process]:
+        command = [daemon_harness.__file__, url, f"--log={tmp_path / 'work'}", f"--monitors={monitors}"]
+        return process([*command, *options], tmp_path / f"{name}.log")
+
+    return started
+
+
+def daemon_on(store: SqlStore, work: NotedWork, *names: str, telemetry: Telemetry | None = None) -> Daemon:
+    def load() -> Workload:
+        return replace(workload(store, work, list(names or ("players",))), close=lambda: None)
+
+    return Daemon(load, clock=lambda: NOW, telemetry=telemetry, settings=FAST)
+
+
+def noted(work: Path) -> list[str]:
+    return work.read_text().splitlines() if work.exists() else []
+
+
+# -- in this process ------------------------------------------------------------------
+
+
+def test_the_night_and_the_tick_are_done_once_in_order(store: SqlStore, tmp_path: Path) -> None:
+    work = NotedWork(store, tmp_path / "work")
+    daemon_on(store, work).drain()
+    daemon_on(store, work).drain()
+    assert both_done(store)
+    assert [line.split()[:2] for line in noted(work.log)] == [
+        ["start", "nightly"],
+        ["done", "nightly"],
+        ["start", "tick"],
+        ["done", "tick"],
+    ]
+
+
+def test_a_run_that_raises_is_tried_three_times_and_the_others_are_done(
+    light: SqlStore, tmp_path: Path
+) -> None:
+    work = NotedWork(light, tmp_path / "work", fails=frozenset({"nightly"}))
+    daemon_on(light, work).drain()
+    assert states(light) == [("nightly", "failed", 3), ("tick", "done", 1)]
+    error = daemon_harness.run_rows(light)[0]["error"]
+    assert "ValueError: no luck with nightly" in error
+
+
+def test_a_run_goes_on_while_it_says_that_more_is_left(light: SqlStore, tmp_path: Path) -> None:
+    work = NotedWork(light, tmp_path / "work", bites={1: 2})
+    telemetry = Telemetry()
+    daemon_on(light, work, telemetry=telemetry).drain()
+    assert both_done(light)
+    assert noted(work.log).count("done nightly 1 2024-06-05T03:15:00+00:00") == 3
+    assert telemetry.registry.get_sample_value("anomaly_scores_written_total") == 4
+
+
+def test_a_run_of_a_monitor_that_left_the_config_fails_with_that_reason(
+    light: SqlStore, tmp_path: Path
+) -> None:
+    daemon = daemon_on(light, NotedWork(light, tmp_path / "work"), "players", "logins")
+    daemon.drain()
+    logins = next(row.id for row in light.monitors() if row.name == "logins")
+    light.schedule(RunKind.TICK, logins, NOW + timedelta(minutes=5))
+    daemon_on(light, NotedWork(light, tmp_path / "work")).drain()
+    assert "not in the config any more" in daemon_harness.run_rows(light)[-1]["error"]
+
+
+def test_a_run_longer_than_its_lease_keeps_it(store: SqlStore, tmp_path: Path) -> None:
+    work = NotedWork(store, tmp_path / "work", seconds=1.0)
+    daemon = daemon_on(store, work)
+    daemon.settings = replace(FAST, lease_seconds=0.5)
+    daemon.drain()
+    assert states(store) == [("nightly", "done", 1), ("tick", "done", 1)]
+
+
+def test_failed_runs_are_tried_again_by_the_next_look_only(light: SqlStore, tmp_path: Path) -> None:
+    work = NotedWork(light, tmp_path / "work", fails=frozenset({"tick"}))
+    daemon = daemon_on(light, work)
+    with daemon._in_charge():
+        daemon._look()
+    assert states(light) == [("nightly", "done", 1), ("tick", "waiting", 1)]
+
+
+# -- a process of its own -------------------------------------------------------------
+
+
+def test_a_daemon_that_is_told_to_stop_gives_its_run_back(
+    store: SqlStore, start: Start, tmp_path: Path
+) -> None:
+    with start("daemon", "--seconds=60") as daemon:
+        eventually(lambda: noted(tmp_path / "work") != [], "a run started")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+    assert ("nightly", "waiting", 0) in states(store)
+
+
+def test_a_killed_daemons_run_is_done_by_the_next_once_the_lease_ends(
+    store: SqlStore, start: Start, tmp_path: Path
+) -> None:
+    with start("first", "--seconds=60", "--lease=2") as first:
+        eventually(lambda: noted(tmp_path / "work") != [], "a run started")
+        first.signal(signal.SIGKILL)
+        first.wait()
+    assert ("nightly", "running", 1) in states(store)
+    with start("second", "--lease=2"):
+        eventually(lambda: both_done(store), "all runs done")
+    assert states(store)[0] == ("nightly", "done", 2)
+
+
+def test_two_daemons_do_every_run_once(store: SqlStore, start: Start, tmp_path: Path, monitors: Path) -> None:
+    monitors.write_text(" ".join(f"m{i}" for i in range(6)))
+    with start("one", "--seconds=.1"), start("two", "--seconds=.1"):
+        eventually(lambda: [row[1] for row in states(store)] == ["done"] * 12, "all runs done")
+    lines = [line for line in noted(tmp_path / "work") if line.startswith("done")]
+    assert len(lines) == len(set(lines)) == 12
+    assert len({row["owner"] for row in daemon_harness.run_rows(store)}) == 2
+
+
+def test_a_daemon_frozen_past_its_lease_commits_nothing(
+    store: SqlStore, start: Start, tmp_path: Path
+) -> None:
+    with start("frozen", "--seconds=1", "--lease=1") as frozen:
+        eventually(lambda: noted(tmp_path / "work") != [], "a run started")
+        frozen.signal(signal.SIGSTOP)
+        with start("other", "--lease=1") as other:
+            eventually(lambda: both_done(store), "the other did all runs")
+            frozen.signal(signal.SIGCONT)
+            eventually(lambda: frozen.said("lease lost, another daemon may hold the run") == 1, "lease lost")
+            other.signal(signal.SIGTERM)
+            assert other.wait() == 0
+    done = [line for line in noted(tmp_path / "work") if line.startswith("done")]
+    assert len(done) == len(set(done)) == 2
+
+
+@contextmanager
+def database_away(url: str, databases: Databases) -> Iterator[None]:
+    """Stop the server, or hold the lock of the file, while the context lasts."""
+    if url.startswith("postgresql"):
+        databases.stop_server()
+        yield
+        databases.start_server()
+        return
+    connection = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    yield
+    connection.rollback()
+    connection.close()
+
+
+def health(port: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_while_the_database_is_away_the_daemon_waits_and_says_so_once(
+    url: str, store: SqlStore, start: Start, databases: Databases
+) -> None:
+    with start("daemon", "--busy-seconds=.1") as daemon:
+        port = daemon.first_line()
+        eventually(lambda: both_done(store), "all runs done")
+        assert health(port)[0] == 200
+        store.close()
+        with database_away(url, databases):
+            eventually(lambda: health(port)[0] == 503, "unhealthy")
+            assert "database" in health(port)[1]
+            time.sleep(1.0)
+        store.schedule(RunKind.TICK, 1, NOW)
+        eventually(lambda: states(store)[-1] == ("tick", "done", 1), "the run that came meanwhile is done")
+        assert health(port)[0] == 200
+        assert daemon.said("database away, trying until it is back") == 1
+        assert daemon.said("database back") == 1
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_on_sighup_a_good_config_is_taken_and_a_bad_one_is_not(
+    store: SqlStore, start: Start, monitors: Path
+) -> None:
+    with start() as daemon:
+        eventually(lambda: both_done(store), "all runs done")
+        monitors.write_text("")
+        daemon.signal(signal.SIGHUP)
+        eventually(
+            lambda: daemon.said("config not reloaded, the old one stays in force") == 1,
+            "the reason in the log",
+        )
+        assert "got an empty file" in daemon.log.read_text()
+        monitors.write_text("players logins")
+        daemon.signal(signal.SIGHUP)
+        eventually(lambda: [row[1] for row in states(store)] == ["done"] * 4, "the new monitor's runs done")
+
+
+# -- telemetry and failpoints ---------------------------------------------------------
+
+
+def test_a_daemon_without_a_loop_for_long_is_unhealthy() -> None:
+    seconds = [0.0]
+    telemetry = Telemetry(stale_after_seconds=15, monotonic=lambda: seconds[0])
+    assert telemetry.health()[0]
+    seconds[0] = 16
+    well, body = telemetry.health()
+    assert not well
+    assert body["reason"] == "no loop for 16 s; expected one every 5 s"
+    telemetry.beat()
+    assert telemetry.health()[0]
+
+
+def test_outcomes_are_added_up_wherever_they_nest() -> None:
+    telemetry = Telemetry()
+    telemetry.count(
+        {
+            "ingested": [{"source": "a", "new": 3, "changed": 1}, {"source": "b", "new": 2, "changed": 0}],
+            "players": {"rows": 10, "appeared": 1, "changed": 7, "settled": {"rows": 5, "appeared": 1}},
+        }
+    )
+    value = telemetry.registry.get_sample_value
+    assert value("anomaly_points_ingested_total") == 6
+    assert value("anomaly_scores_written_total") == 15
+    assert value("anomaly_events_appeared_total") == 2
+
+
+def test_metrics_are_served_and_other_paths_are_not() -> None:
+    with serving(Telemetry(), "127.0.0.1", 0) as port:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            assert b"anomaly_run_seconds" in answer.read()
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
+        assert caught.value.code == 404
+        caught.value.close()
+        with (
+            pytest.raises(OSError, match=rf"127.0.0.1:{port}.*choose another port"),
+            serving(Telemetry(), "127.0.0.1", port),
+        ):
+            pass
+
+
+@pytest.fixture
+def log_lines() -> Iterator[io.StringIO]:
+    import logging
+
+    root = logging.getLogger()
+    before, level = root.handlers, root.level
+    yield io.StringIO()
+    root.handlers = before
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def test_no_password_of_a_url_reaches_the_log(log_lines: io.StringIO) -> None:
+    import logging
+
+    configure_logging(as_json=True, stream=log_lines)
+    structlog.get_logger("a").info("trying", url="postgresql://me:s3cr@t@host/db")
+    try:
+        raise RuntimeError("cannot reach postgresql://me:s3cr@t@host/db")
+    except RuntimeError:
+        structlog.get_logger("a").exception("failed")
+    logging.getLogger("library").warning("no route to %s", "postgresql://me:s3cr@t@host/db")
+    lines = [json.loads(line) for line in log_lines.getvalue().splitlines()]
+    assert [line["level"] for line in lines] == ["info", "error", "warning"]
+    assert "s3cr" not in log_lines.getvalue()
+    assert "postgresql://me:***@host/db" in lines[1]["exception"]
+
+
+def test_a_failpoint_kills_at_the_pass_that_was_asked_for() -> None:
+    program = (
+        "from anomaly_service.failpoints import failpoint\n"
+        "for i in range(9):\n"
+        "    failpoint('other'); failpoint('here'); print(i, flush=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "ANOMALY_FAILPOINT": "here:3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert done.stdout.split() == ["0", "1"]
