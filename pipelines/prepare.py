@@ -46,7 +46,8 @@ class ChannelRecipe:
         scale: robust spread of the residuals (interquartile range / 1.349), transformed.
         season: ``none``, ``daily`` or ``weekly``.
         profile: the season in units of ``scale``, by bin of the local day or week; float32 as base64.
-        spread: factor of the scale by the same bins.
+        spread_season: the season of the noise: it can have one where the mean has none.
+        spread: factor of the scale by the bins of that season.
         level_blocks: blocks of ``BLOCK_SECONDS`` whose median is the level; 0 does not follow it.
         longest_flat: most steps in a row with the same raw value, in the weeks learned from.
         usual_flat: the same in a usual week (median over the weeks), so that one stuck sensor in the
@@ -62,6 +63,7 @@ class ChannelRecipe:
     scale: float = 1.0
     season: str = "none"
     profile: str = ""
+    spread_season: str = "none"
     spread: str = ""
     level_blocks: int = 0
     longest_flat: int = 0
@@ -197,11 +199,8 @@ def apply(recipe: Recipe, points: Sequence[Points], start: int, stop: int) -> Pr
     shape = (len(steps), len(points))
     raw, baseline, spread = (np.empty(shape) for _ in range(3))
     values = np.empty(shape, dtype=np.float32)
-    bins: dict[str, Seconds] = {}
     for number, (channel, series) in enumerate(zip(recipe.channels, points, strict=True)):
-        if channel.season not in bins:
-            bins[channel.season] = _season_bins(ts, recipe, channel.season)
-        columns = _apply_channel(recipe, channel, series, number, steps, ts, bins[channel.season])
+        columns = _apply_channel(recipe, channel, series, number, first, len(steps))
         raw[:, number], values[:, number], baseline[:, number], spread[:, number] = columns
     return Prepared(first, ts, values, np.isnan(raw), raw, baseline, spread)
 
@@ -251,58 +250,50 @@ def _regular(points: Points, recipe: Recipe, first: int, end: int) -> Values:
     return raw
 
 
-def _season_bins(ts: Seconds, recipe: Recipe, kind: str) -> Seconds:
-    if kind == "none":
-        return np.zeros(0, dtype=np.int64)
-    local = seasons.utc_offsets(recipe.timezone, ts)
-    return seasons.phases(ts, local, seasons.PERIODS[kind], recipe.step_seconds)[1]
+def _times(recipe: Recipe, first: int, end: int) -> Seconds:
+    return np.arange(first, end, dtype=np.int64) * recipe.step_seconds + recipe.offset_seconds
 
 
 # -- applying -----------------------------------------------------------------------
 
 
 def _apply_channel(
-    recipe: Recipe,
-    channel: ChannelRecipe,
-    points: Points,
-    number: int,
-    steps: Seconds,
-    ts: Seconds,
-    bins: Seconds,
+    recipe: Recipe, channel: ChannelRecipe, points: Points, number: int, first: int, n: int
 ) -> tuple[Values, Values, Values, Values]:
-    """Return raw, scaled, baseline and spread of one channel, each of shape ``(n,)``."""
-    if not len(steps):
+    """Return raw, scaled, baseline and spread of ``n`` steps of one channel, each of shape ``(n,)``."""
+    if not n:
         return (np.zeros(0),) * 4
-    first, end = int(steps[0]), int(steps[-1]) + 1
     before = first
     if channel.level_blocks:
         before = (first // recipe.block_steps - channel.level_blocks) * recipe.block_steps
-    raw = _regular(points, recipe, before, end)
-    moved = _moved(channel, raw, _uniform(before, end, recipe, number))
-    usual, spread = _usual(recipe, channel, before, end, ts, bins)
+    here = slice(first - before, None)
+    raw = _regular(points, recipe, before, first + n)
+    ts = _times(recipe, before, first + n)
+    moved = _moved(channel, raw, _uniform(ts, number))
+    usual, spread = _usual(recipe, channel, ts, here)
     level: Values | float = channel.center
     if channel.level_blocks:
-        followed = _level(moved - usual, before, recipe.block_steps, channel.level_blocks)[first - before :]
+        followed = _level(moved - usual, before, recipe.block_steps, channel.level_blocks)[here]
         level = np.where(np.isnan(followed), channel.center, followed)
-    here = slice(first - before, None)
     baseline = usual[here] + level
     scaled = np.clip((moved[here] - baseline) / spread, -LIMIT, LIMIT)
     return raw[here], np.where(np.isnan(scaled), 0.0, scaled), baseline, spread
 
 
-def _usual(
-    recipe: Recipe, channel: ChannelRecipe, before: int, end: int, ts: Seconds, bins: Seconds
-) -> tuple[Values, Values]:
-    """Return the season of steps ``before <= i < end``, and the spread of those in ``ts``."""
-    n = end - before
-    if channel.season == "none":
-        return np.zeros(n), np.full(len(ts), channel.scale)
-    if n > len(ts):
-        early = np.arange(before, end - len(ts), dtype=np.int64) * recipe.step_seconds + recipe.offset_seconds
-        all_bins = np.concatenate([_season_bins(early, recipe, channel.season), bins])
-    else:
-        all_bins = bins
-    return channel.profile_values[all_bins] * channel.scale, channel.spread_values[bins] * channel.scale
+def _usual(recipe: Recipe, channel: ChannelRecipe, ts: Seconds, here: slice) -> tuple[Values, Values]:
+    """Return the season of all moments, and the spread of those in ``here``."""
+    usual, spread = np.zeros(len(ts)), np.full(len(ts[here]), channel.scale)
+    kinds = {channel.season, channel.spread_season} - {"none"}
+    if not kinds:
+        return usual, spread
+    local = seasons.utc_offsets(recipe.timezone, ts)
+    for kind in kinds:
+        _, at = seasons.phases(ts, local, seasons.PERIODS[kind], recipe.step_seconds)
+        if channel.season == kind:
+            usual = channel.profile_values[at] * channel.scale
+        if channel.spread_season == kind:
+            spread = channel.spread_values[at[here]] * channel.scale
+    return usual, spread
 
 
 def _level(rest: Values, first: int, block_steps: int, n_blocks: int) -> Values:
@@ -331,9 +322,8 @@ _LOW = 0.375
 """Below it 2 sqrt(x) is continued as its tangent, so that wrong negative counts have an image too."""
 
 
-def _uniform(first: int, end: int, recipe: Recipe, number: int) -> Values:
+def _uniform(ts: Seconds, number: int) -> Values:
     """Return noise in [-.5, .5) that belongs to the moment and the channel: no slice changes it."""
-    ts = np.arange(first, end, dtype=np.int64) * recipe.step_seconds + recipe.offset_seconds
     # splitmix64 (Steele, Lea and Flood 2014): three rounds of shift, xor and multiply.
     z = ts.astype(np.uint64) + np.uint64((0x9E3779B97F4A7C15 * (number + 1)) % 2**64)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -378,9 +368,9 @@ def _learn_channel(points: Points, bare: Recipe, wanted: str, number: int) -> Ch
         return ChannelRecipe()
     first, last = (int(points.ts[at] - shift) // step for at in np.flatnonzero(finite)[[0, -1]])
     raw = _regular(points, bare, first, last + 1)
-    ts = np.arange(first, last + 1, dtype=np.int64) * step + bare.offset_seconds
+    ts = _times(bare, first, last + 1)
     shape = _learn_transform(raw)
-    moved = _moved(shape, raw, _uniform(first, last + 1, bare, number))
+    moved = _moved(shape, raw, _uniform(ts, number))
     clock = Clock.of(ts, bare.timezone, step)
     kind, usual = seasons.choose(moved - _trend(moved, step), clock, len(ts) * step, wanted)
     rest = moved - clock.at(usual, kind) if kind != "none" else moved
@@ -389,9 +379,10 @@ def _learn_channel(points: Points, bare: Recipe, wanted: str, number: int) -> Ch
     tiny = _smallest_scale(raw, shape)
     scale = _scale(rest, tiny)
     spread = np.zeros(0)
-    if kind != "none":
-        spread = seasons.spread_profile(rest / scale, clock, kind)
-        scale = _scale(rest / clock.at(spread, kind), tiny)
+    spread_kind = seasons.spread_kind(len(ts) * step, step, kind, wanted)
+    if spread_kind != "none":
+        spread = seasons.spread_profile(rest / scale, clock, spread_kind)
+        scale = _scale(rest / clock.at(spread, spread_kind), tiny)
     longest, usual_longest = _flat_runs(raw, clock.week)
     return replace(
         shape,
@@ -399,6 +390,7 @@ def _learn_channel(points: Points, bare: Recipe, wanted: str, number: int) -> Ch
         scale=scale,
         season=kind,
         profile=_packed(usual / scale),
+        spread_season=spread_kind,
         spread=_packed(spread),
         level_blocks=blocks,
         longest_flat=longest,

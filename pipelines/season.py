@@ -22,8 +22,11 @@ KEPT_RATIO = 0.8
 """A season is kept where it lowers the typical squared error by a fifth."""
 SMOOTH_DAILY_SECONDS = 1_200
 SMOOTH_WEEKLY_SECONDS = 5_400
+SPREAD_SECONDS = 3_600
 SHARP = 4.0
 """Robust deviations from which a bin is a sharp feature and not smoothed (by chance 1 in 16,000)."""
+SURE = 2.0
+"""Standard errors below which a weekday's smooth difference from the usual day counts as chance."""
 FACTOR_RANGE = (0.5, 25.0)
 
 
@@ -251,7 +254,7 @@ def _weekly_profile(weeks: Values, daily: Values, step_seconds: int) -> Values:
     smooth, sharp = _split(usual, round(SMOOTH_WEEKLY_SECONDS / step_seconds))
     chance = _chance(weeks - day - smooth, round(2 * SMOOTH_WEEKLY_SECONDS / step_seconds))
     # Positive-part shrinkage (James and Stein 1961), bin by bin.
-    sure = np.maximum(0.0, 1.0 - 2.0 * chance / np.maximum(smooth**2, 1e-300))
+    sure = np.maximum(0.0, 1.0 - SURE**2 * chance / np.maximum(smooth**2, 1e-300))
     return day + smooth * sure + sharp
 
 
@@ -260,11 +263,27 @@ def _chance(rest: Values, block: int) -> float:
     block = max(block, 1)
     n_weeks, bins = rest.shape
     cut = rest[:, : bins - bins % block].reshape(n_weeks, -1, block)
-    seen = ~np.isnan(cut)
-    means = np.where(seen, cut, 0.0).sum(axis=2) / np.maximum(seen.sum(axis=2), 1)
-    means[~seen.any(axis=2)] = np.nan
-    apart = np.abs(means - median(means.T)).ravel()
-    return float((1.4826 * np.nan_to_num(median(apart))) ** 2 / max(n_weeks - 1, 1))
+    seen = np.count_nonzero(~np.isnan(cut), axis=2)
+    means = np.where(np.isnan(cut), 0.0, cut).sum(axis=2) / np.maximum(seen, 1)
+    means[2 * seen < block] = np.nan
+    # Differences of neighbouring weeks: free of what they share, and twice as variable as one.
+    apart = np.abs(np.diff(means, axis=0)).ravel()
+    n_seen = np.count_nonzero(~np.isnan(means)) / means.shape[1]
+    one_week = 1.4826**2 / 2 * float(np.nan_to_num(median(apart))) ** 2
+    # A median's standard error is that of a mean times sqrt(pi / 2).
+    return np.pi / 2 * one_week / max(n_seen, 1.0)
+
+
+def spread_kind(span_seconds: int, step_seconds: int, kind: str, wanted: str) -> str:
+    """Return by which season the spread is learned: the season's own, or a finer one the history holds.
+
+    Noise has a rhythm where the mean has none: the crash rate of a few hundred players at night.
+    """
+    if kind == "weekly" or wanted == "none":
+        return kind
+    if wanted != "daily" and span_seconds >= 3 * WEEK and 4 * step_seconds <= WEEK:
+        return "weekly"
+    return "daily" if span_seconds >= WEEK and 4 * step_seconds <= DAY else kind
 
 
 def spread_profile(rest: Values, clock: Clock, kind: str) -> Values:
@@ -272,13 +291,14 @@ def spread_profile(rest: Values, clock: Clock, kind: str) -> Values:
 
     From residuals whose spread is 1. The broad course (an hour either side) is shrunk towards 1 as far
     as few cycles were seen; where single bins are far noisier, as at the edges of a maintenance whose
-    end varies, they keep their own.
+    end varies, or in it where a rate has hardly anything to count, they keep their own.
     """
     folded = np.abs(clock.fold(rest, kind))
     n_cycles = folded.shape[0]
     usual = _filled(1.4826 * median(folded.T), 1.0)
     everywhere = np.ones(len(usual), dtype=bool)
     near = _average(usual, 1, everywhere)
-    broad = _average(np.minimum(usual, 3.0), round(3_600 / clock.step_seconds), everywhere)
+    half = max(2, round(SPREAD_SECONDS / clock.step_seconds))
+    broad = _average(np.minimum(usual, 3.0), half, everywhere)
     broad = (n_cycles * broad + 4.0) / (n_cycles + 4.0)
     return np.clip(np.where(near > 2.5 * broad, np.maximum(near, usual), broad), *FACTOR_RANGE)

@@ -298,6 +298,27 @@ def test_what_happens_every_week_is_season_and_what_happened_once_is_not() -> No
     assert after.values[np.isin(after.ts, ts[once]), 0].max() < -15
 
 
+def test_noise_that_is_louder_every_week_at_the_same_time_is_scaled_down() -> None:
+    ts = times(7)
+    loud = ((ts + 3 * DAY) % WEEK >= 3 * DAY) & ((ts + 3 * DAY) % WEEK < 3 * DAY + 2_400)
+    noise = np.random.default_rng(0).normal(0, 1, len(ts))
+    points = Points(ts, 50 + np.where(loud, 12.0, 1.0) * noise)
+    recipe = learned(Points(ts[ts < START + 6 * WEEK], points.value[ts < START + 6 * WEEK]))
+    assert recipe.channels[0].season == "none"
+    prepared = applied(recipe, points)
+    assert np.abs(prepared.values[loud, 0]).max() < 8
+    assert prepared.values[~loud, 0].std() == pytest.approx(1, abs=0.1)
+
+
+def test_one_bad_week_does_not_make_its_hours_quiet() -> None:
+    ts = times(6)
+    value = 50 + np.random.default_rng(0).normal(0, 1, len(ts))
+    value[3 * 2016 : 3 * 2016 + 12] += 30
+    recipe = learned(Points(ts, value))
+    later = Points(ts + 6 * WEEK, value)
+    assert applied(recipe, later).values[3 * 2016 : 3 * 2016 + 12, 0].min() > 20
+
+
 @pytest.mark.parametrize(("weeks", "expected"), [(0.3, "none"), (1.5, "daily"), (6, "weekly")])
 def test_a_season_needs_enough_history(weeks: float, expected: str) -> None:
     assert learned(players(times(weeks)), season="weekly").channels[0].season == expected
