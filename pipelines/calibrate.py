@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.flag import Flags, Indices, run_bounds, shape_bounds
 from pipelines.monitor import Threshold
@@ -33,7 +34,7 @@ BODY_SHARES = (1.0, 0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.22, 0.16, 0.12, 0.09, 0.07,
 
 MAX_MAXIMA = 64
 EXACT_LEVELS = 32
-"""Highest peaks whose levels stand in the alarm curve as they are; further down quantiles do."""
+"""Highest alarms whose levels stand in the alarm curve one by one."""
 
 MIN_ALARMS = 5.0
 """Fewer alarms than this do not place a line; it is placed here and moved along the tail."""
@@ -354,26 +355,60 @@ def _alarm_curve(
     score: Values, passes: Flags, u: float, window: int, policy: Policy, step_seconds: int
 ) -> Json:
     """Return, per score level, how many alarms and how many steps a line there would give."""
-    shown = np.where(passes & ~np.isnan(score), score, -np.inf)
-    levels = _levels(shown, u, window)
-    alarms = [len(shape_bounds(shown >= level, policy, step_seconds)[0]) for level in levels]
     known = np.sort(score[~np.isnan(score)])
+    shown = np.where(passes & ~np.isnan(score), score, -np.inf)
+    shaped = _shaped(shown, policy, step_seconds)
+    levels = _levels(shaped, u, float(known[len(known) // 2]), window)
+    alarms = _count_runs(shaped, levels)
+    if policy.cooldown_seconds > 0:
+        alarms = np.array([len(shape_bounds(shown >= at, policy, step_seconds)[0]) for at in levels])
     points = len(known) - np.searchsorted(known, levels, side="left")
-    return {"levels": levels, "alarms": alarms, "points": points.tolist()}
+    return {"levels": levels.tolist(), "alarms": alarms.tolist(), "points": points.tolist()}
 
 
-def _levels(shown: Values, u: float, window: int) -> list[float]:
-    """Return at most ``MAX_LEVELS`` levels, ascending: the highest peaks, then shares up to a half."""
-    peaks = _cluster_maxima(shown, u, window)[:EXACT_LEVELS]
-    ordered = np.sort(shown[np.isfinite(shown)])[::-1]
-    if len(ordered) == 0:
-        return []
-    first = int(np.count_nonzero(ordered >= peaks[-1])) if len(peaks) else 1
-    last = max(first, int(np.ceil(len(shown) * MAX_LINE_SHARE)), 2)
-    ranks = np.unique(np.geomspace(first, last, MAX_LEVELS - len(peaks)).astype(np.intp))
-    chosen = np.concatenate((peaks, ordered[ranks[ranks <= len(ordered)] - 1]))
+def _shaped(shown: Values, policy: Policy, step_seconds: int) -> Values:
+    """Return scores of which every run at or above any level is an interval of the policy there.
+
+    Filling gaps of g steps and dropping runs below m steps commute with thresholding: they are a
+    closing and an erosion in grey-scale morphology (Serra 1982), so one pass serves all levels.
+    """
+    gap = policy.merge_max_gap_seconds // step_seconds + 1
+    shortest = -(-policy.min_duration_seconds // step_seconds)
+    if gap <= 1 and shortest <= 1:
+        return shown
+    from scipy.ndimage import maximum_filter1d, minimum_filter1d  # costs half a second at start
+
+    edge = np.full(gap + shortest, -np.inf)
+    shown = np.concatenate((edge, shown, edge))
+    shown = maximum_filter1d(shown, gap, origin=-((gap - 1) // 2) if gap % 2 else -(gap // 2 - 1))
+    shown = minimum_filter1d(shown, gap, origin=(gap - 1) // 2 if gap % 2 else gap // 2 - 1)
+    return np.asarray(minimum_filter1d(shown, shortest) if shortest > 1 else shown)
+
+
+def _levels(shaped: Values, u: float, lowest: float, window: int) -> Values:
+    """Return at most ``MAX_LEVELS`` levels, ascending: the highest peaks, then even ratios of ranks.
+
+    Peaks of clusters, not of runs: a plateau's ripple is many runs in a sliver of levels.
+    """
+    peaks = _cluster_maxima(shaped, u, window)[:EXACT_LEVELS]
+    high = np.sort(shaped[shaped >= lowest])[::-1]
+    if len(high) == 0:
+        return np.empty(0)
+    first = int(np.count_nonzero(high >= peaks[-1])) if len(peaks) else 1
+    ranks = np.geomspace(first, len(high), MAX_LEVELS - len(peaks)).astype(np.intp)
+    chosen = np.unique(np.concatenate((peaks, high[ranks - 1])))
     # A hair lower, so that rounding never lifts a level above the peak it belongs to.
-    return sorted({_short(level - 1e-8 * abs(level)) for level in chosen})
+    return np.unique([_short(level - 1e-8 * abs(level)) for level in chosen.tolist()])
+
+
+def _count_runs(shaped: Values, levels: Values) -> NDArray[np.int64]:
+    """Return the runs at or above every level: steps that reach it, less neighbours that both do."""
+    low = levels[0] if len(levels) else np.inf
+    steps = np.sort(shaped[shaped >= low])
+    pairs = np.minimum(shaped[1:], shaped[:-1])
+    pairs = np.sort(pairs[pairs >= low])
+    n_steps = len(steps) - np.searchsorted(steps, levels)
+    return np.asarray(n_steps - (len(pairs) - np.searchsorted(pairs, levels)), dtype=np.int64)
 
 
 def _hundman(score: Values) -> float:
