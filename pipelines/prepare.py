@@ -45,9 +45,9 @@ class ChannelRecipe:
         center: robust centre of the transformed values; stands in where no level can be followed.
         scale: robust spread of the residuals (interquartile range / 1.349), transformed.
         season: ``none``, ``daily`` or ``weekly``.
-        profile: the season in units of ``scale``, by bin of the local day or week; float32 as base64.
+        profile: the season in units of ``scale``, by bin of the local day or week, packed.
         spread_season: the season of the noise: it can have one where the mean has none.
-        spread: factor of the scale by the bins of that season.
+        spread: factor of the scale by the bins of that season, packed.
         level_blocks: blocks of ``BLOCK_SECONDS`` whose median is the level; 0 does not follow it.
         longest_flat: most steps in a row with the same raw value, in the weeks learned from.
         usual_flat: the same in a usual week (median over the weeks), so that one stuck sensor in the
@@ -72,11 +72,11 @@ class ChannelRecipe:
 
     @cached_property
     def profile_values(self) -> Values:
-        return _unpacked(self.profile)
+        return _unpacked_profile(self.profile)
 
     @cached_property
     def spread_values(self) -> Values:
-        return _unpacked(self.spread)
+        return _unpacked_spread(self.spread)
 
 
 @dataclass(frozen=True)
@@ -389,9 +389,9 @@ def _learn_channel(points: Points, bare: Recipe, wanted: str, number: int) -> Ch
         center=center,
         scale=scale,
         season=kind,
-        profile=_packed(usual / scale),
+        profile=_packed_profile(usual / scale),
         spread_season=spread_kind,
-        spread=_packed(spread),
+        spread=_packed_spread(spread),
         level_blocks=blocks,
         longest_flat=longest,
         usual_flat=usual_longest,
@@ -540,9 +540,30 @@ def _flat_runs(raw: Values, week: Seconds) -> tuple[int, int]:
     return int(longest.max()), int(np.median(longest))
 
 
-def _packed(values: Values) -> str:
-    return base64.b64encode(values.astype("<f4").tobytes()).decode("ascii")
+def _packed_profile(profile: Values) -> str:
+    """Return a profile as base64: the size of a part as float64, then whole parts as int16.
+
+    A week of five minutes takes 5 KiB instead of the 40 of a JSON list; a part is a 32,767th of the
+    largest value, a few thousandths of the spread.
+    """
+    part = float(np.abs(profile).max(initial=0.0)) / 32_767 or 1.0
+    parts = np.rint(profile / part).astype("<i2")
+    return base64.b64encode(np.float64(part).astype("<f8").tobytes() + parts.tobytes()).decode("ascii")
 
 
-def _unpacked(text: str) -> Values:
-    return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float64)
+def _unpacked_profile(text: str) -> Values:
+    data = base64.b64decode(text)
+    return np.frombuffer(data, "<i2", offset=8) * np.frombuffer(data, "<f8", count=1)[0]
+
+
+def _packed_spread(factor: Values) -> str:
+    """Return factors as base64 of one byte each, evenly spaced in their logarithm: within 0.8 %."""
+    low, high = np.log(seasons.FACTOR_RANGE)
+    return base64.b64encode(
+        np.rint((np.log(factor) - low) / (high - low) * 255).astype(np.uint8).tobytes()
+    ).decode("ascii")
+
+
+def _unpacked_spread(text: str) -> Values:
+    low, high = np.log(seasons.FACTOR_RANGE)
+    return np.exp(low + np.frombuffer(base64.b64decode(text), np.uint8) * ((high - low) / 255))
