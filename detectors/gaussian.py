@@ -9,27 +9,16 @@ import torch
 from torch import Tensor
 
 from detectors.base import Density, Detector, DetectorConfig, Expected, Progress, Windows, in_pieces
-from detectors.maths.moments import BlockMoments, Moments, shrinkage
+from detectors.maths import parts
+from detectors.maths.moments import FLOOR, Moments, regular, trimmed
 from detectors.maths.normal import Normal
 from detectors.maths.ppca import Ppca
-
-FLOOR = 1e-4
-"""Noise variance every window is given, in squared prepared units: a constant series stays factorable."""
 
 LARGEST_FULL = 128
 """Values of a window up to which its covariance fits, packed, into 33 KiB of a version's 64."""
 
 LARGEST = 1e6
 """Values are read as at most this far from 0, so that squares stay finite in float32."""
-
-DRAWN = 1024
-"""Training windows per target from which the noise of each part of the score is read."""
-
-TAIL = 0.995
-"""Quantile at which the parts are made equal: far out, where the line will be, yet held by 5 of 1,024."""
-
-NORMAL_TAIL = 2.576
-"""That quantile of a standard normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -97,33 +86,17 @@ class GaussianDetector(Detector):
     # -- fit ------------------------------------------------------------------------
 
     def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
-        blocks = BlockMoments.of(windows)
-        moments = blocks.total()
-        kept = self._kept(blocks, moments)
+        moments, kept = trimmed(windows, self.config.trim)
         on_progress(0.5)
-        state = self._distribution(blocks.total(kept), windows.n_channels)
-        length = blocks.weight.shape[2]
-        trimmed = windows.weighted(
-            windows.weight * kept.repeat_interleave(length, 1)[:, : windows.n_windows].to(torch.float32)
-        )
-        scale = self._part_scale(state, trimmed)
+        state = self._distribution(moments, windows.n_channels)
+        normal = _normal(state)
+        scale = parts.scale_of(lambda values, mask, _: _raw_parts(normal, values, mask), kept)
         on_progress(1.0)
         return state | scale
 
-    def _kept(self, blocks: BlockMoments, moments: Moments) -> Tensor:
-        """Blocks that stay when the worst share goes, shape ``(n_targets, blocks)``, bool."""
-        filled = blocks.weight.sum(2) > 0
-        drop = (filled.sum(1) * self.config.trim + 1e-9).floor()
-        if not bool((drop > 0).any()):
-            return filled
-        normal = Normal.of(moments.mean, _regular(moments, self.config.window))
-        energy = blocks.energy(moments, normal.precision)
-        worst_first = energy.masked_fill(~filled, -1.0).argsort(dim=1, descending=True)
-        return filled & (worst_first.argsort(dim=1) >= drop.unsqueeze(1))
-
     def _distribution(self, moments: Moments, n_channels: int) -> dict[str, Tensor]:
         """The fitted distribution, as it is stored."""
-        covariance = _regular(moments, self.config.window)
+        covariance = regular(moments, self.config.window)
         mean = moments.mean.to(torch.float32)
         if self._is_full(n_channels):
             rows, columns = torch.tril_indices(*covariance.shape[1:])
@@ -140,50 +113,28 @@ class GaussianDetector(Detector):
             return self.config.window * n_channels <= LARGEST_FULL
         return self.config.form == "full"
 
-    def _part_scale(self, state: dict[str, Tensor], windows: Windows) -> dict[str, Tensor]:
-        """Median and scale of each part of the score on training windows, ``(n_targets, 3)`` each."""
-        values, mask = windows.gathered(windows.drawn(DRAWN))
-        parts = _raw_parts(_normal(state), values, mask)
-        position = (torch.arange(DRAWN) % windows.window).view(1, -1, 1).expand(windows.n_targets, -1, 1)
-        drawn = torch.stack([parts.window, parts.level, parts.step.gather(2, position).squeeze(2)], dim=1)
-        quantiles = torch.tensor([0.5, TAIL])
-        middle, tail = drawn.quantile(quantiles, dim=2)
-        scale = ((tail - middle) / NORMAL_TAIL).clamp_min(0.5)
-        empty = (windows.weight.sum(1) == 0).unsqueeze(1)
-        return {
-            "part_middle": torch.where(empty, 0.0, middle),
-            "part_scale": torch.where(empty, 1.0, scale),
-        }
-
     # -- use ------------------------------------------------------------------------
 
     def parts(self, windows: Windows) -> Parts:
         """Return the surprises the score is the largest of."""
         self._check_match(windows)
-        parts = in_pieces(windows, lambda members, piece: self._parts_of(members, piece))
-        return Parts(parts[:, :, 0], parts[:, :, 1], parts[:, :, 2:])
+        whole = in_pieces(windows, self._parts_of)
+        return Parts(whole[:, :, 0], whole[:, :, 1], whole[:, :, 2:])
 
     def _parts_of(self, members: slice, windows: Windows) -> Tensor:
-        """Parts side by side: window, level and every step, ``(n_targets, n_windows, 2 + window)``."""
-        state = {name: tensor[members] for name, tensor in self._state.items()}
-        raw = _raw_parts(_normal(state), windows.values, windows.mask & windows.scorable[:, :, None, None])
-        middle, scale = state["part_middle"].unsqueeze(1), state["part_scale"].unsqueeze(1)
-        both = torch.stack([raw.window, raw.level], dim=2)
-        return torch.cat(
-            [(both - middle[:, :, :2]) / scale[:, :, :2], (raw.step - middle[:, :, 2:]) / scale[:, :, 2:]],
-            dim=2,
-        )
+        """Scaled parts: window, level and every step, ``(n_targets, n_windows, 2 + window)``."""
+        state = self._state_of(members)
+        mask = windows.mask & windows.scorable[:, :, None, None]
+        return parts.scaled(_raw_parts(_normal(state), windows.values, mask), state)
 
     def _score(self, windows: Windows) -> Tensor:
-        return in_pieces(windows, self._score_of)
-
-    def _score_of(self, members: slice, windows: Windows) -> Tensor:
-        parts = self._parts_of(members, windows)
-        return torch.maximum(parts[:, :, :2].amax(2, keepdim=True), parts[:, :, 2:])
+        return in_pieces(
+            windows, lambda members, piece: parts.largest(self._parts_of(members, piece), windows.window)
+        )
 
     def _expect(self, windows: Windows) -> Expected:
         def both(members: slice, piece: Windows) -> Tensor:
-            normal = _normal({name: tensor[members] for name, tensor in self._state.items()})
+            normal = _normal(self._state_of(members))
             mean, variance = normal.conditional(*_about_mean(normal, piece.values, piece.mask))
             return torch.stack([mean + normal.mean.unsqueeze(1), variance.sqrt()], dim=2).to(torch.float32)
 
@@ -202,7 +153,7 @@ class GaussianDetector(Detector):
         self._check_match(windows)
 
         def density(members: slice, piece: Windows) -> Tensor:
-            normal = _normal({name: tensor[members] for name, tensor in self._state.items()})
+            normal = _normal(self._state_of(members))
             return normal.log_prob(*_about_mean(normal, piece.values, piece.mask))
 
         return in_pieces(windows, density)
@@ -216,25 +167,17 @@ class GaussianDetector(Detector):
         axes = ppca.axes / ppca.variance.clamp_min(FLOOR).sqrt().unsqueeze(1)
 
         def latent(members: slice, piece: Windows) -> Tensor:
-            member = _normal({name: tensor[members] for name, tensor in self._state.items()})
+            member = _normal(self._state_of(members))
             x, missing = _about_mean(member, piece.values, piece.mask)
             return (member.completed(x, missing).x @ axes[members]).to(torch.float32)
 
         return in_pieces(windows, latent)
 
+    def _state_of(self, members: slice) -> dict[str, Tensor]:
+        return {name: tensor[members] for name, tensor in self._state.items()}
+
     def _n_channels(self) -> int:
         return self._state["mean"].shape[1] // self.config.window
-
-
-def _regular(moments: Moments, window: int) -> Tensor:
-    """Shrunken covariance that can be factored, whatever the data, in float64."""
-    covariance = moments.covariance
-    size = covariance.shape[1]
-    level = covariance.diagonal(dim1=1, dim2=2).mean(1)
-    intensity = shrinkage(moments, window)[:, None, None]
-    unit = torch.eye(size, dtype=torch.float64)
-    regular = (1 - intensity) * covariance + intensity * level[:, None, None] * unit
-    return regular + FLOOR * unit
 
 
 def _normal(state: dict[str, Tensor]) -> Normal:
@@ -259,24 +202,18 @@ def _about_mean(normal: Normal, values: Tensor, mask: Tensor) -> tuple[Tensor, T
     return flat - normal.mean.unsqueeze(1), mask.flatten(2)
 
 
-def _raw_parts(normal: Normal, values: Tensor, mask: Tensor) -> Parts:
-    """Parts as standard normal as theory makes them (Wilson-Hilferty of each chi-squared)."""
+def _raw_parts(normal: Normal, values: Tensor, mask: Tensor) -> Tensor:
+    """Parts as theory standardises them, ``(n_targets, k, 2 + window)``: window, level, steps."""
     n_channels = values.shape[3]
     missing = mask.flatten(2)
     x = values.flatten(2).clamp(-LARGEST, LARGEST) - normal.mean.unsqueeze(1).to(torch.float32)
     if bool(missing.any()):
         x = normal.completed(x, missing).x.to(torch.float32)
-    innovations = x @ normal.whitener.transpose(1, 2).to(torch.float32)
-    steps = innovations.square().view(*mask.shape).sum(3)
-    observed = (~missing).sum(2)
+    steps = (x @ normal.whitener.transpose(1, 2).to(torch.float32)).square().view(*mask.shape).sum(3)
     level = (x @ _level_filter(normal, n_channels).to(torch.float32)).square().sum(2)
-    gone = mask.all(3)
-    step = _standard(steps, torch.tensor(float(n_channels)))
-    return Parts(
-        window=_standard(steps.sum(2), observed.to(torch.float32)),
-        level=_standard(level, torch.tensor(float(n_channels))),
-        step=torch.where(gone, 0.0, step),
-    )
+    window = parts.standard(steps.sum(2), (~missing).sum(2))
+    step = torch.where(mask.all(3), 0.0, parts.standard(steps, n_channels))
+    return torch.cat([window.unsqueeze(2), parts.standard(level, n_channels).unsqueeze(2), step], dim=2)
 
 
 def _level_filter(normal: Normal, n_channels: int) -> Tensor:
@@ -286,9 +223,3 @@ def _level_filter(normal: Normal, n_channels: int) -> Tensor:
     pulled = normal.precision @ shift
     root = torch.linalg.cholesky(shift.T @ pulled)
     return torch.linalg.solve_triangular(root, pulled.transpose(1, 2), upper=False).transpose(1, 2)
-
-
-def _standard(chi_squared: Tensor, freedom: Tensor) -> Tensor:
-    """Return chi-squared values as standard normal ones (Wilson & Hilferty 1931)."""
-    k = freedom.clamp_min(1)
-    return ((chi_squared / k).pow(1 / 3) - (1 - 2 / (9 * k))) / (2 / (9 * k)).sqrt()

@@ -25,6 +25,9 @@ from detectors.base import Windows
 BLOCKS = 40
 """Blocks a series is cut into at most: enough that the worst 5 % are whole blocks."""
 
+FLOOR = 1e-4
+"""Noise variance every window is given, in squared prepared units: a constant series stays factorable."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -171,6 +174,37 @@ class BlockMoments:
 def block_length(n_windows: int, window: int) -> int:
     """Return windows per block: at least one window's length, at most ``BLOCKS`` blocks."""
     return max(window, -(-n_windows // BLOCKS))
+
+
+def trimmed(windows: Windows, share: float) -> tuple[Moments, Windows]:
+    """Return moments without the worst blocks, and the windows that stay with weight above 0.
+
+    Training data hold anomalies too: a first fit judges the blocks by their mean Mahalanobis energy.
+
+    Args:
+        windows: the training windows.
+        share: share of the blocks that goes; none go where there are fewer than ``1 / share``.
+    """
+    blocks = BlockMoments.of(windows)
+    filled = blocks.weight.sum(2) > 0
+    drop = (filled.sum(1) * share + 1e-9).floor()
+    moments = blocks.total()
+    if not bool((drop > 0).any()):
+        return moments, windows
+    precision = torch.cholesky_inverse(torch.linalg.cholesky(regular(moments, windows.window)))
+    energy = blocks.energy(moments, precision).masked_fill(~filled, -1.0)
+    keep = filled & (energy.argsort(dim=1, descending=True).argsort(dim=1) >= drop.unsqueeze(1))
+    stays = keep.repeat_interleave(blocks.weight.shape[2], 1)[:, : windows.n_windows]
+    return blocks.total(keep), windows.weighted(windows.weight * stays)
+
+
+def regular(moments: Moments, window: int) -> Tensor:
+    """Return the shrunken covariance, positive definite whatever the data, in float64."""
+    covariance = moments.covariance
+    unit = torch.eye(covariance.shape[1], dtype=torch.float64)
+    level = covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    intensity = shrinkage(moments, window)[:, None, None]
+    return (1 - intensity) * covariance + (intensity * level + FLOOR) * unit
 
 
 def shrinkage(moments: Moments, window: int) -> Tensor:

@@ -1,0 +1,201 @@
+"""Gaussian mixture on the principal coordinates of windows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from detectors.base import Density, Detector, DetectorConfig, Expected, Progress, Windows, in_pieces
+from detectors.maths import mixture, parts
+from detectors.maths.linear import LinearBase
+from detectors.maths.mixture import Mixture
+from detectors.maths.moments import trimmed
+from detectors.maths.normal import Normal
+
+
+@dataclass(frozen=True)
+class GmmConfig(DetectorConfig):
+    """What the mixture can be told.
+
+    Attributes:
+        latent: principal coordinates the mixture lives on.
+        components: numbers of components to choose from, ascending.
+        trim: share of the blocks, the worst ones, that is dropped before fitting.
+    """
+
+    latent: int = 8
+    components: tuple[int, ...] = (4, 8, 16)
+    trim: float = 0.05
+    max_windows: int = 2048
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.latent < 1:
+            raise ValueError(f"latent must be at least 1, got {self.latent}")
+        # A configuration that was stored as JSON comes back with a list.
+        object.__setattr__(self, "components", tuple(self.components))
+        if (
+            not self.components
+            or min(self.components) < 1
+            or list(self.components) != sorted(self.components)
+        ):
+            raise ValueError(f"components must be ascending numbers from 1, got {self.components}")
+        if not 0 <= self.trim < 0.5:
+            raise ValueError(f"trim must be at least 0 and below 0.5, got {self.trim}")
+
+
+class GmmDetector(Detector):
+    """Mixture of 4 to 16 normal distributions on the first principal coordinates of windows.
+
+    The score of a step is the largest of three surprises, each brought to the noise it has on the training
+    windows: the mixture's negative log-density of its window's latent, the energy of what the latent leaves
+    over, and the step's innovation given the steps before it under the linear base.
+
+    Dempster, Laird & Rubin 1977 (doi 10.1111/j.2517-6161.1977.tb01600.x), started by k-means++.
+
+    Departures: components have a weak prior covariance, so none collapses onto a window; BIC counts one
+    sample per window's length, since overlapping windows are not independent; while scoring, missing steps
+    hold their conditional mean under the linear base (``log_prob`` and ``expect`` marginalise the mixture).
+    """
+
+    Config: ClassVar[type[DetectorConfig]] = GmmConfig
+    density = Density.TRACTABLE
+    family = "Gaussian mixture"
+    paper = "Dempster, Laird & Rubin 1977"
+
+    def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
+        moments, kept = trimmed(windows, self.config.trim)
+        base = LinearBase.of(moments, windows.window, self.config.latent)
+        on_progress(0.2)
+        fitted = self._mixture(base, kept)
+        on_progress(0.9)
+        normal = base.normal
+        scale = parts.scale_of(lambda values, mask, _: _raw_parts(base, normal, fitted, values, mask), kept)
+        stored = {"weight": fitted.weight, "centre": fitted.mean, "covariance": fitted.covariance}
+        return base.state() | scale | {name: t.to(torch.float32) for name, t in stored.items()}
+
+    def _mixture(self, base: LinearBase, windows: Windows) -> Mixture:
+        count = (windows.weight > 0).sum(1)
+        n = min(self.config.max_windows, windows.n_windows)
+        values, mask = windows.gathered(windows.drawn(n))
+        x = base.about_mean(values)
+        if bool(mask.any()):
+            x = base.normal.completed(x, mask.flatten(2)).x.to(torch.float32)
+        samples = (count / windows.window).to(torch.float64)
+        return mixture.fit(
+            base.split(x)[0], count > 0, self.config.components, samples=samples, seed=self.config.seed
+        )
+
+    def _score(self, windows: Windows) -> Tensor:
+        def scores(members: slice, piece: Windows) -> Tensor:
+            state = self._state_of(members)
+            base, fitted = LinearBase.load(state), _mixture_of(state)
+            mask = piece.mask & piece.scorable[:, :, None, None]
+            raw = _raw_parts(base, base.normal, fitted, piece.values, mask)
+            return parts.largest(parts.scaled(raw, state), windows.window)
+
+        return in_pieces(windows, scores)
+
+    def _expect(self, windows: Windows) -> Expected:
+        def moments(members: slice, piece: Windows) -> Tensor:
+            state = self._state_of(members)
+            base, fitted = LinearBase.load(state), _mixture_of(state)
+            posterior, means, variances = _conditionals(base, fitted, piece)
+            mean = (posterior * means).sum(1)
+            variance = (posterior * (variances + means.square())).sum(1) - mean.square()
+            return torch.stack([mean, variance.clamp_min(1e-12).sqrt()], dim=2).to(torch.float32)
+
+        size = windows.window * windows.n_channels * max(self.config.components)
+        both = in_pieces(windows, moments, values=max(1, 2**22 // size))
+        mean, scale = both.view(*both.shape[:3], windows.window, -1).unbind(2)
+        return Expected(mean, scale)
+
+    def _sample(self, n: int, generator: torch.Generator) -> Tensor:
+        base, fitted = LinearBase.load(self._state), _mixture_of(self._state)
+        n_targets, _, latent = fitted.mean.shape
+        component = fitted.weight.multinomial(n, replacement=True, generator=generator)
+        rows = torch.arange(n_targets).unsqueeze(1)
+        white = torch.randn(n_targets, n, latent, 1, generator=generator)
+        roots = torch.linalg.cholesky(fitted.covariance).to(torch.float32)
+        z = fitted.mean.to(torch.float32)[rows, component] + (roots[rows, component] @ white).squeeze(3)
+        noise = base.noise_of(torch.randn(n_targets, n, base.mean.shape[1], generator=generator))
+        x = base.mean.unsqueeze(1) + base.window_of(z) + noise
+        return x.view(n_targets, n, self.config.window, -1)
+
+    def log_prob(self, windows: Windows) -> Tensor:
+        """Return the log-density of the observed values of every window, ``(n_targets, n_windows)``."""
+        self._check_match(windows)
+
+        def density(members: slice, piece: Windows) -> Tensor:
+            state = self._state_of(members)
+            base, fitted = LinearBase.load(state), _mixture_of(state)
+            if bool(piece.missing.any()):
+                return _log_joint(_normals(base, fitted), fitted, base, piece).logsumexp(1)
+            z, off = base.split(base.about_mean(piece.values))
+            return base.log_prob(fitted.log_prob(z.to(torch.float64)), off)
+
+        return in_pieces(windows, density)
+
+    def encode(self, windows: Windows) -> Tensor:
+        """Return each component's responsibility for every window, ``(n_targets, n_windows, components)``."""
+        self._check_match(windows)
+
+        def shares(members: slice, piece: Windows) -> Tensor:
+            state = self._state_of(members)
+            base, fitted = LinearBase.load(state), _mixture_of(state)
+            x = base.normal.completed(base.about_mean(piece.values), piece.mask.flatten(2)).x
+            z = base.split(x.to(torch.float32))[0]
+            return fitted.log_joint(z.to(torch.float64)).softmax(2).to(torch.float32)
+
+        return in_pieces(windows, shares)
+
+    def _state_of(self, members: slice) -> dict[str, Tensor]:
+        return {name: tensor[members] for name, tensor in self._state.items()}
+
+    def _n_channels(self) -> int:
+        return self._state["mean"].shape[1] // self.config.window
+
+
+def _mixture_of(state: dict[str, Tensor]) -> Mixture:
+    return Mixture(*(state[name].to(torch.float64) for name in ("weight", "centre", "covariance")))
+
+
+def _raw_parts(base: LinearBase, normal: Normal, fitted: Mixture, values: Tensor, mask: Tensor) -> Tensor:
+    """Parts as theory standardises them: latent, rest, steps; ``(n_targets, k, 2 + window)``."""
+    return parts.latent_parts(
+        base, normal, values, mask, lambda z: fitted.log_prob(z.to(torch.float64)).to(torch.float32)
+    )
+
+
+def _normals(base: LinearBase, fitted: Mixture) -> Normal:
+    """Every component as a normal distribution of windows, ``n_targets * components`` members."""
+    components = fitted.weight.shape[1]
+    wide = LinearBase(*(t.repeat_interleave(components, 0) for t in base.state().values()))
+    return wide.normal_of(fitted.mean.flatten(0, 1), fitted.covariance.flatten(0, 1))
+
+
+def _repeated(normals: Normal, components: int, windows: Windows) -> tuple[Tensor, Tensor]:
+    """Windows about each component's mean, and their mask, ``(n_targets * components, k, size)``."""
+    flat = windows.values.flatten(2).to(torch.float64).repeat_interleave(components, 0)
+    return flat - normals.mean.unsqueeze(1), windows.mask.flatten(2).repeat_interleave(components, 0)
+
+
+def _log_joint(normals: Normal, fitted: Mixture, base: LinearBase, windows: Windows) -> Tensor:
+    """Log of weight times marginal density of the observed values, ``(n_targets, components, k)``."""
+    components = fitted.weight.shape[1]
+    log_prob = normals.log_prob(*_repeated(normals, components, windows))
+    log_weight = torch.where(fitted.weight > 0, fitted.weight.clamp_min(1e-300).log(), -1e30)
+    return log_prob.view(-1, components, windows.n_windows) + log_weight.unsqueeze(2)
+
+
+def _conditionals(base: LinearBase, fitted: Mixture, windows: Windows) -> tuple[Tensor, Tensor, Tensor]:
+    """Responsibilities ``(n, K, k, 1)``, and conditional means and variances ``(n, K, k, size)``."""
+    components = fitted.weight.shape[1]
+    normals = _normals(base, fitted)
+    posterior = _log_joint(normals, fitted, base, windows).softmax(1).unsqueeze(3)
+    mean, variance = normals.conditional(*_repeated(normals, components, windows))
+    shape = (-1, components, windows.n_windows, base.mean.shape[1])
+    return posterior, (mean + normals.mean.unsqueeze(1)).view(shape), variance.view(shape)

@@ -1,0 +1,264 @@
+"""Kernel density on the principal coordinates of windows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from detectors.base import Density, Detector, DetectorConfig, Expected, Progress, Windows, in_pieces
+from detectors.maths import parts
+from detectors.maths.kernels import KERNELS, Kernel, kernel_noise, log_kernel, scott
+from detectors.maths.linear import LinearBase
+from detectors.maths.moments import trimmed
+
+NEAREST = 50
+"""References whose mean is expected at hidden steps."""
+
+GAUSSIAN_SHARE = 0.01
+"""Share of a gaussian kernel that keeps the score of a kernel of finite support finite."""
+
+
+@dataclass(frozen=True)
+class KdeConfig(DetectorConfig):
+    """What the kernel density can be told.
+
+    Attributes:
+        kernel: 'gaussian', 'tophat' or 'epanechnikov', all of the same variance.
+        latent: principal coordinates the density lives on.
+        references: training windows kept, evenly drawn.
+        trim: share of the blocks, the worst ones, that is dropped before fitting.
+    """
+
+    kernel: Kernel = "gaussian"
+    latent: int = 6
+    references: int = 2048
+    trim: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kernel not in KERNELS:
+            raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {self.kernel!r}")
+        if not 1 <= self.latent <= 6:
+            raise ValueError(
+                f"latent must be 1 to 6, got {self.latent}; kernel densities do not reach further"
+            )
+        if self.references < 1:
+            raise ValueError(f"references must be at least 1, got {self.references}")
+        if not 0 <= self.trim < 0.5:
+            raise ValueError(f"trim must be at least 0 and below 0.5, got {self.trim}")
+
+
+@dataclass(frozen=True)
+class _References:
+    """Reference windows of some members.
+
+    Attributes:
+        z: shape ``(n_targets, R, latent)``, whitened.
+        start: shape ``(n_targets, R)``, index on the target's UTC grid.
+        count: shape ``(n_targets,)``, references that are real; the rest is padding.
+        bandwidth: shape ``(n_targets,)``.
+    """
+
+    z: Tensor
+    start: Tensor
+    count: Tensor
+    bandwidth: Tensor
+
+    @classmethod
+    def load(cls, state: dict[str, Tensor]) -> _References:
+        return cls(state["reference"], state["reference_start"], state["references"], state["bandwidth"])
+
+    def left_out(self, start: Tensor, window: int) -> Tensor:
+        """True for padding, and for references closer than a window: ``(n_targets, k, R)``."""
+        near = (start.unsqueeze(2) - self.start.unsqueeze(1)).abs() < window
+        padding = torch.arange(self.z.shape[1]) >= self.count.unsqueeze(1)
+        return near | padding.unsqueeze(1)
+
+    def squares(self, z: Tensor) -> Tensor:
+        """Squared distances in bandwidths, ``(n_targets, k, R)``."""
+        return (torch.cdist(z, self.z) / self.bandwidth[:, None, None]).square()
+
+    def log_density(self, z: Tensor, start: Tensor, window: int, kernel: Kernel) -> Tensor:
+        """Log-density of latents, ``(n_targets, k)``; a standard normal's where no reference is left."""
+        d = z.shape[2]
+        out = self.left_out(start, window)
+        total = log_kernel(self.squares(z), kernel, d).masked_fill(out, -math.inf).logsumexp(2)
+        left = (~out).sum(2)
+        density = total - left.log() - d * self.bandwidth.log().unsqueeze(1)
+        return torch.where(left > 0, density, log_kernel(z.square().sum(2), "gaussian", d))
+
+
+class KdeDetector(Detector):
+    """Kernel density (gaussian, tophat or epanechnikov) of windows on at most 6 principal coordinates.
+
+    The score of a step is the largest of three surprises, each brought to the noise it has on the training
+    windows: the negative log-density of its window's latent, the energy of what the latent leaves over, and
+    the step's innovation given the steps before it under the linear base. A reference closer than a window is
+    no witness: it does not count, and the sum is divided by those left.
+
+    Parzen 1962 (doi 10.1214/aoms/1177704472); bandwidth of Scott 1992 (doi 10.1002/9780470316849).
+
+    Departures: Scott's rule counts references divided by the window, since overlapping windows are not
+    independent; off the axes the density is white noise; a kernel of finite support has 1 % of a gaussian one
+    beside it in the score (not in ``log_prob``), and ``outside_support`` says where that alone is left;
+    missing steps hold their conditional mean under the linear base.
+    """
+
+    Config: ClassVar[type[DetectorConfig]] = KdeConfig
+    density = Density.TRACTABLE
+    family = "Kernel density"
+    paper = "Parzen 1962"
+
+    def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
+        moments, kept = trimmed(windows, self.config.trim)
+        base = LinearBase.of(moments, windows.window, self.config.latent)
+        on_progress(0.3)
+        refs = self._references(base, kept)
+        stored = {
+            "reference": refs.z,
+            "reference_start": refs.start,
+            "references": refs.count,
+            "bandwidth": refs.bandwidth,
+        }
+        state = base.state() | stored
+        scale = parts.scale_of(lambda values, mask, start: self._raw(state, values, mask, start), kept)
+        on_progress(1.0)
+        return state | scale
+
+    def _references(self, base: LinearBase, windows: Windows) -> _References:
+        n = min(self.config.references, windows.n_windows)
+        index = windows.drawn(n)
+        values, mask = windows.gathered(index)
+        z = base.split(_filled(base, values, mask))[0]
+        count = (windows.weight > 0).sum(1).clamp_max(n)
+        start = (windows.start.unsqueeze(1) + index).to(torch.int32)
+        # Fewer windows than references come back repeated; the distinct ones go to the front.
+        first = torch.cat([torch.ones_like(start[:, :1], dtype=torch.bool), start.diff(dim=1) != 0], dim=1)
+        order = (~first).to(torch.uint8).argsort(dim=1, stable=True)
+        z, start = z.gather(1, order.unsqueeze(2).expand_as(z)), start.gather(1, order)
+        bandwidth = scott(count / windows.window, base.latent)
+        return _References(z, start, count.to(torch.int32), bandwidth.to(torch.float32))
+
+    def _raw(self, state: dict[str, Tensor], values: Tensor, mask: Tensor, start: Tensor) -> Tensor:
+        """Parts as theory standardises them: latent, rest, steps; ``(n_targets, k, 2 + window)``."""
+        base, refs = LinearBase.load(state), _References.load(state)
+
+        def log_latent(z: Tensor) -> Tensor:
+            own = refs.log_density(z, start, self.config.window, self.config.kernel)
+            if self.config.kernel == "gaussian":
+                return own
+            wide = refs.log_density(z, start, self.config.window, "gaussian")
+            return torch.logaddexp(own, wide + math.log(GAUSSIAN_SHARE))
+
+        return parts.latent_parts(base, base.normal, values, mask, log_latent)
+
+    def _score(self, windows: Windows) -> Tensor:
+        def scores(members: slice, piece: Windows) -> Tensor:
+            state = self._state_of(members)
+            mask = piece.mask & piece.scorable[:, :, None, None]
+            raw = self._raw(state, piece.values, mask, _starts(piece))
+            return parts.largest(parts.scaled(raw, state), windows.window)
+
+        return in_pieces(windows, scores, values=self._at_once(windows))
+
+    def log_prob(self, windows: Windows) -> Tensor:
+        """Return the log-density of every window under the pure kernel, ``(n_targets, n_windows)``.
+
+        Minus infinity outside the support of a finite kernel. Windows with missing steps are filled.
+        """
+        self._check_match(windows)
+
+        def density(members: slice, piece: Windows) -> Tensor:
+            state = self._state_of(members)
+            base = LinearBase.load(state)
+            z, off = base.split(_filled(base, piece.values, piece.mask))
+            return base.log_prob(self._log_latent(state, z, piece), off)
+
+        return in_pieces(windows, density, values=self._at_once(windows))
+
+    def outside_support(self, windows: Windows) -> Tensor:
+        """True for windows no reference's kernel reaches: the model abstains, ``(n_targets, n_windows)``."""
+        self._check_match(windows)
+
+        def outside(members: slice, piece: Windows) -> Tensor:
+            state = self._state_of(members)
+            base = LinearBase.load(state)
+            z, _ = base.split(_filled(base, piece.values, piece.mask))
+            return self._log_latent(state, z, piece).isneginf()
+
+        return in_pieces(windows, outside, values=self._at_once(windows))
+
+    def _expect(self, windows: Windows) -> Expected:
+        def both(members: slice, piece: Windows) -> Tensor:
+            state = self._state_of(members)
+            base, refs = LinearBase.load(state), _References.load(state)
+            out = refs.left_out(_starts(piece), windows.window)
+            mean, variance = _nearest(base, refs, piece, out)
+            return torch.stack([mean, (variance + base.noise[:, None, None]).sqrt()], dim=2)
+
+        found = in_pieces(windows, both, values=self._at_once(windows) // 4)
+        mean, scale = found.view(*found.shape[:3], windows.window, -1).unbind(2)
+        return Expected(mean, scale)
+
+    def _sample(self, n: int, generator: torch.Generator) -> Tensor:
+        base, refs = LinearBase.load(self._state), _References.load(self._state)
+        n_targets, _, d = refs.z.shape
+        draw = torch.rand(n, generator=generator)
+        chosen = (draw * refs.count.clamp_min(1).unsqueeze(1)).to(torch.int64)
+        centre = refs.z.gather(1, chosen.unsqueeze(2).expand(-1, -1, d))
+        z = centre + refs.bandwidth[:, None, None] * kernel_noise(
+            self.config.kernel, (n_targets, n, d), generator
+        )
+        noise = base.noise_of(torch.randn(n_targets, n, base.mean.shape[1], generator=generator))
+        x = base.mean.unsqueeze(1) + base.window_of(z) + noise
+        return x.view(n_targets, n, self.config.window, -1)
+
+    def _log_latent(self, state: dict[str, Tensor], z: Tensor, windows: Windows) -> Tensor:
+        refs = _References.load(state)
+        return refs.log_density(z, _starts(windows), self.config.window, self.config.kernel)
+
+    def _at_once(self, windows: Windows) -> int:
+        """Values of a piece such that its distances to all references stay within 8 MiB."""
+        per_window = windows.window * windows.n_channels
+        return max(1, 2**21 // self._state["reference"].shape[1]) * per_window
+
+    def _state_of(self, members: slice) -> dict[str, Tensor]:
+        return {name: tensor[members] for name, tensor in self._state.items()}
+
+    def _n_channels(self) -> int:
+        return self._state["mean"].shape[1] // self.config.window
+
+
+def _starts(windows: Windows) -> Tensor:
+    """Index of every window on its target's grid, ``(n_targets, n_windows)``."""
+    return windows.start.unsqueeze(1) + torch.arange(windows.n_windows)
+
+
+def _filled(base: LinearBase, values: Tensor, mask: Tensor) -> Tensor:
+    """Flat windows about the mean, missing steps at their conditional mean under the linear base."""
+    x = base.about_mean(values)
+    if bool(mask.any()):
+        return base.normal.completed(x, mask.flatten(2)).x.to(torch.float32)
+    return x
+
+
+def _nearest(base: LinearBase, refs: _References, windows: Windows, out: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the references nearest on the observed steps, ``(n_targets, k, size)``.
+
+    Windows without an observed step get those of all references, windows without a reference the mean.
+    """
+    seen = (~windows.mask.flatten(2)).to(torch.float32)
+    x = base.about_mean(windows.values) * seen
+    known = base.window_of(refs.z)
+    away = seen @ known.square().transpose(1, 2) - 2 * x @ known.transpose(1, 2)
+    away = away.masked_fill(out, math.inf)
+    limit = away.kthvalue(min(NEAREST, away.shape[2]), dim=2, keepdim=True).values
+    share = ((away <= limit) & ~out).to(torch.float32)
+    share = share / share.sum(2, keepdim=True).clamp_min(1)
+    mean = share @ known
+    variance = (share @ known.square() - mean.square()).clamp_min(0)
+    return mean + base.mean.unsqueeze(1), variance

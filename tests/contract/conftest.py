@@ -1,0 +1,11 @@
+"""Small tensors, several test processes: one thread each is fastest, and its sums are the same every time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
