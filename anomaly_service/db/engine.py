@@ -27,6 +27,18 @@ SQLITE_PRAGMAS = (
     "PRAGMA temp_store = MEMORY",
 )
 
+SQLITE_TROUBLE = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+}
+"""Result codes that blame the file or the machine rather than the statement."""
+
 
 class db_now(GenericFunction[float]):  # noqa: N801
     """The database's clock as epoch seconds, so that daemons on different machines agree."""
@@ -121,7 +133,11 @@ def _is_unavailable(error: BaseException) -> bool:
     """True for a failure of the connection or the server, not of what was asked."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
-    if isinstance(error, OperationalError | InterfaceError | sqlite3.OperationalError):
+    original = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(original, sqlite3.Error):
+        code = getattr(original, "sqlite_errorcode", 0) & 0xFF  # the rest says where, not what
+        return code in SQLITE_TROUBLE
+    if isinstance(error, OperationalError | InterfaceError):
         return True
     return type(error).__module__.startswith("psycopg") and any(
         base.__name__ in {"OperationalError", "InterfaceError"} for base in type(error).__mro__

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, column, inspect, select, table
@@ -18,6 +17,9 @@ SPANS = {"start_at": "end_at", "scheduled_for": "scheduled_for", "at": "at", "tr
 
 DOCUMENTS = {"labels", "config", "card", "outcome"}
 """Columns that hold JSON, which SQLite hands out as text."""
+
+TRUTHS = {"enabled", "is_anomaly", "is_current"}
+"""Columns that are true or false, which SQLite hands out as numbers."""
 
 
 def rows(
@@ -89,8 +91,8 @@ def _plain(row: Mapping[Any, Any]) -> Json:
 def _value(name: str, value: Any) -> Any:
     if isinstance(value, datetime):
         return iso(value)
-    if isinstance(value, Decimal):
-        return float(value)
+    if name in TRUTHS and value is not None:
+        return bool(value)
     if name in DOCUMENTS and isinstance(value, str):
         return json.loads(value)
     return value

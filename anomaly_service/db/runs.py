@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, exists, func, or_, select, text, update
 
 from anomaly_service.db.engine import db_now
-from anomaly_service.db.sql import add
+from anomaly_service.db.sql import add_one
 from anomaly_service.db.tables import Run
 from pipelines.records import Claim, Json, RunKind, RunState
 from pipelines.store import LostClaimError
@@ -39,7 +39,7 @@ def schedule(connection: Connection, kind: RunKind, monitor_id: int | None, sche
         "created_at": connection.scalar(select(db_now())),
         "error": "",
     }
-    return add(connection, Run, [row], ["kind", "monitor_key", "scheduled_for"]) == 1
+    return add_one(connection, Run, row, ["kind", "monitor_key", "scheduled_for"])
 
 
 def claim(

@@ -36,12 +36,17 @@ def upsert(
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed), list(rows))
 
 
-def add(connection: Connection, table: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> int:
-    """Insert the rows whose ``keys`` do not stand yet; return how many, where there is one row."""
-    if not rows:
-        return 0
+def add(connection: Connection, table: Any, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
+    """Insert the rows whose ``keys`` do not stand yet."""
+    if rows:
+        statement = _insert(connection, table).on_conflict_do_nothing(index_elements=keys)
+        connection.execute(statement, list(rows))
+
+
+def add_one(connection: Connection, table: Any, row: Mapping[str, Any], keys: Sequence[str]) -> bool:
+    """Insert a row and return True, or False where its ``keys`` stand already."""
     statement = _insert(connection, table).on_conflict_do_nothing(index_elements=keys)
-    return connection.execute(statement, list(rows)).rowcount
+    return connection.execute(statement, dict(row)).rowcount == 1
 
 
 def _insert(connection: Connection, table: Any) -> sqlite.Insert | postgresql.Insert:

@@ -48,8 +48,12 @@ class SqlStore:
         self.engine = make_engine(url)
         self.max_attempts = max_attempts
         self._bulk: Bulk = _bulk(self.engine.dialect.name)
-        with self._read() as connection:
-            migrate.check_head(connection)
+        try:
+            with self._read() as connection:
+                migrate.check_head(connection)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -290,4 +294,8 @@ class SqlStore:
 
 
 def _bulk(dialect: str) -> Bulk:
-    return SqliteBulk()
+    if dialect == "sqlite":
+        return SqliteBulk()
+    from anomaly_service.db.postgres import PostgresBulk  # imports psycopg, which SQLite does not need
+
+    return PostgresBulk()

@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 _VIEW = re.compile(r"CREATE VIEW (\w+)")
-_TIME = re.compile(r"@time\(([^()]*)\)")
+_TIME = re.compile(r"@time\(((?:[^()]|\([^()]*\))*)\)")
 _TIMES = {
     "postgresql": r"to_timestamp(\1)",
     "sqlite": r"strftime('%Y-%m-%dT%H:%M:%SZ', \1, 'unixepoch')",

@@ -1,0 +1,223 @@
+-- The public SQL contract, documented in docs/sql.md. Times are written @time(epoch seconds), which becomes
+-- a timestamp on PostgreSQL and ISO 8601 text in UTC on SQLite. Columns are added here, never taken away.
+
+CREATE VIEW flagged_intervals AS
+WITH shown AS (
+    SELECT event.*,
+        coalesce(review_start, start_ts) AS first_ts,
+        coalesce(review_end, end_ts) AS last_ts
+    FROM event
+    WHERE status NOT IN ('merged_into', 'outdated')
+)
+SELECT
+    shown.id AS event_id,
+    CASE
+        WHEN EXISTS (SELECT 1 FROM target_series more WHERE more.target_id = target.id AND more.position = 1)
+        THEN target.key ELSE series.key
+    END AS series,
+    series.metric AS metric,
+    series.labels AS labels,
+    monitor.name AS monitor,
+    model_version.detector AS detector,
+    shown.version_id AS model_version_id,
+    shown.kind AS kind,
+    @time(shown.first_ts) AS start_at,
+    @time(shown.last_ts) AS end_at,
+    shown.last_ts - shown.first_ts + series.step_seconds AS duration_seconds,
+    shown.status AS status,
+    shown.direction AS direction,
+    CASE WHEN shown.peak_score >= 2.5 THEN 'high' WHEN shown.peak_score >= 1.5 THEN 'medium' ELSE 'low' END AS severity,
+    @time(shown.peak_ts) AS peak_at,
+    shown.peak_score AS peak_score,
+    shown.mean_score AS mean_score,
+    shown.n_points AS n_points,
+    shown.y_at_peak AS y_at_peak,
+    shown.yhat_at_peak AS yhat_at_peak,
+    shown.impact AS impact,
+    shown.review_verdict AS review_verdict,
+    shown.review_cause AS review_cause,
+    @time(shown.reviewed_at) AS reviewed_at,
+    @time(shown.first_detected_at) AS first_detected_at,
+    @time(shown.updated_at) AS updated_at,
+    shown.revision AS revision
+FROM shown
+JOIN target ON target.id = shown.target_id
+JOIN monitor ON monitor.id = target.monitor_id
+JOIN target_series ON target_series.target_id = target.id AND target_series.position = 0
+JOIN series ON series.id = target_series.series_id
+LEFT JOIN model_version ON model_version.id = shown.version_id;
+
+CREATE VIEW review_queue AS
+SELECT
+    event_id, series, metric, labels, monitor, detector, kind, start_at, end_at, duration_seconds, status,
+    direction, severity, peak_at, peak_score, y_at_peak, yhat_at_peak, impact, review_verdict, first_detected_at
+FROM flagged_intervals
+WHERE status IN ('open', 'closed') AND (review_verdict IS NULL OR review_verdict = 'unsure')
+ORDER BY peak_score DESC, event_id;
+
+CREATE VIEW open_events AS
+SELECT * FROM flagged_intervals WHERE status = 'open';
+
+CREATE VIEW series_health AS
+WITH newest AS (
+    SELECT source, max(last_ts) AS last_ts FROM series GROUP BY source
+),
+watched AS (
+    SELECT
+        target_series.series_id AS series_id,
+        count(*) AS monitors,
+        min(coalesce(target.scored_until, -1)) AS scored_until,
+        count(CASE WHEN NOT EXISTS (
+            SELECT 1 FROM model_version WHERE model_version.target_id = target.id AND model_version.status = 'accepted'
+        ) THEN 1 END) AS learning,
+        CAST(sum((
+            SELECT count(*) FROM event WHERE event.target_id = target.id AND event.status = 'open'
+        )) AS bigint) AS open_events
+    FROM target_series
+    JOIN target ON target.id = target_series.target_id
+    JOIN monitor ON monitor.id = target.monitor_id AND monitor.enabled
+    GROUP BY target_series.series_id
+)
+SELECT
+    series.id AS series_id,
+    series.key AS series,
+    series.metric AS metric,
+    series.labels AS labels,
+    series.source AS source,
+    series.step_seconds AS step_seconds,
+    series.delay_seconds AS delay_seconds,
+    series.timezone AS timezone,
+    @time(series.first_ts) AS first_at,
+    @time(series.last_ts) AS last_at,
+    newest.last_ts - series.last_ts AS behind_seconds,
+    CASE
+        WHEN series.last_ts IS NULL THEN 'empty'
+        WHEN newest.last_ts - series.last_ts > 3 * series.step_seconds + series.delay_seconds THEN 'stale'
+        WHEN watched.series_id IS NULL THEN 'unmonitored'
+        WHEN watched.learning > 0 THEN 'learning'
+        ELSE 'ok'
+    END AS state,
+    coalesce(watched.monitors, 0) AS monitors,
+    @time(nullif(watched.scored_until, -1)) AS scored_until,
+    coalesce(watched.open_events, 0) AS open_events
+FROM series
+JOIN newest ON newest.source = series.source
+LEFT JOIN watched ON watched.series_id = series.id;
+
+CREATE VIEW source_health AS
+SELECT
+    series.source AS source,
+    count(*) AS series,
+    @time(max(series.last_ts)) AS newest_at,
+    @time(max(source.last_batch_at)) AS last_batch_at,
+    coalesce(max(source.points_new), 0) AS points_new,
+    coalesce(max(source.points_changed), 0) AS points_changed,
+    coalesce(max(source.rows_rejected), 0) AS rows_rejected
+FROM series
+LEFT JOIN source ON source.name = series.source
+GROUP BY series.source;
+
+CREATE VIEW monitor_health AS
+WITH counted AS (
+    SELECT
+        target.monitor_id AS monitor_id,
+        count(*) AS targets,
+        count(CASE WHEN NOT EXISTS (
+            SELECT 1 FROM model_version WHERE model_version.target_id = target.id AND model_version.status = 'accepted'
+        ) THEN 1 END) AS learning,
+        min(target.scored_until) AS scored_until,
+        min(target.settled_until) AS settled_until,
+        CAST(sum((
+            SELECT count(*) FROM event WHERE event.target_id = target.id AND event.status = 'open'
+        )) AS bigint) AS open_events
+    FROM target
+    GROUP BY target.monitor_id
+)
+SELECT
+    monitor.id AS monitor_id,
+    monitor.name AS monitor,
+    monitor.enabled AS enabled,
+    coalesce(monitor.config ->> 'detector', '') AS detector,
+    coalesce(counted.targets, 0) AS targets,
+    coalesce(counted.learning, 0) AS learning,
+    @time(counted.scored_until) AS scored_until,
+    @time(counted.settled_until) AS settled_until,
+    coalesce(counted.open_events, 0) AS open_events,
+    monitor.config AS config
+FROM monitor
+LEFT JOIN counted ON counted.monitor_id = monitor.id;
+
+CREATE VIEW latest_scores AS
+SELECT
+    target.id AS target_id,
+    monitor.name AS monitor,
+    target.key AS series,
+    @time(scores.ts) AS at,
+    scores.version_id AS model_version_id,
+    coalesce(scores.settled, scores.live) AS score,
+    coalesce(scores.settled_anomaly, scores.live_anomaly) AS anomaly_score,
+    coalesce(scores.settled_anomaly, scores.live_anomaly) >= 1 AS is_anomaly,
+    CASE WHEN scores.settled IS NULL THEN 'live' ELSE 'settled' END AS mode,
+    scores.live_anomaly AS live_anomaly_score,
+    scores.settled_anomaly AS settled_anomaly_score
+FROM target
+JOIN monitor ON monitor.id = target.monitor_id
+JOIN scores ON scores.target_id = target.id
+    AND scores.ts = (SELECT max(newest.ts) FROM scores newest WHERE newest.target_id = target.id);
+
+CREATE VIEW model_cards AS
+SELECT
+    model_version.id AS model_version_id,
+    monitor.name AS monitor,
+    target.key AS series,
+    model_version.detector AS detector,
+    model_version.status AS status,
+    @time(model_version.train_start) AS train_start_at,
+    @time(model_version.train_stop) AS train_stop_at,
+    @time(model_version.created_at) AS created_at,
+    NOT EXISTS (
+        SELECT 1 FROM model_version later
+        WHERE later.target_id = model_version.target_id AND later.status = 'accepted'
+            AND later.train_stop > model_version.train_stop
+    ) AND model_version.status = 'accepted' AS is_current,
+    length(weights.data) AS weights_bytes,
+    model_version.config AS config,
+    model_version.card AS card
+FROM model_version
+JOIN target ON target.id = model_version.target_id
+JOIN monitor ON monitor.id = target.monitor_id
+JOIN weights ON weights.id = model_version.weights_id;
+
+CREATE VIEW detector_precision AS
+SELECT
+    monitor,
+    detector,
+    count(*) AS flagged,
+    count(review_verdict) AS reviewed,
+    count(CASE WHEN review_verdict = 'confirmed' THEN 1 END) AS confirmed,
+    count(CASE WHEN review_verdict = 'expected' THEN 1 END) AS expected,
+    count(CASE WHEN review_verdict = 'false_positive' THEN 1 END) AS false_positive,
+    count(CASE WHEN review_verdict = 'new_trend' THEN 1 END) AS new_trend,
+    count(CASE WHEN review_verdict = 'unsure' THEN 1 END) AS unsure,
+    CAST(count(CASE WHEN review_verdict IN ('confirmed', 'new_trend') THEN 1 END) AS double precision)
+        / nullif(count(CASE WHEN review_verdict <> 'unsure' THEN 1 END), 0) AS precision
+FROM flagged_intervals
+GROUP BY monitor, detector;
+
+CREATE VIEW run_log AS
+SELECT
+    run.id AS run_id,
+    run.kind AS kind,
+    monitor.name AS monitor,
+    @time(run.scheduled_for) AS scheduled_for,
+    run.state AS state,
+    run.attempts AS attempts,
+    run.owner AS owner,
+    @time(run.started_at) AS started_at,
+    @time(run.finished_at) AS finished_at,
+    run.finished_at - run.started_at AS duration_seconds,
+    @time(run.lease_until) AS lease_until,
+    run.outcome AS outcome,
+    run.error AS error
+FROM run
+LEFT JOIN monitor ON monitor.id = run.monitor_id

