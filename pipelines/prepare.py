@@ -276,7 +276,8 @@ def _apply_channel(
         followed = _level(moved - usual, before, recipe.block_steps, channel.level_blocks)[here]
         level = np.where(np.isnan(followed), channel.center, followed)
     baseline = usual[here] + level
-    scaled = np.clip((moved[here] - baseline) / spread, -LIMIT, LIMIT)
+    with np.errstate(over="ignore"):  # what overflows is clipped like any other huge value
+        scaled = np.clip((moved[here] - baseline) / spread, -LIMIT, LIMIT)
     return raw[here], np.where(np.isnan(scaled), 0.0, scaled), baseline, spread
 
 

@@ -198,6 +198,14 @@ def test_a_constant_series_survives_and_any_change_is_huge() -> None:
         assert np.count_nonzero(values) == 1
 
 
+def test_an_absurd_value_is_clipped_in_silence() -> None:
+    ts = times(2)
+    recipe = learned(Points(ts, np.zeros(len(ts))))
+    values = applied(recipe, Points(ts, np.where(ts == ts[7], 1e300, 0.0))).values[:, 0]
+    assert values[7] == LIMIT
+    assert np.count_nonzero(values) == 1
+
+
 def test_a_constant_series_that_moved_once_is_still_constant() -> None:
     ts = times(4)
     value = np.full(len(ts), 5.0)
