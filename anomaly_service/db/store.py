@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL
 from anomaly_service.db import events, migrate, monitors, points, queries, runs, versions
 from anomaly_service.db.bulk import Bulk, SqliteBulk
 from anomaly_service.db.engine import make_engine, transaction
+from anomaly_service.failpoints import failpoint
 from pipelines.records import (
     CalibrationRow,
     Claim,
@@ -88,7 +89,10 @@ class SqlStore:
         """Store series, points and progress of a batch; values that are not finite count as rejected."""
         self._bulk.make_room(self.engine, "points", batch.points.ts[np.isfinite(batch.points.value)])
         with self._write() as connection:
-            return points.ingest(connection, self._bulk, batch)
+            done = points.ingest(connection, self._bulk, batch)
+            failpoint("ingest-before-commit")
+        failpoint("ingest-after-commit")
+        return done
 
     def series(self, source: str | None = None) -> list[SeriesRow]:
         """Return the series of one source, or all, by key."""
@@ -137,7 +141,10 @@ class SqlStore:
     def add_versions(self, claim: Claim | None, versions_: Sequence[NewVersion]) -> list[VersionRow]:
         """Store fits; one that exists for (target, train_stop, detector, config) is returned as stored."""
         with self._write(claim) as connection:
-            return versions.add(connection, versions_)
+            stored = versions.add(connection, versions_)
+            failpoint("fit-before-commit")
+        failpoint("fit-after-commit")
+        return stored
 
     def versions(self, target_ids: Sequence[int], *, every: bool = False) -> list[VersionRow]:
         """Return the accepted versions of these targets (``every``: also candidates and failed)."""
@@ -189,11 +196,14 @@ class SqlStore:
             self._bulk.make_room(self.engine, "scores", batch.scores.ts)
         with self._write(claim) as connection:
             changed = events.apply(connection, batch.changes, batch.expect, claim.run_id if claim else None)
+            failpoint("reconcile-before-commit")
             if batch.scores is not None and len(batch.scores.ts):
                 self._bulk.upsert_scores(connection, batch.scores)
             monitors.advance(connection, "scored_until", batch.scored_until)
             monitors.advance(connection, "settled_until", batch.settled_until)
-            return changed
+            failpoint("score-before-commit")
+        failpoint("score-after-commit")
+        return changed
 
     def scores(self, target_ids: Sequence[int], start: int, stop: int) -> ScoreBlock:
         """Return the stored scores of these targets in the half-open span, sorted by target and time."""
@@ -264,6 +274,8 @@ class SqlStore:
 
     def finish(self, claim: Claim, state: RunState, outcome: Json, error: str = "") -> None:
         """End a run; ``WAITING`` asks for another attempt, until ``max_attempts`` make it failed."""
+        if claim.kind is RunKind.NIGHTLY:
+            failpoint("nightly-before-finish")
         with self._write() as connection:
             runs.finish(connection, claim, state, outcome, error, self.max_attempts)
 
