@@ -1,0 +1,624 @@
+"""The config file: one YAML file, checked as a whole before anything acts on it."""
+
+from __future__ import annotations
+
+import os
+import re
+import types
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+
+from anomaly_service import sources
+from anomaly_service.config_document import Document, read_document
+from anomaly_service.config_errors import ConfigError, Loc, Problem, did_you_mean, one_of
+from anomaly_service.config_types import (
+    ClockTime,
+    Duration,
+    Number,
+    PositiveDuration,
+    RelativePath,
+    Secret,
+    SecretFile,
+    Section,
+    Share,
+    Text,
+    Whole,
+    Zone,
+    duration_text,
+    expected,
+    folder_of,
+    installed,
+    parse_duration,
+    problem_at,
+    whole_seconds,
+)
+from anomaly_service.sources.base import Source, SourceConfig
+from pipelines.monitor import MonitorSpec, NightlyPlan, Threshold
+from pipelines.records import Json, Policy
+
+DETECTORS = "anomaly_service.detectors"
+"""The entry points of detectors, read here and not through detectors.registry, which imports torch."""
+
+DEFAULT_VALUES = {"quantile": 0.001, "sigma": 4.0}
+"""Contamination, and deviations (TadGAN's ``fixed`` threshold), where the config gives none."""
+
+
+RULES = {"alarms_per_week": ("alarms",), "contamination": ("quantile",), "deviations": ("sigma", "dynamic")}
+"""Which threshold methods read which key."""
+
+
+@cache
+def detector_names() -> list[str]:
+    """Return the names of all installed detectors, sorted; imports none of them."""
+    from importlib.metadata import entry_points
+
+    return sorted(entry.name for entry in entry_points(group=DETECTORS))
+
+
+class FitSection(Section):
+    """When models are fitted, and on how much history."""
+
+    every: PositiveDuration = Field(
+        default=timedelta(days=7), description="Time between two fits of a target."
+    )
+    window: PositiveDuration = Field(
+        default=timedelta(days=42), description="History a fit learns from, before the moment of the fit."
+    )
+    stagger: bool = Field(
+        default=True, description="Spread the refits over the nights of `every`; false fits all on one night."
+    )
+
+
+class ThresholdSection(Section):
+    """Where the line is: a false-alarm budget, or a rule by name."""
+
+    method: Literal["alarms", "quantile", "sigma", "dynamic"] = Field(
+        default="alarms",
+        description="`alarms` keeps to `alarms_per_week`; `quantile`, `sigma`, `dynamic` are rules by name.",
+    )
+    alarms_per_week: Annotated[Number, Field(gt=0)] | None = Field(
+        default=None,
+        description="Flagged intervals a week, after policy, on normal data; 1 where not given.",
+    )
+    per: Literal["monitor", "series"] = Field(
+        default="monitor", description="Whose budget it is: the whole monitor's, or each series' own."
+    )
+    contamination: Annotated[Share, Field(gt=0, lt=0.5)] | None = Field(
+        default=None, description="For `quantile`: the share of points above the line; 0.1% where not given."
+    )
+    deviations: Annotated[Number, Field(gt=0)] | None = Field(
+        default=None,
+        description="For `sigma`: standard deviations above the mean score, 4 where not given. "
+        "For `dynamic`: where not given, it is searched.",
+    )
+
+    @field_validator("alarms_per_week", "contamination", "deviations")
+    @classmethod
+    def _belongs_to_method(cls, value: float | None, info: ValidationInfo) -> float | None:
+        methods = RULES[str(info.field_name)]
+        method = info.data.get("method")
+        if value is not None and method is not None and method not in methods:
+            wanted = " or ".join(f"`method: {name}`" for name in methods)
+            raise expected(f"belongs to {wanted}, and the method is {method}", shown=False)
+        return value
+
+    def rule(self) -> Threshold:
+        """Return the threshold as the jobs see it."""
+        given = self.contamination if self.method == "quantile" else self.deviations
+        return Threshold(
+            method=self.method,
+            alarms_per_week=1.0 if self.alarms_per_week is None else self.alarms_per_week,
+            per=self.per,
+            value=DEFAULT_VALUES.get(self.method) if given is None else given,
+        )
+
+
+class PolicySection(Section):
+    """What of a run of high scores becomes a flagged interval."""
+
+    detection_direction: Literal["both", "above_expected", "below_expected"] = Field(
+        default="both", description="Which side of the expected value counts."
+    )
+    min_dev_from_expected: Annotated[Number, Field(ge=0)] = Field(
+        default=0.0, description="Smallest deviation that counts, in the series' unit."
+    )
+    min_rel_dev_from_expected: Share = Field(
+        default=0.0, description="Smallest deviation that counts, as a share of the expected value: `5%`."
+    )
+    min_duration: Duration = Field(default=timedelta(0), description="Shorter intervals are dropped.")
+    merge_max_gap: Duration = Field(
+        default=timedelta(0), description="Intervals with at most this much normal time between become one."
+    )
+    cooldown: Duration = Field(
+        default=timedelta(0), description="After an interval ends, no new one starts for so long."
+    )
+    missing_after_steps: Annotated[Whole, Field(ge=1)] = Field(
+        default=3, description="A gap of at least so many steps is an event of its own."
+    )
+
+    def rule(self) -> Policy:
+        """Return the policy as the jobs see it."""
+        return Policy(
+            detection_direction=self.detection_direction,
+            min_dev_from_expected=self.min_dev_from_expected,
+            min_rel_dev_from_expected=self.min_rel_dev_from_expected,
+            min_duration_seconds=whole_seconds(self.min_duration),
+            merge_max_gap_seconds=whole_seconds(self.merge_max_gap),
+            cooldown_seconds=whole_seconds(self.cooldown),
+            missing_after_steps=self.missing_after_steps,
+        )
+
+
+def _allowed_values(value: object) -> list[str]:
+    """Return label values as text: one or a list, whole numbers included."""
+    items = value if isinstance(value, list) else [value]
+    if not items:
+        raise expected("expected at least one value; leave the key out to take all")
+    if any(isinstance(item, bool) or not isinstance(item, str | int) for item in items):
+        raise expected('expected text or a list of texts; put other values in quotes, such as "1.5"')
+    return [str(item) for item in items]
+
+
+Selector = dict[
+    Text,
+    Annotated[
+        list[str],
+        BeforeValidator(_allowed_values),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": ["string", "integer"]},
+                    {"type": "array", "items": {"type": ["string", "integer"]}, "minItems": 1},
+                ]
+            }
+        ),
+    ],
+]
+
+
+class MonitorSection(Section):
+    """Which series are watched, by which detector, how often, and what counts."""
+
+    series: Selector = Field(
+        description="Which series: `metric` and labels, each with one value or a list; `{}` takes all."
+    )
+    detector: Annotated[Text, installed("detector", detector_names)] = Field(
+        default="gaussian", description="Name of an installed detector; `anomaly detectors` lists them."
+    )
+    params: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of the detector, such as `{window: 24}`."
+    )
+    scope: Literal["series", "group"] = Field(
+        default="series", description="A model per series, or one shared by all the selected series."
+    )
+    season: Literal["none", "daily", "weekly", "auto"] = Field(
+        default="auto", description="Season that is taken out first, in the series' time zone."
+    )
+    fit: FitSection = FitSection()
+    infer_every: PositiveDuration = Field(
+        default=timedelta(minutes=5), description="Time between two looks at new points."
+    )
+    threshold: ThresholdSection = ThresholdSection()
+    policy: PolicySection = PolicySection()
+    renamed_from: Text | None = Field(
+        default=None, description="Former name of this monitor; its targets and events are taken over."
+    )
+
+    def spec(self, name: str, nightly: NightlyPlan, scores: str) -> MonitorSpec:
+        """Return the monitor as the jobs see it."""
+        return MonitorSpec(
+            name=name,
+            selector=self.series,
+            detector=self.detector,
+            params=self.params,
+            scope=self.scope,
+            season=self.season,
+            fit_every_seconds=whole_seconds(self.fit.every),
+            fit_window_seconds=whole_seconds(self.fit.window),
+            stagger=self.fit.stagger,
+            infer_every_seconds=whole_seconds(self.infer_every),
+            threshold=self.threshold.rule(),
+            policy=self.policy.rule(),
+            nightly=nightly,
+            scores=scores,
+        )
+
+
+class NightlySection(Section):
+    """The nightly pass: refits what is due, then rescores with hindsight and late data."""
+
+    at: ClockTime = Field(default="03:15", description="Local time of day it starts.")
+    timezone: Zone = Field(default="UTC", description="IANA zone of `at`.")
+    window: PositiveDuration = Field(
+        default=timedelta(days=3), description="How far back it rescores, and late data still count."
+    )
+
+    def plan(self) -> NightlyPlan:
+        """Return the plan as the jobs see it."""
+        hours, minutes = self.at.split(":")
+        return NightlyPlan(
+            at_seconds=int(hours) * 3600 + int(minutes) * 60,
+            timezone=self.timezone,
+            window_seconds=whole_seconds(self.window),
+        )
+
+
+class RetentionSection(Section):
+    """How long things are kept; events and reviews are kept for ever."""
+
+    points: PositiveDuration = Field(default=timedelta(days=400), description="How long points are kept.")
+    scores: PositiveDuration = Field(default=timedelta(days=90), description="How long scores are kept.")
+    model_versions: Annotated[Whole, Field(ge=1)] = Field(
+        default=3, description="Versions kept per target, besides those that events still need."
+    )
+
+
+class HttpSection(Section):
+    """Where the daemon answers /metrics and /healthz."""
+
+    host: Text = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: Annotated[Whole, Field(ge=0, le=65535)] = Field(
+        default=9464, description="Port to listen on; 0 takes any that is free."
+    )
+
+
+def _source(value: Any, info: ValidationInfo) -> SourceConfig:
+    """Return a source's section, checked by the Config of its kind."""
+    if isinstance(value, SourceConfig):
+        return value
+    if not isinstance(value, dict):
+        raise expected("expected a section of keys")
+    kind = value.get("kind")
+    if kind not in sources.kinds():
+        hint = did_you_mean(kind, sources.kinds()) if isinstance(kind, str) else ""
+        raise problem_at(
+            ("kind",), expected(f"expected an installed kind of source: {one_of(sources.kinds())}{hint}")
+        )
+    # A validation error raised in here is taken over by pydantic, with the path put before its own.
+    return sources.get(kind).Config.model_validate(value, context=info.context)
+
+
+AnySource = Annotated[SourceConfig, PlainValidator(_source, json_schema_input_type=dict[str, Any])]
+
+
+def _database(value: str, info: ValidationInfo) -> str:
+    """Return the URL with an SQLite file's path made absolute."""
+    scheme, separator, rest = value.partition("://")
+    if not separator or not re.fullmatch(r"sqlite|(?:postgresql|postgres)(?:\+psycopg)?", scheme):
+        raise expected(
+            "expected a database URL such as sqlite:///anomaly.db or postgresql://user@host/name", shown=False
+        )
+    if scheme != "sqlite":
+        return value
+    file = rest.removeprefix("/")
+    if not rest.startswith("/") or file in {"", ":memory:"}:
+        raise expected(
+            "expected a file with three slashes before it, as in sqlite:///anomaly.db", shown=False
+        )
+    return f"sqlite:///{folder_of(info) / os.path.expanduser(file)}"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Config(Section):
+    """The whole config file."""
+
+    database: Annotated[Secret, AfterValidator(_database)] = Field(
+        default="sqlite:///anomaly.db",
+        validate_default=True,
+        repr=False,
+        description="Where everything is stored: `sqlite:///anomaly.db` or `postgresql://user@host/name`.",
+    )
+    database_file: SecretFile | None = Field(
+        default=None, description="File that holds the database URL, instead of `database`."
+    )
+    sources: dict[Text, AnySource] = Field(
+        default_factory=dict, description="Where points come from, by name."
+    )
+    monitors: dict[Text, MonitorSection] = Field(
+        default_factory=dict, description="What is watched and how, by name."
+    )
+    nightly: NightlySection = NightlySection()
+    retention: RetentionSection = RetentionSection()
+    scores: Literal["auto", "dense", "near_events"] = Field(
+        default="auto",
+        description="Which scores are stored: all, or those near events; `auto` changes at 500 series.",
+    )
+    http: HttpSection = HttpSection()
+    workers: Annotated[Whole, Field(ge=1)] = Field(
+        default_factory=_cores,
+        description="Processes that fit and score; the machine's cores where not given.",
+    )
+    rejects: RelativePath | None = Field(
+        default=None,
+        description="Folder of the files that list rows which could not be read; `rejects` beside the SQLite "
+        "database, or beside the config file, where not given.",
+    )
+    _document: Document = PrivateAttr(default_factory=lambda: Document("config"))
+
+    @property
+    def path(self) -> Path:
+        """Return the file this was loaded from."""
+        return Path(self._document.file)
+
+    @property
+    def rejects_folder(self) -> Path:
+        """Return the folder for files of rejected rows."""
+        if self.rejects is not None:
+            return self.rejects
+        scheme, _, file = self.database.partition(":///")
+        return (Path(file).parent if scheme == "sqlite" else self.path.parent) / "rejects"
+
+    @property
+    def database_shown(self) -> str:
+        """Return the database's URL without the password."""
+        return hide_password(self.database)
+
+    def monitor_specs(self) -> dict[str, MonitorSpec]:
+        """Return every monitor as the jobs see it, by name."""
+        plan = self.nightly.plan()
+        return {name: section.spec(name, plan, self.scores) for name, section in self.monitors.items()}
+
+    def monitor_sections(self) -> dict[str, Json]:
+        """Return what the store keeps of every monitor: its spec as JSON, and where it was renamed from."""
+        sections = {name: spec.to_json() for name, spec in self.monitor_specs().items()}
+        for name, monitor in self.monitors.items():
+            if monitor.renamed_from is not None:
+                sections[name]["renamed_from"] = monitor.renamed_from
+        return sections
+
+    def build_sources(self) -> list[Source]:
+        """Return the sources, in the order of the file; nothing is opened yet."""
+        return sources.build(self.sources)
+
+
+def hide_password(url: str) -> str:
+    """Return a database URL with its password as stars.
+
+    >>> hide_password("postgresql://anna:s3cret@db/telemetry?password=x")
+    'postgresql://anna:***@db/telemetry?password=***'
+    """
+    shown = re.sub(r"(://[^:/?#]*):[^/]*@", r"\1:***@", url)
+    return re.sub(
+        r"([?&](?:password|passwd|pwd|sslpassword|token)=)[^&]*", r"\1***", shown, flags=re.IGNORECASE
+    )
+
+
+def load(path: Path | str) -> Config:
+    """Return the config of a file, with everything in it checked but detectors' ``params``.
+
+    ``ANOMALY_DATABASE``, ``ANOMALY_DATABASE_FILE``, ``ANOMALY_WORKERS`` and ``ANOMALY_REJECTS``
+    in the environment win over the file.
+
+    Raises:
+        ConfigError: everything that is wrong with it, at once.
+    """
+    document = read_document(Path(path).absolute())
+    given = _from_environment()
+    if {"database", "database_file"} & set(given):
+        document.values = {k: v for k, v in document.values.items() if k not in {"database", "database_file"}}
+    config, problems = _validate(document.values | given, document, set(given))
+    if problems or config is None:
+        raise ConfigError(problems)
+    return config
+
+
+def _validate(
+    values: dict[str, Any], document: Document, given: set[str]
+) -> tuple[Config | None, list[Problem]]:
+    problems = list(document.problems)
+    problems += [
+        Problem(document.file, document.place(loc).line, loc, message)
+        for loc, message in _disagreements(values)
+    ]
+    try:
+        config = Config.model_validate(values, context={"folder": Path(document.file).parent})
+    except ValidationError as error:
+        # What follows from a key given twice or a variable that is not set is no second problem.
+        known = {problem.loc for problem in document.problems}
+        details = error.errors(include_url=False)
+        # Nor is a key that is missing because the file that should hold it cannot be read.
+        known |= {_without_file(d["loc"]) for d in details if d["type"] == "expected"}
+        problems += [
+            _problem(detail, values, document, given)
+            for detail in details
+            if not any(tuple(detail["loc"])[: len(loc)] == loc for loc in known)
+        ]
+        return None, problems
+    config._document = document
+    return config, problems
+
+
+def _without_file(loc: Loc) -> Loc:
+    """Return the path of the secret that a path ending in ``_file`` should have filled."""
+    return (*loc[:-1], str(loc[-1]).removesuffix("_file"))
+
+
+def _disagreements(values: dict[str, Any]) -> Iterator[tuple[Loc, str]]:
+    """Yield what is wrong between sections; looks at the file's own values, be the rest wrong or not."""
+    monitors = _mapping(values.get("monitors"))
+    former = [_mapping(section).get("renamed_from") for section in monitors.values()]
+    kept = _duration_of(_mapping(values.get("retention")).get("points")) or RetentionSection().points
+    for name, section in monitors.items():
+        renamed_from = _mapping(section).get("renamed_from")
+        if renamed_from is not None and renamed_from in monitors:
+            yield (
+                ("monitors", name, "renamed_from"),
+                f"{renamed_from!r} is still in the file; remove it there, or this key",
+            )
+        if renamed_from is not None and former.count(renamed_from) > 1:
+            yield (
+                ("monitors", name, "renamed_from"),
+                "another monitor is renamed from the same one; keep one of them",
+            )
+        window = _duration_of(_mapping(_mapping(section).get("fit")).get("window")) or FitSection().window
+        if window > kept:
+            limit = f"the {duration_text(kept)} of retention.points"
+            message = f"expected at most {limit}, got {duration_text(window)}; lower it or keep points longer"
+            yield ("monitors", name, "fit", "window"), message
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _duration_of(value: object) -> timedelta | None:
+    """Return a duration, or None where none is given or it is wrong, which is reported elsewhere."""
+    try:
+        return parse_duration(value)
+    except ValueError:
+        return None
+
+
+def _from_environment() -> dict[str, Any]:
+    """Return the keys that the environment sets."""
+    # Imported here: it costs more than all the rest of the config, and --help needs none of it.
+    from pydantic_settings import BaseSettings, SettingsConfigDict
+
+    class Environment(BaseSettings):
+        model_config = SettingsConfigDict(env_prefix="ANOMALY_", env_ignore_empty=True, extra="ignore")
+        database: str | None = None
+        database_file: str | None = None
+        workers: str | None = None
+        rejects: str | None = None
+
+    return Environment().model_dump(exclude_none=True)
+
+
+def _problem(error: Mapping[str, Any], values: Any, document: Document, given: set[str]) -> Problem:
+    loc: Loc = tuple(error["loc"])
+    if loc and loc[0] in given:
+        return Problem(
+            f"environment variable ANOMALY_{str(loc[0]).upper()}", 0, loc, _message(error, values, "")
+        )
+    place = document.place(loc)
+    shown = place.text if loc in document.places and not _is_secret(loc, values) else ""
+    return Problem(document.file, place.line, loc, _message(error, values, shown).replace("?; ", "? "))
+
+
+EXPECTED = {
+    "bool_parsing": "expected true or false",
+    "bool_type": "expected true or false",
+    "dict_type": "expected a section of keys",
+    "finite_number": "expected a finite number",
+    "float_parsing": "expected a number",
+    "float_type": "expected a number",
+    "greater_than": "expected more than {gt}",
+    "greater_than_equal": "expected at least {ge}",
+    "int_from_float": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_type": "expected a whole number",
+    "less_than": "expected less than {lt}",
+    "less_than_equal": "expected at most {le}",
+    "list_type": "expected a list",
+    "missing": "this key is missing and has no default",
+    "model_type": "expected a section of keys",
+    "path_type": "expected a path",
+    "string_too_short": "expected some text",
+    "string_type": "expected text; put it in quotes",
+    "too_short": "expected at least one",
+}
+"""pydantic's errors in the words of a config file."""
+
+
+def _message(error: Mapping[str, Any], values: Any, shown: str) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        return _unknown_key(tuple(error["loc"]), values)
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']+)'", context["expected"])
+        message = f"expected one of {one_of(choices)}{did_you_mean(str(error['input']), choices)}"
+    else:
+        message = EXPECTED.get(kind, error["msg"]).format(**context) if kind in EXPECTED else error["msg"]
+    return message if kind in {"wrong", "missing"} or not shown else f"{message}; got {shown}"
+
+
+def _unknown_key(loc: Loc, values: Any) -> str:
+    section = _section_at(loc[:-1], values)
+    allowed = list(section.model_fields) if section is not None else []
+    return f"unknown key{did_you_mean(str(loc[-1]), allowed)}; allowed: {', '.join(allowed)}"
+
+
+def _is_secret(loc: Loc, values: Any) -> bool:
+    section = _section_at(loc[:-1], values)
+    return section is not None and loc[-1] in section.secrets()
+
+
+def _section_at(loc: Loc, values: Any) -> type[Section] | None:
+    """Return the class that checks the section at a path of the file."""
+    annotation: Any = Config
+    for part in loc:
+        values = values.get(part) if isinstance(values, dict) else None
+        annotation = _inside(annotation, part)
+        if annotation is SourceConfig:
+            kind = values.get("kind") if isinstance(values, dict) else None
+            annotation = sources.get(kind).Config if kind in sources.kinds() else SourceConfig
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
+
+
+def _inside(annotation: Any, part: str | int) -> Any:
+    """Return the annotation of what stands under a key, stripped of Annotated and None."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        field = annotation.model_fields.get(str(part))
+        annotation = field.annotation if field is not None else None
+    elif get_origin(annotation) is dict:
+        annotation = get_args(annotation)[1]
+    else:
+        annotation = None
+    while get_origin(annotation) in {Annotated, Union, types.UnionType}:
+        annotation = get_args(annotation)[0]
+    return annotation
+
+
+def check_params(config: Config) -> None:
+    """Check every monitor's ``params`` against its detector; imports the detectors, so seconds.
+
+    Raises:
+        ConfigError: a detector takes no such setting, or not this value.
+    """
+    document = config._document
+    problems = [
+        Problem(document.file, document.place(loc).line, loc, message)
+        for name, monitor in config.monitors.items()
+        for loc, message in _params_problems(("monitors", name, "params"), monitor)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _params_problems(loc: Loc, monitor: MonitorSection) -> list[tuple[Loc, str]]:
+    from dataclasses import fields
+
+    from detectors import registry
+
+    config_class = registry.get(monitor.detector).Config
+    allowed = [field.name for field in fields(config_class)]
+    unknown = [
+        ((*loc, key), f"unknown key{did_you_mean(key, allowed)}; allowed: {', '.join(allowed)}")
+        for key in monitor.params
+        if key not in allowed
+    ]
+    if unknown:
+        return unknown
+    try:
+        config_class(**monitor.params)
+    except (TypeError, ValueError) as error:
+        return [(loc, f"refused by {monitor.detector}: {error}")]
+    return []

@@ -1,0 +1,84 @@
+"""What is wrong with a config file: every problem with its file, line, path and what would be right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from anomaly_service.errors import AnomalyServiceError
+
+Loc = tuple[str | int, ...]
+"""Keys and list positions that lead to a value, such as ``("monitors", "players-drop", "policy")``."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        file: the config file, or the environment variable a value came from.
+        line: 1-based; 0 where the value stands in no file.
+        loc: where in the config.
+        message: what was expected, what came, what to do; never a secret.
+    """
+
+    file: str
+    line: int
+    loc: Loc
+    message: str
+
+    @property
+    def path(self) -> str:
+        """``monitors.players-drop.policy.min_duraton``; empty for the file as a whole."""
+        return dotted(self.loc)
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return ": ".join(part for part in (where, self.path, self.message) if part)
+
+
+class ConfigError(AnomalyServiceError, ValueError):
+    """The config cannot be used; nothing was changed. ``problems`` holds all of them, by line."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems: tuple[Problem, ...] = tuple(sorted(problems, key=lambda p: (p.line, p.path)))
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def dotted(loc: Sequence[str | int]) -> str:
+    """Return a path as people write it.
+
+    >>> dotted(("sources", "telemetry", "labels", 1))
+    'sources.telemetry.labels[1]'
+    """
+    text = ""
+    for part in loc:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def one_of(allowed: Iterable[str]) -> str:
+    """Return ``a, b, c``, sorted, for the end of a message."""
+    return ", ".join(sorted(allowed)) or "none"
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str | None:
+    """Return the allowed word most like this one, or None where none is near.
+
+    >>> nearest("min_duraton", ["min_duration", "cooldown"])
+    'min_duration'
+    """
+    by_lower = {name.lower(): name for name in allowed}
+    found = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[found[0]] if found else None
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """Return ``; did you mean '...'?``, or nothing where no allowed word is near.
+
+    >>> did_you_mean("gausian", ["gaussian", "kde"])
+    "; did you mean 'gaussian'?"
+    """
+    guess = nearest(word, allowed)
+    return f"; did you mean {guess!r}?" if guess else ""

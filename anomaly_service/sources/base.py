@@ -1,0 +1,105 @@
+"""What every source is: something that yields batches of points and remembers how far it got."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar, Protocol, runtime_checkable
+
+from pydantic import Field
+
+from anomaly_service.config_types import Duration, PositiveDuration, Section, Text, Zone, whole_seconds
+from anomaly_service.errors import AnomalyServiceError
+from pipelines.records import Json, SeriesSpec
+from pipelines.store import Ingest
+
+BATCH_ROWS = 500_000
+"""Rows of one batch: one transaction of a few seconds, some tens of megabytes."""
+
+
+class SourceError(AnomalyServiceError):
+    """Part of a source could not be read; whatever could was yielded before."""
+
+
+class SourceConfig(Section):
+    """What every source can be told; a source's own Config adds keys to these."""
+
+    kind: Text = Field(description="Which kind of source: `csv`, `sql`, or one that a package adds.")
+    step: PositiveDuration = Field(description="Nominal distance of a series' points, such as `5min`.")
+    delay: Duration = Field(
+        default=0, description="How late points may come and still be on time.", validate_default=True
+    )
+    timezone: Zone | None = Field(
+        default=None,
+        description="IANA zone of timestamps that carry none, and of the daily and weekly season "
+        "(UTC where not given). Timestamps without a zone are refused where it is not given.",
+    )
+
+    def spec(self, source: str, metric: str, labels: dict[str, str]) -> SeriesSpec:
+        """Return one series as this source declares it."""
+        return SeriesSpec(
+            metric=metric,
+            labels=labels,
+            step_seconds=whole_seconds(self.step),
+            delay_seconds=whole_seconds(self.delay),
+            timezone=self.timezone or "UTC",
+            source=source,
+        )
+
+
+@dataclass(frozen=True)
+class Reject:
+    """One row that could not be read.
+
+    Attributes:
+        origin: the file, or the source's name.
+        line: 1-based line of the file (its header is line 1), or row of the query's result.
+        raw: the row as it came.
+    """
+
+    origin: str
+    line: int
+    reason: str
+    raw: str
+
+
+@dataclass(frozen=True)
+class Reading(Ingest):
+    """One batch, with the rows set aside, which whoever ingests it writes to the rejects file."""
+
+    rejects: Sequence[Reject] = ()
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Yields what is new since ``progress``.
+
+    A package adds a source by an entry point of the group ``anomaly_service.sources`` that names
+    a class like this; ``kind`` in the config is the entry point's name. The promise: reading
+    again from the progress of the last batch that was stored, whichever it was, leaves the same
+    points as reading once to the end.
+    """
+
+    Config: ClassVar[type[SourceConfig]]
+
+    @property
+    def name(self) -> str:
+        """Return the source's name in the config."""
+        ...
+
+    def __init__(self, name: str, config: SourceConfig) -> None:
+        """Keep the arguments; open nothing yet."""
+        ...
+
+    def read(self, progress: dict[str, Json], *, now: datetime) -> Iterator[Ingest]:
+        """Yield batches of at most about BATCH_ROWS rows, each with the progress it brings.
+
+        Args:
+            progress: everything that batches stored before, by key.
+            now: the current time, aware.
+
+        Raises:
+            SourceError: part of it could not be read; raised after everything else was yielded.
+        """
+        ...

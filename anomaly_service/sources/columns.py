@@ -1,0 +1,262 @@
+"""Columns of a table to points of series: shared by every source that reads tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_service.sources import times
+from anomaly_service.sources.base import Reading, Reject, SourceConfig
+from anomaly_service.sources.reasons import Reason
+from pipelines.records import Json, PointBlock, Seconds, SeriesSpec, Values
+
+NO_VALUES = ["", "NaN", "nan", "NA", "N/A", "#N/A", "null", "NULL", "None", "-"]
+"""What stands for a value that is not there."""
+
+Name = tuple[str, tuple[tuple[str, str], ...]]
+"""Metric, then (label, value) pairs without the empty ones."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns hold what.
+
+    Attributes:
+        values: value columns; of several each is a series of its own, named after its column.
+        metric: column that names the metric, or None.
+        metric_name: the metric where no column names it; with several value columns a prefix.
+        fixed: labels that every row has.
+    """
+
+    timestamp: str
+    values: tuple[str, ...]
+    metric: str | None = None
+    metric_name: str = ""
+    labels: tuple[str, ...] = ()
+    fixed: tuple[tuple[str, str], ...] = ()
+    timestamp_format: str | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """Return every column that is read, once each."""
+        names = [self.timestamp, *self.values, *self.labels]
+        return list(dict.fromkeys(names if self.metric is None else [*names, self.metric]))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What became of a table's rows.
+
+    Attributes:
+        names: the series; ``series`` points into it.
+        bad_rows, bad_reasons: rows set aside, and why; ascending.
+        last_at: UTC seconds of the last readable row, or None.
+        open_fold: the rows end inside an hour that the local clock may run through twice.
+    """
+
+    names: list[Name]
+    series: Seconds
+    ts: Seconds
+    value: Values
+    bad_rows: Seconds
+    bad_reasons: NDArray[np.uint8]
+    last_at: int | None = None
+    open_fold: bool = False
+
+
+def read_table(
+    table: Any, layout: Layout, zone: str | None, *, before: int | None = None, in_order: bool = True
+) -> Rows:
+    """Return the points of an Arrow table and the rows that hold none.
+
+    Args:
+        zone: of timestamps that carry none; None refuses those.
+        before: UTC seconds of the row before the table, for ``times.locate``.
+    """
+    at = times.parse(_array(table, layout.timestamp), layout.timestamp_format)
+    names, series, no_metric = _series(table, layout)
+    located = times.locate(at, zone, series, before=before, in_order=in_order)
+    base = np.where(located.reason == Reason.NONE, np.where(no_metric, Reason.NO_METRIC, 0), located.reason)
+    parts = [_column(table, layout, i, base) for i in range(len(layout.values))]
+    reason = np.maximum.reduce([r for _, r in parts]) if len(parts) > 1 else parts[0][1]
+    good = [r == Reason.NONE for _, r in parts]
+    if len(parts) > 1:
+        # A wide table may have holes: an empty cell is a point that is not there, not a bad row.
+        reason = np.where(reason == Reason.NO_VALUE, Reason.NONE, reason)
+    bad = np.flatnonzero(reason)
+    usable = np.flatnonzero(base == 0)
+    return Rows(
+        names=_with_columns(names, layout),
+        series=np.concatenate([series[ok] + i * len(names) for i, ok in enumerate(good)]),
+        ts=np.concatenate([located.seconds[ok] for ok in good]),
+        value=np.concatenate([v[ok] for (v, _), ok in zip(parts, good, strict=True)]),
+        bad_rows=bad,
+        bad_reasons=reason[bad].astype(np.uint8),
+        last_at=int(located.seconds[usable[-1]]) if len(usable) else None,
+        open_fold=located.open_fold,
+    )
+
+
+def _array(table: Any, name: str) -> Any:
+    """Return a column as one Arrow array."""
+    column = table.column(name)
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _column(table: Any, layout: Layout, i: int, base: NDArray[Any]) -> tuple[Values, NDArray[Any]]:
+    values, reason = parse_values(_array(table, layout.values[i]))
+    return values, np.where(base == 0, reason, base)
+
+
+def parse_values(column: Any) -> tuple[Values, NDArray[np.uint8]]:
+    """Return the numbers of an Arrow array, and why some are none."""
+    import pyarrow as pa
+
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return _values_of_texts(column)
+    missing = column.is_null().to_numpy(zero_copy_only=False)
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    numbers = column.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
+    return numbers, _value_reason(numbers, missing | np.isnan(numbers))
+
+
+def _values_of_texts(column: Any) -> tuple[Values, NDArray[np.uint8]]:
+    import pandas as pd
+
+    text = pd.Series(column.to_pandas(), dtype="str").str.strip()
+    numbers = pd.to_numeric(text, errors="coerce").to_numpy(float)
+    missing = text.isna() | text.isin(NO_VALUES)
+    reason = _value_reason(numbers, missing.to_numpy(bool))
+    reason[(reason == Reason.NONE) & np.isnan(numbers)] = Reason.BAD_VALUE
+    return numbers, reason
+
+
+def _value_reason(numbers: Values, missing: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    reason = np.where(np.isinf(numbers), Reason.INFINITE_VALUE, Reason.NONE)
+    return np.where(missing, Reason.NO_VALUE, reason).astype(np.uint8)
+
+
+def _series(table: Any, layout: Layout) -> tuple[list[Name], Seconds, NDArray[np.bool_]]:
+    """Return the series of a table, each row's index among them, and where the metric is missing."""
+    names = list(layout.labels) if layout.metric is None else [layout.metric, *layout.labels]
+    encoded = [_encode(_array(table, name)) for name in names]
+    rows, combos = _combine([(codes, len(words)) for codes, words in encoded], table.num_rows)
+    words = [[words[i] for i in column] for (_, words), column in zip(encoded, combos, strict=True)]
+    metrics = words.pop(0) if layout.metric is not None else [layout.metric_name] * _count(combos)
+    found = [
+        (metric, (*((k, v) for k, v in zip(layout.labels, values, strict=True) if v), *layout.fixed))
+        for metric, *values in zip(metrics, *words, strict=True)
+    ]
+    without = np.array([not metric for metric in metrics], bool)
+    return found, rows, without[rows] if layout.metric is not None else np.zeros(table.num_rows, bool)
+
+
+def _count(combos: Sequence[Seconds]) -> int:
+    return len(combos[0]) if combos else 1
+
+
+def _encode(column: Any) -> tuple[Seconds, list[str]]:
+    """Return each row's index into the different texts of a column; nothing reads as empty."""
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(column.type):
+        column = column.cast(pa.string()).dictionary_encode()
+    words = ["" if word is None else str(word).strip() for word in column.dictionary.to_pylist()]
+    codes = column.indices.cast(pa.int64()).fill_null(len(words)).to_numpy(zero_copy_only=False)
+    return codes, [*words, ""]
+
+
+def _combine(columns: Sequence[tuple[Seconds, int]], n_rows: int) -> tuple[Seconds, list[Seconds]]:
+    """Return each row's index among the combinations that occur, and those, column by column."""
+    if not columns:
+        return np.zeros(n_rows, np.int64), []
+    codes, sizes = zip(*columns, strict=True)
+    rows, found = _dense(codes[0], sizes[0])
+    combos = [found]
+    for code, size in zip(codes[1:], sizes[1:], strict=True):
+        # Dense after every column, so that the products of sizes stay small.
+        rows, found = _dense(rows * size + code, len(combos[0]) * size)
+        combos = [column[found // size] for column in combos] + [found % size]
+    return rows, combos
+
+
+def _dense(codes: Seconds, size: int) -> tuple[Seconds, Seconds]:
+    """Return codes below ``size`` numbered without holes, and the codes those numbers stand for."""
+    if size > 4 * len(codes) + 1024:
+        found, rows = np.unique(codes, return_inverse=True)
+        return rows, found
+    seen = np.zeros(size, bool)
+    seen[codes] = True
+    found = np.flatnonzero(seen)
+    number = np.empty(size, np.int64)
+    number[found] = np.arange(len(found))
+    return number[codes], found
+
+
+def _with_columns(names: list[Name], layout: Layout) -> list[Name]:
+    """Return the names of all series: with several value columns each name once per column."""
+    if len(layout.values) == 1:
+        return names
+    return [
+        (f"{metric}.{column}" if metric else column, labels)
+        for column in layout.values
+        for metric, labels in names
+    ]
+
+
+@dataclass
+class Collected:
+    """Rows of many tables on their way to one batch."""
+
+    source: str
+    config: SourceConfig
+    index: dict[Name, int] = field(default_factory=dict)
+    series: list[Seconds] = field(default_factory=list)
+    ts: list[Seconds] = field(default_factory=list)
+    value: list[Values] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    progress: dict[str, Json] = field(default_factory=dict)
+    n_rows: int = 0
+
+    def add(self, rows: Rows) -> None:
+        """Take over the points of a table."""
+        number = [self.index.setdefault(name, len(self.index)) for name in rows.names]
+        self.series.append(np.array(number, np.int64)[rows.series])
+        self.ts.append(rows.ts)
+        self.value.append(rows.value)
+        self.n_rows += len(rows.ts) + len(rows.bad_rows)
+
+    def reject(self, origin: str, rows: Sequence[tuple[int, Reason, str]]) -> None:
+        """Set rows aside: line, reason and raw text of each."""
+        self.rejects += [Reject(origin, line, reason.text, raw[:RAW_LENGTH]) for line, reason, raw in rows]
+
+    def reading(self) -> Reading:
+        """Return the batch; only series that have points are in it."""
+        rows = np.concatenate([np.zeros(0, np.int64), *self.series])
+        used = np.unique(rows)
+        names = list(self.index)
+        return Reading(
+            source=self.source,
+            series=[self._spec(names[i]) for i in used],
+            points=PointBlock(
+                np.searchsorted(used, rows),
+                np.concatenate([np.zeros(0, np.int64), *self.ts]),
+                np.concatenate([np.zeros(0), *self.value]),
+            ),
+            progress=self.progress,
+            rejected=len(self.rejects),
+            rejects=self.rejects,
+        )
+
+    def _spec(self, name: Name) -> SeriesSpec:
+        metric, labels = name
+        return self.config.spec(self.source, metric, dict(labels))
+
+
+RAW_LENGTH = 1_000
+"""Characters of a rejected row that are kept."""

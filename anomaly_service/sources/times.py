@@ -1,0 +1,270 @@
+"""Timestamps of every usual kind to whole epoch seconds in UTC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_service.sources.reasons import Reason
+from pipelines.records import Seconds
+
+LATEST = 9_223_372_036
+"""2262-04-11, where 64 bits of nanoseconds end."""
+
+EPOCH_UNITS = ((1e11, 1), (1e14, 1_000), (1e17, 1_000_000), (np.inf, 1_000_000_000))
+"""Numbers below the limit count so many to a second: 1e11 s is the year 5138, 1e11 ms is 1973."""
+
+FOLD_REACH = 3 * 3600
+"""Seconds: a row this soon before an hour that the clock runs through twice leads into its first pass."""
+
+_NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
+_ZONE = r"\d{2}:?\d{2}.*(?:[zZ]|[+-]\d{2}(?::?\d{2})?)"
+
+
+@dataclass(frozen=True)
+class Times:
+    """Timestamps of rows, before local ones became UTC.
+
+    Attributes:
+        seconds: epoch seconds, of local wall-clock time where ``naive``.
+        naive: True where the timestamp carried no zone.
+        reason: why a row's timestamp cannot be used; ``Reason.NONE`` where it can.
+    """
+
+    seconds: Seconds
+    naive: NDArray[np.bool_]
+    reason: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Located:
+    """Timestamps in UTC; ``open_fold`` where the rows end inside an hour that may come twice."""
+
+    seconds: Seconds
+    reason: NDArray[np.uint8]
+    open_fold: bool = False
+
+
+def kind_of(text: str) -> str:
+    """Return ``integer``, ``number``, ``zoned``, ``naive`` or ``unknown`` for one timestamp as text.
+
+    >>> [kind_of(t) for t in ("1491041280", "2024-01-05 10:00:00", "2024-01-05T10:00:00+01:00", "x")]
+    ['integer', 'naive', 'zoned', 'unknown']
+    """
+    import re
+
+    text = text.strip()
+    if re.fullmatch(r"[-+]?\d+", text):
+        return "integer"
+    if re.fullmatch(_NUMBER, text):
+        return "number"
+    times = parse_texts(np.array([text], dtype=object))
+    if times.reason[0] != Reason.NONE:
+        return "unknown"
+    return "naive" if times.naive[0] else "zoned"
+
+
+def parse(column: Any, form: str | None = None) -> Times:
+    """Return the timestamps of an Arrow array: numbers, timestamps, dates or texts.
+
+    Args:
+        form: strptime format of texts; ISO 8601 and epoch numbers where None.
+    """
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _by_dictionary(column, form)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _by_dictionary(column.dictionary_encode(), form)
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return _of_timestamps(column)
+    if pa.types.is_integer(kind):
+        return _of_integers(column)
+    return _of_numbers(column)
+
+
+def parse_texts(texts: NDArray[np.object_], form: str | None = None) -> Times:
+    """Return the timestamps of texts, each by itself: what stands beside it does not matter."""
+    import pandas as pd
+
+    text = pd.Series(texts, dtype="str").str.strip()
+    seconds = np.zeros(len(text), dtype=np.int64)
+    reason = np.full(len(text), Reason.BAD_TIME, dtype=np.uint8)
+    number = text.str.fullmatch(_NUMBER).to_numpy(bool) if form is None else np.zeros(len(text), bool)
+    zoned = (
+        text.str.fullmatch(r".*" + _ZONE).to_numpy(bool) if form is None else np.full(len(text), "%z" in form)
+    )
+    zoned &= ~number
+    naive = ~number & ~zoned
+    for rows, utc in ((zoned, True), (naive, False)):
+        if rows.any():
+            at = pd.to_datetime(pd.Index(text[rows]), format=form or "ISO8601", utc=utc, errors="coerce")
+            seconds[rows], reason[rows] = _of_index(at)
+    if number.any():
+        seconds[number], reason[number] = _scaled(text[number].to_numpy(float))
+    reason[(text == "").to_numpy(bool)] = Reason.NO_TIME
+    return Times(seconds, naive, reason)
+
+
+def _of_index(at: Any) -> tuple[Seconds, NDArray[np.uint8]]:
+    """Return the seconds of a pandas DatetimeIndex, aware or not, and why some have none."""
+    missing = np.asarray(at.isna())
+    seconds = np.where(missing, 0, at.as_unit("us").asi8 // 1_000_000)
+    reason = np.where(missing, Reason.BAD_TIME, _range_reason(seconds)).astype(np.uint8)
+    return seconds, reason
+
+
+def _range_reason(seconds: Seconds) -> NDArray[np.uint8]:
+    outside = (seconds < 0) | (seconds >= LATEST)
+    return np.where(outside, Reason.TIME_RANGE, Reason.NONE).astype(np.uint8)
+
+
+def _by_dictionary(column: Any, form: str | None) -> Times:
+    """Return the timestamps of texts; each different text is read once."""
+    words = parse_texts(np.array(column.dictionary.to_pylist(), dtype=object), form)
+    index = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    missing = index < 0
+    if not len(words.seconds):
+        return _none(len(index))
+    return Times(
+        words.seconds[index],
+        words.naive[index] & ~missing,
+        np.where(missing, Reason.NO_TIME, words.reason[index]).astype(np.uint8),
+    )
+
+
+def _none(n: int) -> Times:
+    return Times(np.zeros(n, np.int64), np.zeros(n, bool), np.full(n, Reason.NO_TIME, np.uint8))
+
+
+def _of_timestamps(column: Any) -> Times:
+    import pyarrow as pa
+
+    zone = getattr(column.type, "tz", None)
+    missing = column.is_null().to_numpy(zero_copy_only=False)
+    # Microseconds hold every year; a plain cast to seconds would refuse fractions.
+    micros = column.cast(pa.timestamp("us", tz=zone), safe=False).cast(pa.int64()).fill_null(0)
+    seconds = micros.to_numpy(zero_copy_only=False) // 1_000_000
+    reason = np.where(missing, Reason.NO_TIME, _range_reason(seconds)).astype(np.uint8)
+    return Times(seconds, np.full(len(seconds), zone is None), reason)
+
+
+def _of_integers(column: Any) -> Times:
+    missing = column.is_null().to_numpy(zero_copy_only=False)
+    numbers = column.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    seconds, reason = _scaled_integers(numbers)
+    return Times(
+        seconds, np.zeros(len(seconds), bool), np.where(missing, Reason.NO_TIME, reason).astype(np.uint8)
+    )
+
+
+def _scaled_integers(numbers: Seconds) -> tuple[Seconds, NDArray[np.uint8]]:
+    size = np.abs(numbers)
+    if len(size) and size.max() >= EPOCH_UNITS[0][0]:
+        divisors = np.array([unit for _, unit in EPOCH_UNITS])
+        numbers = (
+            numbers // divisors[np.searchsorted([limit for limit, _ in EPOCH_UNITS], size, side="right")]
+        )
+    return numbers, _range_reason(numbers)
+
+
+def _of_numbers(column: Any) -> Times:
+    import pyarrow as pa
+
+    numbers = column.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
+    seconds, reason = _scaled(numbers)
+    reason[np.isnan(numbers)] = Reason.NO_TIME
+    return Times(seconds, np.zeros(len(seconds), bool), reason)
+
+
+def _scaled(numbers: NDArray[np.float64]) -> tuple[Seconds, NDArray[np.uint8]]:
+    """Return epoch numbers in whole seconds; a fraction belongs to the second it began in."""
+    usable = np.isfinite(numbers) & (np.abs(numbers) < 9e18)
+    numbers = np.where(usable, numbers, 0.0)
+    seconds, reason = _scaled_integers(np.floor(numbers).astype(np.int64))
+    return seconds, np.where(usable, reason, Reason.BAD_TIME).astype(np.uint8)
+
+
+def locate(
+    times: Times,
+    zone: str | None,
+    series: NDArray[np.integer[Any]],
+    *,
+    before: int | None = None,
+    in_order: bool = True,
+) -> Located:
+    """Return timestamps in UTC, local ones by their zone.
+
+    A local time that the clock skips is refused. One that it runs through twice is told apart by
+    the order of the series' rows: before the step back it is the first pass, after it the second;
+    without a step back it is the first where the rows lead into it, and refused where nothing does.
+
+    Args:
+        series: shape ``(n,)``, which series each row belongs to.
+        before: UTC seconds of the row before these, for series that begin in here.
+        in_order: rows of a series stand in order of time; False refuses every doubtful one.
+    """
+    naive = times.naive & (times.reason == Reason.NONE)
+    if zone is None or not naive.any():
+        reason = np.where(naive, Reason.NO_ZONE, times.reason) if zone is None else times.reason
+        return Located(times.seconds, reason.astype(np.uint8))
+    if zone in {"UTC", "Etc/UTC", "GMT"}:
+        return Located(times.seconds, times.reason)
+    early, skipped = _in_zone(times.seconds, zone, first=True)
+    late, _ = _in_zone(times.seconds, zone, first=False)
+    twice = naive & ~skipped & (early != late)
+    seconds = np.where(naive, early, times.seconds)
+    reason = np.where(naive & skipped, Reason.SKIPPED_TIME, times.reason).astype(np.uint8)
+    if not twice.any():
+        return Located(seconds, reason)
+    if not in_order:
+        return Located(seconds, np.where(twice, Reason.DOUBTFUL_TIME, reason).astype(np.uint8))
+    return _unfold(seconds, late, twice, reason, series, before)
+
+
+def _in_zone(local: Seconds, zone: str, *, first: bool) -> tuple[Seconds, NDArray[np.bool_]]:
+    """Return local wall-clock seconds in UTC, and where the clock skips them."""
+    import pandas as pd
+
+    index = pd.DatetimeIndex(local.astype("datetime64[s]"))
+    at = index.tz_localize(zone, ambiguous=np.full(len(index), first), nonexistent="NaT")
+    missing = np.asarray(at.isna())
+    return np.where(missing, 0, at.as_unit("s").asi8), missing
+
+
+def _unfold(
+    early: Seconds,
+    late: Seconds,
+    twice: NDArray[np.bool_],
+    reason: NDArray[np.uint8],
+    series: NDArray[np.integer[Any]],
+    before: int | None,
+) -> Located:
+    """Decide, run by run of doubtful rows of one series, which pass each belongs to."""
+    order = np.argsort(series, kind="stable")
+    order = order[reason[order] == 0]
+    of, utc, doubtful = series[order], early[order], twice[order]
+    first_of_series = np.append(True, of[1:] != of[:-1])
+    begins = doubtful & (first_of_series | ~np.append(False, doubtful[:-1]))
+    run = np.cumsum(begins)
+    back = doubtful & ~begins & np.append(False, np.diff(utc) < 0)
+    steps_back = np.cumsum(back)
+    starts = np.flatnonzero(begins)
+    second = doubtful & (steps_back > (steps_back[starts] - back[starts])[run - 1])
+    previous = np.append(0, utc[:-1])
+    previous[first_of_series] = -(10**12) if before is None else before
+    lead = utc[starts] - previous[starts]
+    led_into = (lead > 0) & (lead <= FOLD_REACH)
+    has_step = np.zeros(len(starts), bool)
+    has_step[run[second] - 1] = True
+    refused = doubtful & ~(led_into | has_step)[run - 1]
+
+    seconds, reason = early.copy(), reason.copy()
+    seconds[order[second]] = late[order[second]]
+    reason[order[refused]] = Reason.DOUBTFUL_TIME
+    last_of_series = np.append(first_of_series[1:], True)
+    return Located(seconds, reason, open_fold=bool((doubtful & last_of_series).any()))
