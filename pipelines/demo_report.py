@@ -37,6 +37,7 @@ class Flagged:
     start: int
     end: int
     first_detected: int
+    peak_score: float = 1.0
 
     def overlaps(self, incident: Incident) -> bool:
         return self.series == incident.series and self.start <= incident.end and self.end >= incident.start
@@ -120,6 +121,10 @@ class Report:
     def false_by_monitor(self) -> dict[str, int]:
         """Return the number of false alarms of every monitor."""
         return {name: sum(f.monitor == name for f in self.false_alarms) for name in self.budgets}
+
+    def flagged_by_monitor(self) -> dict[str, int]:
+        """Return the number of intervals of every monitor."""
+        return {name: sum(f.monitor == name for f in self.flagged) for name in self.budgets}
 
     def figures(self) -> Json:
         """Return everything as JSON; rates are per week of data, shares from 0 to 1."""

@@ -1,0 +1,147 @@
+"""Commands people meet first: try, init, validate, simulate and demo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from anomaly_service.cli import show
+from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, load, moment, opened
+
+if TYPE_CHECKING:
+    from pipelines.demo_report import Outcome, Report
+
+PANEL = "First steps"
+
+Seed = Annotated[int, typer.Option("--seed", help="Equal seeds, equal data.")]
+
+
+@app.command(rich_help_panel=PANEL)
+def validate(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
+    """Check the config file, and say per monitor what it watches and when it can judge."""
+    from anomaly_service.cli.words import validation_lines
+    from anomaly_service.config import check_params
+
+    loaded = load(config)
+    check_params(loaded)
+    with opened(config, now, quiet=True) as service:
+        found = service.validate()
+    if as_json:
+        show.say(json.dumps(found, indent=1))
+        return
+    show.say(f"{config} is a good config file.")
+    for line in validation_lines(found):
+        show.say(line)
+
+
+@app.command(rich_help_panel=PANEL)
+def simulate(
+    folder: Annotated[Path, typer.Argument(help="Where drop/*.csv and incidents.csv are written.")] = Path(
+        "demo"
+    ),
+    seed: Seed = 1,
+    weeks: Annotated[int, typer.Option("--weeks", min=3, help="How many weeks.")] = 8,
+    config: ConfigPath = CONFIG,
+    now: Now = None,
+) -> None:
+    """Write simulated game telemetry with labelled incidents as CSV files; they end at --now."""
+    from anomaly_service.demo import simulated
+    from pipelines.simulate import write
+
+    files = write(simulated(seed, weeks, moment(now, "--now")), folder)
+    show.say(f"Wrote {len(files)} files below {folder}; what was planted stands in {files[-1]}.")
+
+
+@app.command(rich_help_panel=PANEL)
+def demo(
+    seed: Seed = 1,
+    detector: Annotated[str, typer.Option("--detector", help="Any of `anomaly detectors`.")] = "gaussian",
+    config: Annotated[
+        Path, typer.Option("--config", "-c", help="Its config file; everything else is written beside it.")
+    ] = Path("demo/anomaly.yaml"),
+    now: Now = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run eight simulated weeks through the whole pipeline, and compare with what was planted."""
+    from anomaly_service import demo as demos
+    from anomaly_service.cli.options import serving
+    from anomaly_service.cli.show import Stages
+    from anomaly_service.db.migrate import migrate
+
+    with Stages() as stages:
+        made = demos.prepare(
+            config, seed=seed, detector=detector, now=moment(now, "--now"), on_progress=stages.update
+        )
+        loaded = load(made.config)
+        migrate(loaded.database)
+    with serving(loaded, made.now) as service:
+        report = demos.run(service)
+    if as_json:
+        show.say(json.dumps({"seed": seed, "detector": detector, **report.figures()}, indent=1))
+    else:
+        _print_demo(report, made)
+
+
+def _print_demo(report: Report, made: Any) -> None:
+    """Print what was planted and found, the SQL that lists it, and where to go from here."""
+    show.table(
+        [_outcome_row(outcome) for outcome in report.outcomes],
+        ("planted", "series", "start", "lasts", "flagged", "after", "by monitor", "score"),
+        title="Planted incidents and what became of them",
+    )
+    show.say("")
+    show.table(_monitor_rows(report), ("monitor", "budget per week", "false alarms per week", "intervals"))
+    show.say("")
+    for line in _verdict_lines(report):
+        show.say(line)
+    show.say(NEXT.format(config=made.config, database=made.config.with_suffix(".db")))
+
+
+def _outcome_row(outcome: Outcome) -> tuple[object, ...]:
+    incident = outcome.incident
+    lasts = show.duration(incident.end - incident.start)
+    start = show.at(incident.start)
+    if not outcome.flagged:
+        return (incident.kind, incident.series, start, lasts, "missed", "", "", "")
+    first = outcome.flagged[0]
+    peak = max(flagged.peak_score for flagged in outcome.flagged)
+    late = show.duration(outcome.late_seconds)
+    return (incident.kind, incident.series, start, lasts, first.kind, late, first.monitor, f"{peak:.1f}")
+
+
+def _monitor_rows(report: Report) -> list[tuple[object, ...]]:
+    weeks = report.weeks or 1.0
+    return [
+        (name, budget, round(report.false_by_monitor()[name] / weeks, 2), report.flagged_by_monitor()[name])
+        for name, budget in report.budgets.items()
+    ]
+
+
+def _verdict_lines(report: Report) -> list[str]:
+    figures = report.figures()
+    missed = ", ".join(
+        f"{kind} {n - found} of {n}" for kind, (n, found) in report.kinds().items() if found < n
+    )
+    late = "" if not report.found else f", half of them within {figures['late_minutes_median']:.0f} min"
+    return [
+        f"Found {report.found} of {len(report.outcomes)} incidents{late}; missed: {missed or 'none'}.",
+        f"False alarms: {figures['false_alarms_per_week']:.1f} a week over all monitors; "
+        f"asked for were at most {figures['budget_per_week']:g}.",
+        f"Flagged is {100 * report.share_flagged:.2f} % of the time, every series counted.",
+    ]
+
+
+NEXT = """
+The same from SQL (any client; docs/sql.md has more):
+  sqlite3 {database} "SELECT series, kind, start_at, end_at, direction, peak_score, y_at_peak, yhat_at_peak
+    FROM flagged_intervals ORDER BY start_at DESC LIMIT 20"
+
+What to run next:
+  anomaly try your.csv                              your own file: no config, nothing to set up
+  anomaly intervals --config {config}      what was flagged here
+  anomaly review 1 confirmed --cause outage --config {config}
+  anomaly init                                      a config file of your own, then: anomaly daemon
+(`anomaly` lies in .venv/bin; or: source .venv/bin/activate)"""

@@ -1,0 +1,120 @@
+"""Commands that list what is stored: intervals, series, runs, monitors; and the detectors installed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anomaly_service.cli import show
+from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, moment, opened
+
+PANEL = "Lists"
+
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many rows.")]
+
+
+@app.command(rich_help_panel=PANEL)
+def intervals(
+    monitor: Annotated[str | None, typer.Option("--monitor", "-m", help="Only this monitor's.")] = None,
+    series: Annotated[
+        str | None, typer.Option("--series", help="Only this series, as it is printed.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="Ending at or after this.")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="anomaly, flatline, data_missing or stale.")
+    ] = None,
+    unreviewed: Annotated[bool, typer.Option("--unreviewed", help="Only those nobody judged yet.")] = False,
+    limit: Limit = 50,
+    config: ConfigPath = CONFIG,
+    now: Now = None,
+    as_json: AsJson = False,
+) -> None:
+    """List flagged intervals, the newest first."""
+    given = {"monitor": monitor, "series": series, "kind": kind}
+    equal = {name: value for name, value in given.items() if value is not None}
+    found = _rows(config, now, "flagged_intervals", equal, since=moment(since, "--since"))
+    if unreviewed:
+        found = [row for row in found if row["review_verdict"] is None]
+    found.sort(key=lambda row: (row["start_at"], row["event_id"]), reverse=True)
+    columns = (
+        "event_id", "series", "monitor", "kind", "start_at", "duration", "status", "direction",
+        "peak_score", "y_at_peak", "yhat_at_peak", "review_verdict",
+    )  # fmt: skip
+    listed = found[:limit]
+    if not as_json:
+        listed = [{**row, "duration": show.duration(row["duration_seconds"])} for row in listed]
+    show.rows(listed, columns, as_json=as_json, empty="No interval is flagged.")
+    if len(found) > limit:
+        show.note(f"{len(found) - limit} more; --limit {len(found)} shows them all.")
+
+
+@app.command(rich_help_panel=PANEL)
+def series(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
+    """List the series with their newest point and state."""
+    found = _rows(config, now, "series_health")
+    show.rows(
+        found, list(found[0]) if found else [], as_json=as_json, empty="No series yet; run: anomaly ingest"
+    )
+
+
+@app.command(rich_help_panel=PANEL)
+def runs(limit: Limit = 20, config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
+    """List what the daemon did, the newest first."""
+    found = _rows(config, now, "run_log")
+    found.sort(key=lambda row: (row["scheduled_for"], row["run_id"]), reverse=True)
+    show.rows(
+        found[:limit],
+        list(found[0]) if found else [],
+        as_json=as_json,
+        empty="No run yet; start: anomaly daemon",
+    )
+
+
+@app.command(rich_help_panel=PANEL)
+def monitors(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
+    """List the monitors with what their intervals turned out to be."""
+    found = _rows(config, now, "detector_precision", {})
+    show.rows(
+        found, list(found[0]) if found else [], as_json=as_json, empty="The config declares no monitor."
+    )
+
+
+@app.command(rich_help_panel=PANEL)
+def detectors(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
+    """List the installed detectors and what each generative family can do."""
+    from detectors import registry
+
+    found = [_taxonomy(name, registry.get(name)) for name in registry.names()]
+    show.rows(found, list(found[0]), as_json=as_json, empty="")
+
+
+def _taxonomy(name: str, cls: Any) -> dict[str, object]:
+    """Return a detector's row: family, density and which of the three abilities it has."""
+    from detectors.base import Encodes, HasLogProb
+
+    return {
+        "detector": name,
+        "family": cls.family,
+        "density": str(cls.density),
+        "log_prob": issubclass(cls, HasLogProb),
+        "encode": issubclass(cls, Encodes),
+        "folds": cls.folds,
+        "paper": cls.paper,
+    }
+
+
+def _rows(
+    config: Path,
+    now: str | None,
+    view: str,
+    where: dict[str, Any] | None = None,
+    since: datetime | None = None,
+) -> list[dict[str, Any]]:
+    """Return rows of a view."""
+    with opened(config, now, quiet=True) as service:
+        return service.store.rows(view, where, since=since)

@@ -1,0 +1,160 @@
+"""Commands that do work: migrate, ingest, backfill, fit, score, rescore, daemon; status and review."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from anomaly_service.cli import show
+from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Monitors, Now, app, load, moment, opened
+
+PANEL = "At work"
+VERDICTS = ("confirmed", "expected", "false_positive", "new_trend", "unsure")
+
+
+@app.command(rich_help_panel=PANEL)
+def migrate(config: ConfigPath = CONFIG, now: Now = None) -> None:
+    """Bring the database to the schema of this release; safe to repeat."""
+    from anomaly_service.db import migrate as migrations
+
+    loaded = load(config)
+    revision = migrations.migrate(loaded.database)
+    show.say(f"{loaded.database_shown} is at schema {revision}, the one of this release.")
+
+
+@app.command(rich_help_panel=PANEL)
+def ingest(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
+    """Take what is new from every source."""
+    with opened(config, now) as service:
+        found = service.ingest()
+    show.rows(found, list(found[0]) if found else [], as_json=as_json, empty="The config declares no source.")
+
+
+@app.command(rich_help_panel=PANEL)
+def backfill(
+    config: ConfigPath = CONFIG, now: Now = None, monitor: Monitors = None, as_json: AsJson = False
+) -> None:
+    """Fit and score all history as the daemon would have, so that its intervals can be reviewed."""
+    with opened(config, now) as service:
+        _summary(service.backfill(monitor), as_json)
+
+
+@app.command(rich_help_panel=PANEL)
+def fit(
+    config: ConfigPath = CONFIG, now: Now = None, monitor: Monitors = None, as_json: AsJson = False
+) -> None:
+    """Fit every model that is due."""
+    with opened(config, now) as service:
+        _summary(service.fit(monitor), as_json)
+
+
+@app.command(rich_help_panel=PANEL)
+def score(
+    config: ConfigPath = CONFIG, now: Now = None, monitor: Monitors = None, as_json: AsJson = False
+) -> None:
+    """Score the points that came since the last time, as one tick of the daemon does."""
+    with opened(config, now) as service:
+        _summary(service.score(monitor), as_json)
+
+
+@app.command(rich_help_panel=PANEL)
+def rescore(
+    start: Annotated[str, typer.Option("--from", metavar="TIME", help="Start of the span (ISO 8601).")],
+    stop: Annotated[str, typer.Option("--to", metavar="TIME", help="End of the span.")],
+    refit: Annotated[bool, typer.Option("--refit", help="Fit the models of the span anew first.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print what would appear, change and vanish.")
+    ] = False,
+    config: ConfigPath = CONFIG,
+    now: Now = None,
+    monitor: Monitors = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a span of time again with hindsight; reviews stay."""
+    a, b = moment(start, "--from"), moment(stop, "--to")
+    assert a is not None
+    assert b is not None
+    if a >= b:
+        raise typer.BadParameter(f"--from must lie before --to, got {start} and {stop}")
+    with opened(config, now) as service:
+        result = service.rescore(a, b, refit=refit, dry_run=dry_run, monitors=monitor)
+    if as_json:
+        show.say(json.dumps(result, indent=1))
+    else:
+        _changes(result, dry_run)
+
+
+@app.command(rich_help_panel=PANEL)
+def daemon(
+    once: Annotated[bool, typer.Option("--once", help="Do what is due by now, then end.")] = False,
+    config: ConfigPath = CONFIG,
+    now: Now = None,
+) -> None:
+    """Ingest, score and rescore on schedule until stopped (SIGTERM); SIGHUP reloads the config."""
+    from anomaly_service.daemon import run
+
+    run(config, now=moment(now, "--now"), once=once)
+
+
+@app.command(rich_help_panel=PANEL)
+def review(
+    event: Annotated[int, typer.Argument(metavar="EVENT", help="event_id of the interval.")],
+    verdict: Annotated[str, typer.Argument(metavar="VERDICT", help=", ".join(VERDICTS) + ".")],
+    cause: Annotated[str, typer.Option("--cause", help="What it was, in a word or two.")] = "",
+    comment: Annotated[str, typer.Option("--comment", help="Anything the next reader should know.")] = "",
+    by: Annotated[str, typer.Option("--by", envvar="USER", help="Who says so.")] = "",
+    config: ConfigPath = CONFIG,
+    now: Now = None,
+) -> None:
+    """Judge a flagged interval; reviews are added, never overwritten, and no rescoring loses one."""
+    if verdict not in VERDICTS:
+        raise typer.BadParameter(f"VERDICT must be one of {', '.join(VERDICTS)}; got {verdict!r}")
+    from pipelines.records import Verdict
+
+    with opened(config, now, quiet=True) as service:
+        service.store.review(event, Verdict(verdict), cause=cause, comment=comment, by=by)
+    show.say(f"Event {event}: {verdict}{f' ({cause})' if cause else ''}.")
+
+
+@app.command(rich_help_panel=PANEL)
+def status(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
+    """Say how the service stands: sources, last tick, series that learn, stopped or failed."""
+    from anomaly_service.cli.words import standing, status_lines
+
+    with opened(config, now, quiet=True) as service:
+        found = standing(service)
+    if as_json:
+        show.say(json.dumps(found, indent=1))
+        return
+    for line in status_lines(found):
+        show.say(line)
+
+
+def _summary(by_monitor: dict[str, Any], as_json: bool) -> None:
+    """Print what a job did, a row for each monitor."""
+    if as_json:
+        show.say(json.dumps(by_monitor, indent=1))
+        return
+    done = [{"monitor": name, **result} for name, result in by_monitor.items()]
+    show.rows(done, list(done[0]) if done else [], as_json=False, empty="The config declares no monitor.")
+
+
+def _changes(result: dict[str, Any], dry_run: bool) -> None:
+    """Print which intervals appeared, changed and vanished, or would."""
+    listed = [
+        (what, name, change["start_at"], change["end_at"], change["kind"], change["event_id"], change["why"])
+        for name, outcome in result.items()
+        for what in ("appear", "change", "vanish")
+        for change in outcome[what]
+    ]
+    if listed:
+        show.table(listed, ("what", "monitor", "start", "end", "kind", "event", "why"))
+    counts = [sum(row[0] == what for row in listed) for what in ("appear", "change", "vanish")]
+    verb = (
+        "would appear, {} change, {} vanish; nothing was written"
+        if dry_run
+        else "appeared, {} changed, {} vanished"
+    )
+    show.say(f"{counts[0]} intervals " + verb.format(*counts[1:]) + ".")

@@ -1,0 +1,99 @@
+"""What every command shares: its options, its service, and how it says that something failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from anomaly_service.config import Config
+    from anomaly_service.service import Service
+
+app = typer.Typer(
+    help="Find anomalies in time series with generative models; results in SQL, reviews that last.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigPath = Annotated[
+    Path,
+    typer.Option("--config", "-c", envvar="ANOMALY_CONFIG", help="The config file.", dir_okay=False),
+]
+Now = Annotated[
+    str | None,
+    typer.Option("--now", metavar="TIME", help="Act as if it were this time (ISO 8601; UTC unless it says)."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON array of objects instead of a table.")]
+Monitors = Annotated[
+    list[str] | None,
+    typer.Option("--monitor", "-m", metavar="NAME", help="Only this monitor; may be repeated."),
+]
+CONFIG = Path("anomaly.yaml")
+
+
+def moment(text: str | None, option: str) -> datetime | None:
+    """Return the time an option names, in UTC; None where it was left out.
+
+    Raises:
+        typer.BadParameter: not a time.
+    """
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{option} expects a time such as 2026-03-01 or 2026-03-01T12:00:00Z, got {text!r}"
+        ) from None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+def load(config: Path) -> Config:
+    """Return the config; ConfigError says what is wrong with it, or how to get one."""
+    from anomaly_service import config as configs
+
+    return configs.load(config)
+
+
+@contextmanager
+def opened(config: Path, now: str | None, *, quiet: bool = False) -> Iterator[Service]:
+    """Open the service on a config file, with a bar per stage unless ``quiet``."""
+    at = moment(now, "--now")
+    with serving(load(config), at, quiet=quiet) as service:
+        yield service
+
+
+@contextmanager
+def serving(config: Config, at: datetime | None, *, quiet: bool = False) -> Iterator[Service]:
+    """Open the service on a loaded config, with a bar per stage unless ``quiet``."""
+    from anomaly_service.cli.show import Stages
+    from anomaly_service.service import Service
+
+    stages = Stages(parts=len(config.monitors), quiet=quiet)
+    with stages, Service(config, now=at, on_progress=stages.update) as service:
+        yield service
+
+
+def fail(error: BaseException) -> None:
+    """Say on stderr what went wrong, in one message."""
+    known = str(error) if _is_for_people(error) else f"{type(error).__name__}: {error}"
+    typer.echo(f"error: {known or type(error).__name__}", err=True)
+    if not _is_for_people(error):
+        typer.echo("This was not expected; ANOMALY_DEBUG=1 shows where it happened.", err=True)
+
+
+def _is_for_people(error: BaseException) -> bool:
+    """True where the message was written to be read by whoever typed the command."""
+    from anomaly_service.errors import AnomalyServiceError
+
+    # KeyError is a LookupError but its message is only a key.
+    return isinstance(error, (AnomalyServiceError, ValueError, OSError)) and not isinstance(
+        error, UnicodeError
+    )

@@ -1,0 +1,137 @@
+"""How the service stands, in words for the person on call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from anomaly_service.cli.show import duration
+
+if TYPE_CHECKING:
+    from anomaly_service.service import Service
+
+Json = dict[str, Any]
+NAMED = 5
+"""At most so many series are named in a line; the rest is counted."""
+
+
+def standing(service: Service) -> Json:
+    """Return what ``anomaly status`` tells: rows of the health views, and the runs that matter."""
+    store = service.store
+    runs = sorted(store.rows("run_log"), key=lambda run: (run["scheduled_for"], run["run_id"]))
+    return {
+        "now": service.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "sources": store.rows("source_health"),
+        "monitors": store.rows("monitor_health", {"enabled": True}),
+        "series": [row for row in store.rows("series_health") if row["state"] != "ok"],
+        "last_tick": _last(runs, "tick"),
+        "last_nightly": _last(runs, "nightly"),
+        "failed_runs": [run for run in runs if run["state"] == "failed"],
+    }
+
+
+def _last(runs: Sequence[Json], kind: str) -> Json | None:
+    """Return the newest run of a kind that was done."""
+    return next((run for run in reversed(runs) if run["kind"] == kind and run["state"] == "done"), None)
+
+
+def status_lines(found: Json) -> Iterator[str]:
+    """Yield the status as sentences."""
+    now = found["now"]
+    yield from (_source_line(source, now) for source in found["sources"])
+    if not found["sources"]:
+        yield "No points yet; run: anomaly ingest"
+    yield from (_monitor_line(monitor) for monitor in found["monitors"])
+    yield _run_line("tick", found["last_tick"], now)
+    yield _run_line("night", found["last_nightly"], now)
+    yield from _series_lines(found["series"])
+    yield from _failure_lines(found["failed_runs"])
+
+
+def _source_line(source: Json, now: str) -> str:
+    rejected = source["rows_rejected"]
+    problem = f"; {rejected:,} rows could not be read, see the rejects files" if rejected else ""
+    newest = source["newest_at"]
+    age = f"newest point {newest}, {_ago(newest, now)}" if newest else "no points yet"
+    return f"Source {source['source']}: {source['series']} series, {age}{problem}."
+
+
+def _monitor_line(monitor: Json) -> str:
+    parts = [f"{monitor['targets']} series"]
+    if monitor["learning"]:
+        parts.append(f"{monitor['learning']} still learning")
+    parts.append(f"{monitor['open_events']} intervals open")
+    if monitor["scored_until"]:
+        parts.append(f"scored until {monitor['scored_until']}")
+    return f"Monitor {monitor['monitor']} ({monitor['detector']}): {', '.join(parts)}."
+
+
+def _run_line(what: str, run: Json | None, now: str) -> str:
+    if run is None:
+        return f"No {what} yet; the daemon runs them: anomaly daemon"
+    at = run["finished_at"]
+    return f"Last {what} ended {at} ({_ago(at, now)}) and took {duration(run['duration_seconds'])}."
+
+
+def _series_lines(series: Sequence[Json]) -> Iterator[str]:
+    told = {
+        "stale": "stopped: no points although their source has newer ones",
+        "learning": "learning: no model yet, `anomaly validate` says when",
+        "empty": "empty: known, but without a single point",
+        "unmonitored": "watched by no monitor",
+    }
+    for state, meaning in told.items():
+        names = [row["series"] for row in series if row["state"] == state]
+        if names:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            yield f"{len(names)} series {meaning}: {', '.join(names[:NAMED])}{more}."
+
+
+def _failure_lines(runs: Sequence[Json]) -> Iterator[str]:
+    if not runs:
+        yield "No run failed."
+        return
+    last = runs[-1]
+    yield (
+        f"{len(runs)} runs failed, the last one ({last['kind']} of {last['monitor'] or 'all monitors'}, "
+        f"scheduled for {last['scheduled_for']}): {last['error']}"
+    )
+
+
+def _ago(at: str, now: str) -> str:
+    seconds = (datetime.fromisoformat(now) - datetime.fromisoformat(at)).total_seconds()
+    return f"{duration(seconds)} ago" if seconds >= 0 else f"{duration(-seconds)} ahead of now"
+
+
+def validation_lines(found: Sequence[Json]) -> Iterator[str]:
+    """Yield, for every monitor, what it watches and since when it can judge."""
+    for monitor in found:
+        targets = monitor["targets"]
+        yield f"Monitor {monitor['monitor']} ({monitor['detector']}): {_matched(targets)}"
+        yield from (f"  {line}" for line in _history(targets))
+
+
+def _matched(targets: Sequence[Json]) -> str:
+    if not targets:
+        return "no series match; check `series` against `anomaly series`."
+    steps = sorted({target["step_seconds"] for target in targets})
+    every = " or ".join(duration(step) for step in steps)
+    return f"{len(targets)} series, a point every {every}."
+
+
+def _history(targets: Sequence[Json]) -> Iterator[str]:
+    known = [target for target in targets if target["first_at"]]
+    if known:
+        first, last = min(t["first_at"] for t in known), max(t["last_at"] for t in known)
+        yield f"History from {first} to {last}."
+    learning = [target for target in known if target["state"] == "learning"]
+    ready = len(known) - len(learning)
+    if ready:
+        yield f"Ready: {ready}."
+    if learning:
+        dates = sorted(target["ready_by"] for target in learning)
+        by = dates[0] if dates[0] == dates[-1] else f"between {dates[0]} and {dates[-1]}"
+        yield f"Learning: {len(learning)}; their first models can be fitted {by}."
+    if len(known) < len(targets):
+        yield f"Without a single point: {len(targets) - len(known)}."
