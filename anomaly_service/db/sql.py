@@ -46,7 +46,7 @@ def add(connection: Connection, table: Any, rows: Sequence[Mapping[str, Any]], k
 def add_one(connection: Connection, table: Any, row: Mapping[str, Any], keys: Sequence[str]) -> bool:
     """Insert a row and return True, or False where its ``keys`` stand already."""
     statement = _insert(connection, table).on_conflict_do_nothing(index_elements=keys)
-    return connection.execute(statement, dict(row)).rowcount == 1
+    return connection.execute(statement.returning(literal(1)), dict(row)).first() is not None
 
 
 def _insert(connection: Connection, table: Any) -> sqlite.Insert | postgresql.Insert:

@@ -45,12 +45,13 @@ def test_alembic_finds_no_difference_to_the_tables(database_url: str) -> None:
     assert differences(database_url) == []
 
 
-def test_alembic_finds_a_column_that_is_missing(database_url: str) -> None:
-    engine = make_engine(database_url)
+def test_alembic_finds_a_column_that_is_missing(empty_database_url: str) -> None:
+    migrate(empty_database_url)
+    engine = make_engine(empty_database_url)
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE review DROP COLUMN comment"))
     engine.dispose()
-    assert "comment" in str(differences(database_url))
+    assert "comment" in str(differences(empty_database_url))
 
 
 def test_the_head_of_the_code_is_the_newest_migration() -> None:
@@ -72,13 +73,14 @@ def test_a_store_on_an_empty_database_says_to_migrate(empty_database_url: str) -
         SqlStore(empty_database_url)
 
 
-def test_a_store_refuses_the_schema_of_a_newer_release(database_url: str) -> None:
-    engine = make_engine(database_url)
+def test_a_store_refuses_the_schema_of_a_newer_release(empty_database_url: str) -> None:
+    migrate(empty_database_url)
+    engine = make_engine(empty_database_url)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
     with pytest.raises(SchemaError, match="has schema 9999, this release knows"):
-        SqlStore(database_url)
+        SqlStore(empty_database_url)
 
 
 def test_two_that_migrate_at_once_both_succeed(empty_database_url: str) -> None:

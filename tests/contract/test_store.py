@@ -1,0 +1,760 @@
+"""What every store owes the jobs, on SQLite and on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from anomaly_service.db.store import SqlStore
+from anomaly_service.errors import ReviewedEventError, UnknownEventError
+from pipelines.records import (
+    CalibrationRow,
+    Claim,
+    Event,
+    EventChange,
+    Interval,
+    Kind,
+    LineRow,
+    Mode,
+    PointBlock,
+    RunKind,
+    RunState,
+    ScoreBlock,
+    SeriesSpec,
+    Status,
+    Verdict,
+)
+from pipelines.store import Batch, Ingest, LostClaimError, NewVersion, StaleEventsError, Store
+
+NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
+T0 = int(NOON.timestamp())
+NAN = float("nan")
+
+
+def spec(realm: str, **changes: Any) -> SeriesSpec:
+    settings_: dict[str, Any] = {"step_seconds": 300, "delay_seconds": 60, "source": "telemetry"} | changes
+    return SeriesSpec(metric="ccu", labels={"realm": realm}, **settings_)
+
+
+def block(rows: Sequence[tuple[int, int, float]]) -> PointBlock:
+    series, ts, value = zip(*rows, strict=True) if rows else ((), (), ())
+    return PointBlock(np.array(series, dtype=int), np.array(ts, dtype=int), np.array(value, dtype=float))
+
+
+def put(store: SqlStore, rows: Sequence[tuple[int, int, float]], realms: str = "ab", **more: Any) -> Any:
+    return store.ingest(Ingest("telemetry", [spec(realm) for realm in realms], block(rows), **more))
+
+
+def stored(store: SqlStore) -> list[tuple[int, int, float]]:
+    found = store.points([row.id for row in store.series()], -(10**12), 10**12)
+    return list(zip(found.series.tolist(), found.ts.tolist(), found.value.tolist(), strict=True))
+
+
+def watch(store: SqlStore, realms: str = "ab") -> list[int]:
+    """Return the targets of a monitor that watches these series, one each."""
+    put(store, [], realms)
+    monitor = store.sync_monitors({"players": {"detector": "gaussian"}})[0]
+    ids = {row.spec.labels["realm"]: row.id for row in store.series()}
+    targets = store.sync_targets(monitor.id, [(realm, (ids[realm],)) for realm in realms])
+    return [target.id for target in targets]
+
+
+def interval(start: int = T0, end: int = T0 + 600, **changes: Any) -> Interval:
+    values: dict[str, Any] = {
+        "kind": Kind.ANOMALY,
+        "start": start,
+        "end": end,
+        "n_points": 3,
+        "peak_at": start,
+        "peak_score": 2.0,
+        "mean_score": 1.5,
+        "direction": "below_expected",
+        "y_at_peak": 4.0,
+        "yhat_at_peak": 9.0,
+        "impact": -12.5,
+    }
+    return Interval(**{**values, **changes})
+
+
+def new(target: int, found: Interval, status: Status = Status.CLOSED) -> EventChange:
+    return EventChange(target, None, found, status, first_detected_at=found.end, why="new")
+
+
+def change(event: Event, **changes: Any) -> EventChange:
+    values: dict[str, Any] = {
+        "target_id": event.target_id,
+        "event_id": event.id,
+        "interval": event.interval,
+        "status": event.status,
+        "first_detected_at": event.first_detected_at,
+        "why": "rescored",
+    }
+    return EventChange(**{**values, **changes})
+
+
+def flag(store: SqlStore, target: int, found: Interval | None = None) -> Event:
+    return store.commit(None, Batch(changes=[new(target, found or interval())]))[0]
+
+
+def version(target: int, train_stop: int = T0, **changes: Any) -> NewVersion:
+    values: dict[str, Any] = {
+        "detector": "gaussian",
+        "train_start": train_stop - 86400,
+        "recipe": {"step": 300},
+        "config": {"window": 24, "seed": 0},
+        "weights": f"weights {target} {train_stop}".encode(),
+        "card": {"bytes": 10},
+        "calibrations": {"live": {"theta": 0.5}, "settled": {"theta": 0.25}},
+    }
+    return NewVersion(target_id=target, train_stop=train_stop, **{**values, **changes})
+
+
+def score_block(rows: Sequence[tuple[float, ...]]) -> ScoreBlock:
+    columns = [np.array(column, dtype=float) for column in zip(*rows, strict=True)]
+    target, ts, version_ = (column.astype(np.int64) for column in columns[:3])
+    return ScoreBlock(target, ts, version_, *columns[3:])
+
+
+def score_rows(store: SqlStore, targets: Sequence[int]) -> list[list[float]]:
+    found = store.scores(targets, 0, 10**12)
+    names = ("target", "ts", "version", "live", "live_anomaly", "settled", "settled_anomaly")
+    return np.stack([getattr(found, name).astype(float) for name in names], axis=1).tolist()
+
+
+def test_the_store_is_a_store(store: SqlStore) -> None:
+    checked: Store = store
+    assert checked.monitors() == []
+
+
+# points
+
+
+def test_points_come_back_sorted_and_typed(store: SqlStore) -> None:
+    put(store, [(1, T0 + 300, 4.0), (0, T0 + 300, 2.0), (1, T0, 3.5), (0, T0, 1.0)])
+    found = store.points([2, 1], T0, T0 + 301)
+    assert [found.series.dtype, found.ts.dtype, found.value.dtype] == [np.int64, np.int64, np.float64]
+    assert stored(store) == [(1, T0, 1.0), (1, T0 + 300, 2.0), (2, T0, 3.5), (2, T0 + 300, 4.0)]
+
+
+def test_spans_are_half_open(store: SqlStore) -> None:
+    put(store, [(0, T0, 1.0), (0, T0 + 300, 2.0), (0, T0 + 600, 3.0)])
+    assert store.points([1], T0, T0 + 600).value.tolist() == [1.0, 2.0]
+
+
+def test_no_series_and_an_empty_span_have_no_points(store: SqlStore) -> None:
+    put(store, [(0, T0, 1.0)])
+    assert (
+        len(store.points([], 0, 10**12)) == len(store.points([1], 0, T0)) == len(store.points([9], 0, 9)) == 0
+    )
+
+
+def test_ingest_counts_what_is_new_changed_and_unchanged(store: SqlStore) -> None:
+    first = put(store, [(0, T0, 1.0), (0, T0 + 300, 2.0), (1, T0, 3.0)], rejected=2)
+    assert (first.new, first.changed, first.unchanged, first.rejected) == (3, 0, 0, 2)
+    assert first.earliest == {1: T0, 2: T0}
+    rows = [(0, T0, 1.0), (0, T0 + 300, 9.0), (0, T0 - 300, 5.0), (0, T0 + 600, 4.0), (1, T0, 3.0)]
+    second = put(store, rows)
+    assert (second.new, second.changed, second.unchanged) == (2, 1, 2)
+    assert second.earliest == {1: T0 - 300}
+
+
+def test_a_batch_taken_twice_changes_nothing(store: SqlStore) -> None:
+    rows = [(0, T0 + 300 * k, float(k)) for k in range(50)]
+    put(store, rows)
+    before = stored(store)
+    again = put(store, rows)
+    assert (again.new, again.changed, again.unchanged, again.earliest) == (0, 0, 50, {})
+    assert stored(store) == before
+
+
+def test_of_duplicates_the_last_wins(store: SqlStore) -> None:
+    found = put(store, [(0, T0, 1.0), (1, T0, 7.0), (0, T0, 2.0), (0, T0, 3.0)])
+    assert found.new == 2
+    assert stored(store) == [(1, T0, 3.0), (2, T0, 7.0)]
+
+
+def test_values_that_are_not_finite_count_as_rejected(store: SqlStore) -> None:
+    found = put(store, [(0, T0, NAN), (0, T0 + 300, float("inf")), (0, T0 + 600, 1.0)], rejected=1)
+    assert (found.new, found.rejected) == (1, 3)
+
+
+def test_series_know_their_first_and_last_time(store: SqlStore) -> None:
+    put(store, [(0, T0, 1.0), (0, T0 + 900, 1.0)])
+    put(store, [(0, T0 - 300, 1.0)])
+    first, second = store.series("telemetry")
+    assert (first.first_ts, first.last_ts) == (T0 - 300, T0 + 900)
+    assert (second.first_ts, second.last_ts) == (None, None)
+    assert store.series("elsewhere") == []
+
+
+def test_a_series_keeps_its_id_when_its_settings_change(store: SqlStore) -> None:
+    put(store, [(0, T0, 1.0)])
+    store.ingest(Ingest("telemetry", [spec("a", step_seconds=60, timezone="Asia/Seoul")], block([])))
+    found = {row.id: row.spec for row in store.series()}[1]
+    assert (found.step_seconds, found.timezone, found.key) == (60, "Asia/Seoul", "ccu{realm=a}")
+
+
+def test_progress_is_stored_with_the_points(store: SqlStore) -> None:
+    put(store, [], progress={"a.csv": {"bytes": 10}, "b.csv": {"bytes": 1}})
+    put(store, [], progress={"a.csv": {"bytes": 20}})
+    assert store.progress("telemetry") == {"a.csv": {"bytes": 20}, "b.csv": {"bytes": 1}}
+    assert store.progress("elsewhere") == {}
+
+
+def test_points_span_months_years_and_time_before_1970(store: SqlStore) -> None:
+    times = [-86400, 0, T0, T0 + 40 * 86400, T0 + 3000 * 86400]
+    put(store, [(0, ts, float(k)) for k, ts in enumerate(times)])
+    assert [row[1] for row in stored(store)] == times
+
+
+def test_old_points_are_deleted_and_counted(store: SqlStore) -> None:
+    days = [T0 + k * 86400 for k in range(90)]
+    put(store, [(series, ts, 1.0) for ts in days for series in (0, 1)])
+    assert store.delete_points_before(days[70]) == 140
+    assert store.points([1], 0, 10**12).ts.tolist() == days[70:]
+    assert [(row.first_ts, row.last_ts) for row in store.series()] == [(days[70], days[-1])] * 2
+    late = put(store, [(0, days[3], 2.0)])
+    assert (late.new, store.points([1], 0, days[4]).value.tolist()) == (1, [2.0])
+
+
+PIECES = st.lists(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 12), st.integers(0, 3)), max_size=12),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pieces=PIECES)
+def test_any_split_and_order_of_upserts_leaves_the_last_value_of_every_key(
+    store: SqlStore, pieces: list[list[tuple[int, int, int]]]
+) -> None:
+    store.delete_points_before(10**12)
+    expected: dict[tuple[int, int], float] = {}
+    for piece in pieces:
+        rows = [(series, T0 + 10 * 86400 * k, float(value)) for series, k, value in piece]
+        now = {(series, ts): value for series, ts, value in rows}
+        found = put(store, rows, "abc")
+        assert found.new == len(now.keys() - expected.keys())
+        assert found.changed == sum(expected.get(key, value) != value for key, value in now.items())
+        assert found.new + found.changed + found.unchanged == len(now)
+        expected |= now
+    ids = {row.spec.labels["realm"]: row.id for row in store.series()}
+    wanted = {(ids["abc"[series]], ts): value for (series, ts), value in expected.items()}
+    assert {(series, ts): value for series, ts, value in stored(store)} == wanted
+
+
+def test_two_that_ingest_the_same_points_at_once_count_every_point_new_once(store: SqlStore) -> None:
+    rows = [(series, T0 + 300 * k, float(k)) for k in range(400) for series in (0, 1)]
+    put(store, [])
+    found: list[Any] = []
+    _together(lambda: found.append(put(store, rows)), lambda: found.append(put(store, rows[::-1])))
+    assert sorted(one.new for one in found) == [0, 800]
+    assert len(stored(store)) == 800
+
+
+# monitors and targets
+
+
+def test_monitors_follow_the_config(store: SqlStore) -> None:
+    first = store.sync_monitors({"a": {"x": 1}, "b": {"x": 2}})
+    second = store.sync_monitors({"b": {"x": 3}, "c": {}})
+    assert [row.name for row in second] == ["b", "c"]
+    assert second[0].id == first[1].id
+    assert [(row.name, row.config, row.enabled) for row in store.monitors()] == [
+        ("a", {"x": 1}, False),
+        ("b", {"x": 3}, True),
+        ("c", {}, True),
+    ]
+
+
+def test_a_renamed_monitor_keeps_its_row_and_targets(store: SqlStore) -> None:
+    watch(store)
+    old = store.monitors()[0]
+    config = {"population": {"renamed_from": "players"}}
+    assert [(row.id, row.name) for row in store.sync_monitors(config)] == [(old.id, "population")]
+    assert len(store.targets(old.id)) == 2
+    assert [row.id for row in store.sync_monitors(config)] == [old.id]  # it may stay in the config
+
+
+def test_two_monitors_may_change_names_with_each_other(store: SqlStore) -> None:
+    a, b = store.sync_monitors({"a": {}, "b": {}})
+    found = store.sync_monitors({"a": {"renamed_from": "b"}, "b": {"renamed_from": "a"}})
+    assert [row.id for row in found] == [b.id, a.id]
+
+
+def test_a_target_has_step_and_zone_of_its_first_series_and_the_longest_delay(store: SqlStore) -> None:
+    specs = [spec("a", timezone="Asia/Seoul"), spec("b", step_seconds=60, delay_seconds=900)]
+    store.ingest(Ingest("telemetry", specs, block([])))
+    monitor = store.sync_monitors({"m": {}})[0]
+    found = store.sync_targets(monitor.id, [("both", (1, 2))])[0]
+    assert (found.key, found.series_ids, found.step_seconds) == ("both", (1, 2), 300)
+    assert (found.timezone, found.delay_seconds, found.scored_until) == ("Asia/Seoul", 900, None)
+
+
+def test_targets_are_added_once(store: SqlStore) -> None:
+    watch(store, "ab")
+    monitor = store.monitors()[0].id
+    before = store.targets(monitor)
+    after = store.sync_targets(monitor, [("b", (2,)), ("c", (1,))])
+    assert [target.key for target in after] == ["a", "b", "c"]
+    assert after[:2] == before
+
+
+# versions, calibrations, lines
+
+
+def test_versions_come_back_as_stored(store: SqlStore) -> None:
+    first, second = watch(store)
+    rows = store.add_versions(None, [version(second), version(first), version(first, T0 + 86400)])
+    assert [row.target_id for row in rows] == [second, first, first]
+    assert store.versions([first, second]) == [rows[1], rows[2], rows[0]]
+    assert store.weights([rows[0].weights_id]) == {rows[0].weights_id: f"weights {second} {T0}".encode()}
+    assert rows[0].config == {"window": 24, "seed": 0}
+    assert rows[0].recipe == {"step": 300}
+
+
+def test_a_fit_stored_twice_is_one_version(store: SqlStore) -> None:
+    target = watch(store)[0]
+    first = store.add_versions(None, [version(target)])
+    again = store.add_versions(None, [version(target, weights=b"other", config={"seed": 0, "window": 24})])
+    assert again == first
+    assert len(store.weights(range(10))) == 1
+    assert store.add_versions(None, [version(target, config={"window": 25})]) != first
+
+
+def test_a_group_shares_one_copy_of_its_weights(store: SqlStore) -> None:
+    first, second = watch(store)
+    group = [version(target, weights=b"shared", shared_weights=7) for target in (first, second)]
+    rows = store.add_versions(None, [*group, version(first, T0 + 1)])
+    assert rows[0].weights_id == rows[1].weights_id != rows[2].weights_id
+    assert len(store.weights([row.weights_id for row in rows])) == 2
+
+
+def test_candidates_and_failed_versions_score_nothing(store: SqlStore) -> None:
+    target = watch(store)[0]
+    store.add_versions(None, [version(target, status="candidate"), version(target, T0 + 1, status="failed")])
+    assert store.versions([target]) == []
+    assert [row.status for row in store.versions([target], every=True)] == ["candidate", "failed"]
+
+
+def test_calibrations_are_valid_from_the_end_of_training(store: SqlStore) -> None:
+    row = store.add_versions(None, [version(watch(store)[0])])[0]
+    store.add_calibrations(None, [CalibrationRow(row.id, Mode.LIVE, T0 + 9, {"theta": 0.75})])
+    assert store.calibrations([row.id]) == [
+        CalibrationRow(row.id, Mode.LIVE, T0, {"theta": 0.5}),
+        CalibrationRow(row.id, Mode.LIVE, T0 + 9, {"theta": 0.75}),
+        CalibrationRow(row.id, Mode.SETTLED, T0, {"theta": 0.25}),
+    ]
+
+
+def test_a_line_of_the_same_time_is_replaced(store: SqlStore) -> None:
+    target = watch(store)[0]
+    monitor = store.monitors()[0].id
+    whole, one = (
+        LineRow(monitor, None, Mode.LIVE, T0, {"line": 3.0}),
+        LineRow(monitor, target, Mode.LIVE, T0, {}),
+    )
+    store.add_lines(None, [one, whole])
+    store.add_lines(None, [LineRow(monitor, None, Mode.LIVE, T0, {"line": 4.0})])
+    assert store.lines(monitor) == [LineRow(monitor, None, Mode.LIVE, T0, {"line": 4.0}), one]
+
+
+def test_versions_are_pruned_only_when_nothing_needs_them(store: SqlStore) -> None:
+    first, second = watch(store)
+    ends = [T0 + k * 86400 for k in range(6)]
+    rows = store.add_versions(None, [version(first, end) for end in ends])
+    store.commit(None, Batch(scores=score_block([(first, T0 + 5, rows[0].id, 1, 1, NAN, NAN)])))
+    flag(store, first, interval(version_id=rows[1].id))
+    store.add_versions(None, [version(second, T0)])
+    # Of the first target 5 and 4 are newest, 3 still scores at the horizon, 1 has an event, 0 a score.
+    assert store.prune_versions(2, ends[4] - 1) == 1
+    kept = [row.id for row in store.versions([first, second])]
+    assert kept == [rows[k].id for k in (0, 1, 3, 4, 5)] + [rows[5].id + 1]
+    assert set(store.weights(range(100))) == {row.weights_id for row in store.versions([first, second])}
+    assert store.calibrations([rows[2].id]) == []
+
+
+# scores
+
+
+def test_a_nan_pair_leaves_the_stored_pair(store: SqlStore) -> None:
+    target = watch(store)[0]
+    store.commit(None, Batch(scores=score_block([(target, T0, 1, 2.0, 0.5, NAN, NAN)])))
+    store.commit(None, Batch(scores=score_block([(target, T0, 2, NAN, NAN, 3.0, 0.75)])))
+    assert score_rows(store, [target]) == [[target, T0, 2, 2.0, 0.5, 3.0, 0.75]]
+    store.commit(None, Batch(scores=score_block([(target, T0, 2, 4.0, 1.5, NAN, NAN)])))
+    assert score_rows(store, [target]) == [[target, T0, 2, 4.0, 1.5, 3.0, 0.75]]
+
+
+def test_scores_come_back_by_target_and_time_with_nan_for_none(store: SqlStore) -> None:
+    first, second = watch(store)
+    later = T0 + 40 * 86400  # another month
+    rows = [
+        (second, T0, 1, 1.0, NAN, NAN, NAN),
+        (first, later, 1, 2.0, 1.0, 3.0, 1.0),
+        (first, T0, 1, 5, 6, 7, 8),
+    ]
+    store.commit(None, Batch(scores=score_block(rows)))
+    found = store.scores([second, first], T0, later + 1)
+    assert (found.target.tolist(), found.ts.tolist()) == ([first, first, second], [T0, later, T0])
+    assert np.isnan(found.settled).tolist() == [False, False, True]
+    assert store.scores([first], T0, later).ts.tolist() == [T0]
+    assert store.delete_scores_before(later) == 2
+    assert store.scores([first, second], 0, 10**12).ts.tolist() == [later]
+
+
+def test_scores_of_a_pass_that_is_repeated_are_not_written_again(store: SqlStore) -> None:
+    target = watch(store)[0]
+    scores = score_block([(target, T0 + 300 * k, 1, 1.0 * k, 0.5, NAN, NAN) for k in range(10)])
+    assert _rows_written(store, scores) == 10
+    assert _rows_written(store, scores) == 0
+    assert _rows_written(store, score_block([(target, T0, 1, 9.0, 0.5, NAN, NAN)])) == 1
+
+
+def _rows_written(store: SqlStore, scores: ScoreBlock) -> int:
+    """Return how many rows of ``scores`` the database itself says were written."""
+    if store.engine.dialect.name == "sqlite":
+        with store.engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            before = driver.total_changes
+            store._bulk.upsert_scores(connection, scores)
+            connection.commit()
+            return int(driver.total_changes - before)
+    store._bulk.make_room(store.engine, "scores", scores.ts)
+    with store.engine.begin() as connection:
+        store._bulk.upsert_scores(connection, scores)
+        query = text("SELECT count(*) FROM scores WHERE xmin::text = pg_current_xact_id()::text")
+        return int(connection.execute(query).scalar_one())
+
+
+def test_watermarks_only_move_forward(store: SqlStore) -> None:
+    first, second = watch(store)
+    monitor = store.monitors()[0].id
+    store.commit(None, Batch(scored_until={first: T0, second: T0 + 1}, settled_until={first: T0 - 9}))
+    store.commit(None, Batch(scored_until={first: T0 - 300, second: T0 + 2}))
+    found = {row.id: (row.scored_until, row.settled_until) for row in store.targets(monitor)}
+    assert found == {first: (T0, T0 - 9), second: (T0 + 2, None)}
+
+
+# events
+
+
+def test_a_new_event_gets_an_id_and_a_first_revision(store: SqlStore) -> None:
+    first, second = watch(store)
+    found = store.commit(None, Batch(changes=[new(second, interval(), Status.OPEN), new(first, interval())]))
+    assert [(event.target_id, event.revision, event.status) for event in found] == [
+        (second, 1, Status.OPEN),
+        (first, 1, Status.CLOSED),
+    ]
+    assert store.events([first, second], T0, T0 + 1) == [found[1], found[0]]
+    assert [row["why"] for row in store.revisions(found[0].id)] == ["new"]
+
+
+def test_events_that_touch_the_span_are_found(store: SqlStore) -> None:
+    target = watch(store)[0]
+    event = flag(store, target, interval(T0, T0 + 600))
+    assert store.events([target], T0 + 600, T0 + 601) == [event]  # the end belongs to it
+    assert store.events([target], T0 - 300, T0) == store.events([target], T0 + 601, T0 + 900) == []
+
+
+def test_every_change_is_a_revision_with_run_and_reason(store: SqlStore) -> None:
+    target = watch(store)[0]
+    event = flag(store, target)
+    claim = _claimed(store)
+    longer = change(event, interval=interval(end=T0 + 900), why="late data")
+    after = store.commit(claim, Batch(changes=[longer], expect={event.id: 1}))[0]
+    assert (after.revision, after.interval.end) == (2, T0 + 900)
+    last = store.revisions(event.id)[-1]
+    assert (last["run_id"], last["why"]) == (claim.run_id, "late data")
+    assert (last["before"]["end_ts"], last["after"]["end_ts"]) == (T0 + 600, T0 + 900)
+
+
+def test_a_change_that_changes_nothing_is_no_revision(store: SqlStore) -> None:
+    event = flag(store, watch(store)[0])
+    rounded = interval(peak_score=2.0 * (1 + 1e-7), impact=-12.5 * (1 - 1e-7))
+    assert store.commit(None, Batch(changes=[change(event), change(event, interval=rounded)][:1])) == []
+    assert store.commit(None, Batch(changes=[change(event, interval=rounded)])) == []
+    assert len(store.revisions(event.id)) == 1
+    assert len(store.commit(None, Batch(changes=[change(event, interval=interval(peak_score=2.1))]))) == 1
+
+
+def test_an_event_with_another_revision_is_stale_and_nothing_is_written(store: SqlStore) -> None:
+    target = watch(store)[0]
+    event = flag(store, target)
+    store.review(event.id, Verdict.CONFIRMED)
+    batch = Batch(
+        scores=score_block([(target, T0, 1, 1.0, 1.0, NAN, NAN)]),
+        changes=[new(target, interval(T0 + 3600, T0 + 4000)), change(event, status=Status.OUTDATED)],
+        scored_until={target: T0},
+        expect={event.id: event.revision},
+    )
+    with pytest.raises(
+        StaleEventsError, match=f"event {event.id} has revision 2, .* from 1; reconcile again"
+    ):
+        store.commit(None, batch)
+    assert score_rows(store, [target]) == []
+    assert len(store.events([target], 0, 10**12)) == 1
+    assert store.targets(store.monitors()[0].id)[0].scored_until is None
+
+
+def test_a_new_event_over_one_that_was_not_read_is_stale(store: SqlStore) -> None:
+    target = watch(store)[0]
+    event = flag(store, target)
+    overlapping = Batch(changes=[new(target, interval(T0 + 300, T0 + 1200))])
+    with pytest.raises(StaleEventsError, match=f"lies over event {event.id}, which was not read before"):
+        store.commit(None, overlapping)
+    other = Batch(changes=[new(target, interval(kind=Kind.FLATLINE))])
+    assert len(store.commit(None, other)) == 1
+
+
+def test_merged_events_are_not_listed_and_name_the_survivor(store: SqlStore) -> None:
+    target = watch(store)[0]
+    first = flag(store, target, interval(T0, T0 + 300))
+    second = flag(store, target, interval(T0 + 900, T0 + 1200))
+    merged = change(second, status=Status.MERGED, merged_into=first.id)
+    grown = change(first, interval=interval(T0, T0 + 1200))
+    found = store.commit(None, Batch(changes=[merged, grown]))
+    assert [(event.id, event.merged_into) for event in found] == [(second.id, first.id), (first.id, None)]
+    assert [event.id for event in store.events([target], 0, 10**12)] == [first.id]
+    with pytest.raises(
+        UnknownEventError, match=f"was merged into event {first.id}; review {first.id} instead"
+    ):
+        store.review(second.id, Verdict.CONFIRMED)
+
+
+def test_an_outdated_event_is_kept_and_listed(store: SqlStore) -> None:
+    event = flag(store, watch(store)[0])
+    store.commit(None, Batch(changes=[change(event, status=Status.OUTDATED)]))
+    assert [found.status for found in store.events([event.target_id], 0, 10**12)] == [Status.OUTDATED]
+
+
+def test_a_reviewed_event_never_becomes_outdated(store: SqlStore) -> None:
+    event = flag(store, watch(store)[0])
+    store.review(event.id, Verdict.FALSE_POSITIVE)
+    with pytest.raises(ReviewedEventError, match=f"event {event.id} was reviewed .* mark it below_line"):
+        store.commit(None, Batch(changes=[change(event, status=Status.OUTDATED)]))
+    found = store.commit(None, Batch(changes=[change(event, status=Status.BELOW_LINE)]))[0]
+    assert (found.status, found.reviewed, found.revision) == (Status.BELOW_LINE, True, 3)
+
+
+def test_an_event_without_a_finite_score_is_refused(store: SqlStore) -> None:
+    with pytest.raises(ValueError, match="expected a finite peak_score of an event, got nan"):
+        flag(store, watch(store)[0], interval(peak_score=NAN))
+
+
+# reviews
+
+
+def test_reviews_are_appended_and_the_last_counts(store: SqlStore) -> None:
+    event = flag(store, watch(store)[0])
+    first = store.review(event.id, Verdict.UNSURE, comment="looks odd", by="ann")
+    second = store.review(event.id, Verdict.CONFIRMED, cause="deploy", by="bob", start=T0 - 300)
+    assert [row["id"] for row in store.reviews(event.id)] == [first, second]
+    assert [row["verdict"] for row in store.reviews(event.id)] == ["unsure", "confirmed"]
+    row = store.rows("flagged_intervals")[0]
+    assert (row["review_verdict"], row["review_cause"], row["revision"]) == ("confirmed", "deploy", 3)
+    assert (row["start_at"], row["end_at"]) == ("2025-03-01T11:55:00Z", "2025-03-01T12:10:00Z")
+
+
+def test_a_later_review_without_borders_keeps_those_that_were_moved(store: SqlStore) -> None:
+    event = flag(store, watch(store)[0])
+    store.review(event.id, Verdict.CONFIRMED, end=T0 + 1200)
+    store.review(event.id, Verdict.EXPECTED)
+    assert store.rows("flagged_intervals")[0]["end_at"] == "2025-03-01T12:20:00Z"
+
+
+def test_borders_the_wrong_way_round_are_refused(store: SqlStore) -> None:
+    event = flag(store, watch(store)[0])
+    with pytest.raises(ValueError, match="ends at or after its start"):
+        store.review(event.id, Verdict.CONFIRMED, start=T0 + 9000)
+    assert store.reviews(event.id) == []
+
+
+def test_reviewing_an_outdated_event_shows_it_below_the_line(store: SqlStore) -> None:
+    event = flag(store, watch(store)[0])
+    store.commit(None, Batch(changes=[change(event, status=Status.OUTDATED)]))
+    store.review(event.id, Verdict.CONFIRMED)
+    assert store.events([event.target_id], 0, 10**12)[0].status is Status.BELOW_LINE
+
+
+def test_an_unknown_event_cannot_be_reviewed(store: SqlStore) -> None:
+    with pytest.raises(UnknownEventError, match="no event has the id 7; `anomaly intervals` lists"):
+        store.review(7, Verdict.CONFIRMED)
+
+
+@pytest.mark.parametrize("statement", ["UPDATE {} SET at = 0", "DELETE FROM {}"])
+@pytest.mark.parametrize("table", ["review", "event_revision"])
+def test_reviews_and_revisions_cannot_be_changed_by_any_client(
+    store: SqlStore, table: str, statement: str
+) -> None:
+    store.review(flag(store, watch(store)[0]).id, Verdict.CONFIRMED)
+    with pytest.raises(Exception, match=f"table {table} is append-only"), store.engine.begin() as connection:
+        connection.execute(text(statement.format(table)))
+
+
+# runs
+
+
+def _claimed(store: SqlStore, lease: float = 60.0, at: datetime = NOON) -> Claim:
+    store.schedule(RunKind.TICK, None, at)
+    claim = store.claim("me", lease)
+    assert claim is not None
+    return claim
+
+
+def _together(*works: Any) -> None:
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_run_is_scheduled_once(store: SqlStore) -> None:
+    monitor = store.sync_monitors({"m": {}})[0].id
+    for one in (None, monitor):
+        assert store.schedule(RunKind.TICK, one, NOON)
+        assert not store.schedule(RunKind.TICK, one, NOON.astimezone())
+    assert store.schedule(RunKind.NIGHTLY, monitor, NOON)
+    assert store.schedule(RunKind.TICK, monitor, NOON + timedelta(seconds=300))
+    assert store.last_run(RunKind.TICK, monitor) == NOON + timedelta(seconds=300)
+    assert (store.last_run(RunKind.TICK), store.last_run(RunKind.NIGHTLY)) == (NOON, None)
+
+
+def test_a_naive_time_is_refused(store: SqlStore) -> None:
+    with pytest.raises(ValueError, match="expected an aware datetime, got 2025-03-01T12:00:00"):
+        store.schedule(RunKind.TICK, None, NOON.replace(tzinfo=None))
+
+
+def test_the_oldest_run_of_the_kinds_asked_for_is_claimed(store: SqlStore) -> None:
+    store.schedule(RunKind.NIGHTLY, None, NOON)
+    store.schedule(RunKind.TICK, None, NOON + timedelta(seconds=600))
+    store.schedule(RunKind.TICK, None, NOON + timedelta(seconds=300))
+    claim = store.claim("me", 60, [RunKind.TICK, RunKind.RESCORE])
+    assert claim is not None
+    assert (claim.kind, claim.scheduled_for) == (RunKind.TICK, NOON + timedelta(seconds=300))
+    assert (claim.owner, claim.fence, claim.attempts, claim.monitor_id) == ("me", 1, 1, None)
+
+
+def test_a_second_claimer_stands_back(store: SqlStore) -> None:
+    _claimed(store)
+    assert store.claim("you", 60) is None
+
+
+def test_of_claimers_at_once_exactly_one_wins(store: SqlStore, database_url: str) -> None:
+    with SqlStore(database_url) as other:
+        for minute in range(5):
+            store.schedule(RunKind.TICK, None, NOON + timedelta(minutes=minute))
+            found: list[Claim | None] = []
+            _together(*[partial(_claim_into, found, one) for one in (store, other, store)])
+            won = [claim for claim in found if claim is not None]
+            assert (len(found), len(won)) == (3, 1)
+            store.finish(won[0], RunState.DONE, {})
+
+
+def _claim_into(found: list[Claim | None], store: SqlStore) -> None:
+    found.append(store.claim(threading.current_thread().name, 60))
+
+
+def test_runs_of_one_monitor_never_run_side_by_side(store: SqlStore) -> None:
+    a, b = (row.id for row in store.sync_monitors({"a": {}, "b": {}}))
+    for monitor, kind in ((a, RunKind.TICK), (a, RunKind.NIGHTLY), (b, RunKind.TICK)):
+        store.schedule(kind, monitor, NOON)
+    first, second = store.claim("x", 60), store.claim("y", 60)
+    assert first is not None
+    assert second is not None
+    assert (first.monitor_id, second.monitor_id, store.claim("z", 60)) == (a, b, None)
+    store.finish(first, RunState.DONE, {})
+    third = store.claim("z", 60)
+    assert third is not None
+    assert (third.monitor_id, third.kind) == (a, RunKind.NIGHTLY)
+
+
+def test_a_lapsed_lease_is_taken_over_and_the_old_claim_commits_nothing(store: SqlStore) -> None:
+    target = watch(store)[0]
+    old = _claimed(store, lease=0.05)
+    time.sleep(0.1)
+    new_claim = store.claim("you", 60)
+    assert new_claim is not None
+    assert (new_claim.run_id, new_claim.fence, new_claim.attempts) == (old.run_id, old.fence + 1, 2)
+    with pytest.raises(LostClaimError, match=f"me no longer holds run {old.run_id} .* nothing was written"):
+        store.commit(old, Batch(changes=[new(target, interval())], scored_until={target: T0}))
+    for refused in (
+        lambda: store.heartbeat(old, 60),
+        lambda: store.finish(old, RunState.DONE, {}),
+        lambda: store.give_back(old),
+        lambda: store.add_versions(old, [version(target)]),
+        lambda: store.add_lines(old, []),
+    ):
+        with pytest.raises(LostClaimError):
+            refused()
+    assert (store.events([target], 0, 10**12), store.versions([target])) == ([], [])
+    store.commit(new_claim, Batch(changes=[new(target, interval())]))
+    store.finish(new_claim, RunState.DONE, {})
+
+
+def test_a_lapsed_lease_that_nobody_took_commits_nothing_either(store: SqlStore) -> None:
+    claim = _claimed(store, lease=0.05)
+    time.sleep(0.1)
+    with pytest.raises(LostClaimError):
+        store.commit(claim, Batch())
+    store.finish(claim, RunState.DONE, {})  # what it committed in time is done
+
+
+def test_a_heartbeat_keeps_the_lease(store: SqlStore) -> None:
+    claim = _claimed(store, lease=1.0)
+    for _ in range(3):
+        time.sleep(0.4)
+        store.heartbeat(claim, 1.0)
+    assert store.claim("you", 60) is None
+    store.commit(claim, Batch())
+
+
+def test_a_finished_run_cannot_be_claimed_or_committed_to(store: SqlStore) -> None:
+    claim = _claimed(store)
+    store.finish(claim, RunState.DONE, {"points": 5})
+    assert store.claim("you", 60) is None
+    with pytest.raises(LostClaimError):
+        store.commit(claim, Batch())
+    assert store.rows("run_log")[0]["outcome"] == {"points": 5}
+
+
+def test_a_run_given_back_waits_again_and_its_attempt_does_not_count(store: SqlStore) -> None:
+    store.give_back(_claimed(store))
+    again = store.claim("you", 60)
+    assert again is not None
+    assert (again.attempts, again.fence) == (1, 2)
+
+
+def test_a_run_whose_owner_always_dies_fails_after_three_attempts(store: SqlStore) -> None:
+    store.schedule(RunKind.TICK, None, NOON)
+    for attempt in (1, 2, 3):
+        claim = store.claim("me", 0.02)
+        assert claim is not None
+        assert claim.attempts == attempt
+        time.sleep(0.05)
+    assert store.claim("me", 60) is None
+    row = store.rows("run_log")[0]
+    assert (row["state"], row["attempts"]) == ("failed", 3)
+    assert row["error"].startswith("given up after 3 attempts")
+
+
+def test_a_run_that_asks_for_another_attempt_gets_three(store: SqlStore) -> None:
+    store.schedule(RunKind.TICK, None, NOON)
+    for _ in range(3):
+        claim = store.claim("me", 60)
+        assert claim is not None
+        store.finish(claim, RunState.WAITING, {}, "source unreachable")
+    assert store.claim("me", 60) is None
+    assert store.rows("run_log")[0]["error"] == "given up after 3 attempts: source unreachable"
