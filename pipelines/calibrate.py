@@ -302,7 +302,7 @@ def _body(known: Values) -> tuple[list[float], list[float]]:
     # Rounded to nine digits; knots that fall together then would not be strictly ascending.
     short = np.array([_short(k) for k in knots])
     keep = np.append(np.diff(short) > 0, True)
-    return short[keep].tolist(), [_short(x) for x in -np.log10(share[keep])]
+    return short[keep].tolist(), [_short(abs(x)) for x in np.log10(share[keep])]
 
 
 def _cluster_maxima(score: Values, level: float, window: int) -> Values:
@@ -343,12 +343,12 @@ def _compressed(maxima: Values) -> list[list[float]]:
     The upper half stands for itself, further down the middles of equal shares do.
     """
     if len(maxima) <= MAX_MAXIMA:
-        return [[_short(m) for m in maxima], [1.0] * len(maxima)]
+        return [[_short(m, 5) for m in maxima], [1] * len(maxima)]
     half = MAX_MAXIMA // 2
     rest = maxima[half:]
     middles = ((np.arange(half) + 0.5) / half * len(rest)).astype(np.intp)
-    weights = [1.0] * half + [_short(len(rest) / half)] * half
-    return [[_short(m) for m in np.concatenate((maxima[:half], rest[middles]))], weights]
+    weights = [1] * half + [_short(len(rest) / half, 5)] * half
+    return [[_short(m, 5) for m in np.concatenate((maxima[:half], rest[middles]))], weights]
 
 
 def _alarm_curve(
@@ -398,7 +398,7 @@ def _levels(shaped: Values, u: float, lowest: float, window: int) -> Values:
     ranks = np.geomspace(first, len(high), MAX_LEVELS - len(peaks)).astype(np.intp)
     chosen = np.unique(np.concatenate((peaks, high[ranks - 1])))
     # A hair lower, so that rounding never lifts a level above the peak it belongs to.
-    return np.unique([_short(level - 1e-8 * abs(level)) for level in chosen.tolist()])
+    return np.unique([_short(level - 1e-6 * abs(level), 7) for level in chosen.tolist()])
 
 
 def _count_runs(shaped: Values, levels: Values) -> NDArray[np.int64]:
@@ -436,8 +436,8 @@ def _hundman(score: Values) -> float:
     return float(chosen)
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.9g}")
+def _short(value: float, digits: int = 9) -> float:
+    return float(f"{value:.{digits}g}")
 
 
 # -- what they teach together -------------------------------------------------------

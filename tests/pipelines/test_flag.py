@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipelines import flag
 from pipelines.records import Interval, Kind, Policy
+
+unhurried = settings(deadline=None)
+"""Other work on the machine is no failure."""
 
 STEP = 60
 NAN = float("nan")
@@ -59,6 +62,7 @@ def found(score: list[float], policy: Policy | None = None, **kwargs: object) ->
     )
 
 
+@unhurried
 @given(flags)
 def test_runs_cover_exactly_the_flagged_steps(flagged: NDArray[np.bool_]) -> None:
     covered = np.zeros_like(flagged)
@@ -67,11 +71,13 @@ def test_runs_cover_exactly_the_flagged_steps(flagged: NDArray[np.bool_]) -> Non
     np.testing.assert_array_equal(covered, flagged)
 
 
+@settings(max_examples=500, deadline=None)
 @given(flags, policies)
 def test_shaping_does_what_the_policy_says(flagged: NDArray[np.bool_], policy: Policy) -> None:
     assert flag.shape_runs(flagged, policy, STEP) == slow_runs(flagged, policy)
 
 
+@unhurried
 @given(flags, policies, st.integers(0, 60))
 def test_a_slice_with_the_policys_context_decides_like_the_whole(
     flagged: NDArray[np.bool_], policy: Policy, at: int
@@ -84,6 +90,7 @@ def test_a_slice_with_the_policys_context_decides_like_the_whole(
     ]
 
 
+@unhurried
 @given(st.lists(st.one_of(st.just(NAN), st.floats(0, 3)), max_size=40), policies)
 def test_no_interval_lies_outside_the_candidates(score: list[float], policy: Policy) -> None:
     policy = Policy(

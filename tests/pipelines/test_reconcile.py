@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.reconcile import FAMILY, reconcile
 from pipelines.records import Event, EventChange, Interval, Kind, Status
+
+unhurried = settings(deadline=None)
+"""Other work on the machine is no failure."""
 
 SPAN = (0, 1000)
 LIVE = {Status.OPEN, Status.CLOSED}
@@ -242,12 +245,14 @@ def histories(draw: st.DrawFn) -> Stored:
     return stored
 
 
+@unhurried
 @given(histories(), scored())
 def test_a_pass_repeated_changes_nothing(stored: Stored, found: list[Interval]) -> None:
     after = run(stored, found)
     assert changes(list(after.values()), found) == []
 
 
+@unhurried
 @given(histories(), scored())
 def test_every_interval_has_exactly_one_living_event(stored: Stored, found: list[Interval]) -> None:
     expected = sorted((i.kind, i.start, i.end, Status.CLOSED, i.peak_score) for i in found)
@@ -256,6 +261,7 @@ def test_every_interval_has_exactly_one_living_event(stored: Stored, found: list
     assert sum(e.status in LIVE for e in after.values()) == len(found)
 
 
+@unhurried
 @given(histories(), scored(), st.integers(0, 61))
 def test_a_span_in_two_passes_leaves_what_one_pass_leaves(
     stored: Stored, found: list[Interval], cut: int
@@ -270,6 +276,7 @@ def test_a_span_in_two_passes_leaves_what_one_pass_leaves(
     assert live(run(second, found, (0, cut))) == live(together)
 
 
+@unhurried
 @given(histories(), scored())
 def test_no_event_disappears_and_no_review_is_lost(stored: Stored, found: list[Interval]) -> None:
     after = run(stored, found)
@@ -279,6 +286,7 @@ def test_no_event_disappears_and_no_review_is_lost(stored: Stored, found: list[I
             assert after[id].status in {*LIVE, Status.BELOW_LINE}
 
 
+@unhurried
 @given(histories(), scored())
 def test_a_merged_event_points_at_one_that_lives(stored: Stored, found: list[Interval]) -> None:
     made = changes(list(stored.values()), found)
@@ -289,6 +297,7 @@ def test_a_merged_event_points_at_one_that_lives(stored: Stored, found: list[Int
             assert after[change.merged_into].status in LIVE
 
 
+@unhurried
 @given(histories(), scored())
 def test_first_detection_never_moves_later(stored: Stored, found: list[Interval]) -> None:
     after = run(stored, found)
