@@ -99,7 +99,7 @@ class Network(Protocol):
         """Return one member's fresh weights, without the axis of targets."""
 
     def loss(self, params: Params, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Return the loss of every window, shape ``(n_targets, n)``; noise is shared by the members."""
+        """Return the loss of every window in nats, ``(n_targets, n)``; members share the noise."""
 
 
 @dataclass(frozen=True)
@@ -171,10 +171,10 @@ def draw(weight: Tensor, most: int, seed: int) -> Draws:
     usable = weight > 0
     available = usable.sum(dim=1)
     count = available.clamp(max=most)
-    width = max(int(count.max()), 1)
-    jitter = torch.rand(most, generator=_generator(seed), dtype=torch.float64)[:width]
-    share = (torch.arange(width) + jitter) / count.clamp(min=1)[:, None]
-    rank = (share * available[:, None]).long()
+    share = torch.rand(most, generator=_generator(seed), dtype=torch.float64)[: max(int(count.max()), 1)]
+    edge = torch.arange(len(share) + 1) * available[:, None] // count.clamp(min=1)[:, None]
+    first, stop = edge[:, :-1], edge[:, 1:]
+    rank = first + (share * (stop - first)).long()
     rank = torch.minimum(rank, (available - 1).clamp(min=0)[:, None])
     position = torch.searchsorted(usable.cumsum(dim=1), rank + 1)
     return Draws(position.clamp(max=weight.shape[1] - 1), count)
@@ -420,8 +420,9 @@ class _Watch:
         broken = ~(torch.isfinite(loss) & torch.isfinite(bank.flat).all(dim=1))
         self.failed[at] |= running & broken
         better = running & ~broken & (loss < self.loss[at])
-        # Less than a thousandth is no improvement worth waiting for, but still the better weights.
-        clearly = better & (loss < self.loss[at] - 1e-3 * loss.abs())
+        # Less than a thousandth, or than a thousandth of a nat, is no improvement worth waiting for,
+        # but still the better weights.
+        clearly = better & (loss < self.loss[at] - 1e-3 * loss.abs().clamp(min=1.0))
         self._stale[at] = torch.where(clearly, 0, self._stale[at] + 1)
         self.best[at[better]] = bank.flat[better]
         self.loss[at[better]] = loss[better]

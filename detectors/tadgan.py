@@ -568,7 +568,7 @@ def _whole_first(windows: Windows) -> Tensor:
 
 
 def _take(windows: Windows, position: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    return _scaled(windows.values[0, position[0]], low, high)
+    return _scaled(windows.values[0, position[0]].clamp(-FAR, FAR), low, high)
 
 
 def _even(n: int) -> Tensor:
