@@ -39,9 +39,9 @@ from anomaly_service.config_types import (
     Text,
     Whole,
     Zone,
+    absolute_sqlite,
     duration_text,
     expected,
-    folder_of,
     installed,
     parse_duration,
     problem_at,
@@ -310,7 +310,7 @@ def _database(value: str, info: ValidationInfo) -> str:
         raise expected(
             "expected a file with three slashes before it, as in sqlite:///anomaly.db", shown=False
         )
-    return f"sqlite:///{folder_of(info) / os.path.expanduser(file)}"
+    return absolute_sqlite(value, info)
 
 
 def _cores() -> int:
@@ -455,22 +455,19 @@ def _disagreements(values: dict[str, Any]) -> Iterator[tuple[Loc, str]]:
     """Yield what is wrong between sections; looks at the file's own values, be the rest wrong or not."""
     monitors = _mapping(values.get("monitors"))
     former = [_mapping(section).get("renamed_from") for section in monitors.values()]
-    kept = _duration_of(_mapping(values.get("retention")).get("points")) or RetentionSection().points
+    points = _duration_of(_mapping(values.get("retention")).get("points")) or RetentionSection().points
     for name, section in monitors.items():
         renamed_from = _mapping(section).get("renamed_from")
-        if renamed_from is not None and renamed_from in monitors:
-            yield (
-                ("monitors", name, "renamed_from"),
-                f"{renamed_from!r} is still in the file; remove it there, or this key",
-            )
-        if renamed_from is not None and former.count(renamed_from) > 1:
-            yield (
-                ("monitors", name, "renamed_from"),
-                "another monitor is renamed from the same one; keep one of them",
-            )
+        loc = ("monitors", name, "renamed_from")
+        if former.count(renamed_from) > 1 and renamed_from is not None:
+            yield loc, "another monitor is renamed from the same one; keep one of them"
+        # Two monitors may change names with each other.
+        kept = monitors.get(renamed_from) if isinstance(renamed_from, str) else None
+        if kept is not None and not _mapping(kept).get("renamed_from"):
+            yield loc, f"{renamed_from!r} is still in the file; remove it there, or this key"
         window = _duration_of(_mapping(_mapping(section).get("fit")).get("window")) or FitSection().window
-        if window > kept:
-            limit = f"the {duration_text(kept)} of retention.points"
+        if window > points:
+            limit = f"the {duration_text(points)} of retention.points"
             message = f"expected at most {limit}, got {duration_text(window)}; lower it or keep points longer"
             yield ("monitors", name, "fit", "window"), message
 

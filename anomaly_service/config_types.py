@@ -157,6 +157,14 @@ def _absolute_pattern(value: str, info: ValidationInfo) -> str:
     return os.path.join(folder_of(info), os.path.expanduser(value))
 
 
+def absolute_sqlite(url: str, info: ValidationInfo) -> str:
+    """Return a database URL, that of an SQLite file with its path made absolute."""
+    prefix = "sqlite:///"
+    if not url.startswith(prefix) or url.removeprefix(prefix) in {"", ":memory:"}:
+        return url
+    return f"{prefix}{folder_of(info) / os.path.expanduser(url.removeprefix(prefix))}"
+
+
 def _text_or_list(what: str) -> dict[str, Any]:
     return {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}], "title": what}
 

@@ -66,9 +66,13 @@ class Reject:
 
 @dataclass(frozen=True)
 class Reading(Ingest):
-    """One batch, with the rows set aside, which whoever ingests it writes to the rejects file."""
+    """One batch, with the rows set aside, which whoever ingests it writes to the rejects file.
+
+    ``share`` says how much of what there is to read is read with it, from 0 to 1.
+    """
 
     rejects: Sequence[Reject] = ()
+    share: float = 0.0
 
 
 @runtime_checkable

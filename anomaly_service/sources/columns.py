@@ -235,7 +235,7 @@ class Collected:
         """Set rows aside: line, reason and raw text of each."""
         self.rejects += [Reject(origin, line, reason.text, raw[:RAW_LENGTH]) for line, reason, raw in rows]
 
-    def reading(self) -> Reading:
+    def reading(self, share: float) -> Reading:
         """Return the batch; only series that have points are in it."""
         rows = np.concatenate([np.zeros(0, np.int64), *self.series])
         used = np.unique(rows)
@@ -251,6 +251,7 @@ class Collected:
             progress=self.progress,
             rejected=len(self.rejects),
             rejects=self.rejects,
+            share=share,
         )
 
     def _spec(self, name: Name) -> SeriesSpec:

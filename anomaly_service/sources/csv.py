@@ -146,12 +146,13 @@ class CsvSource:
             SourceError: files that could not be read, one line each; raised last.
         """
         poll = _Poll(self, progress)
-        for path in files.find(self.config.path):
+        found = files.find(self.config.path)
+        for i, path in enumerate(found):
             for _ in poll.file(path):
                 if poll.batch.n_rows >= self.batch_rows:
-                    yield poll.hand_over()
+                    yield poll.hand_over(i / len(found))
         if poll.batch.n_rows or poll.batch.progress:
-            yield poll.hand_over()
+            yield poll.hand_over(1.0)
         if poll.problems:
             raise SourceError("\n".join(poll.problems))
 
@@ -170,10 +171,10 @@ class _Poll:
         for record in progress.values():
             self.remember(Reached(**record))
 
-    def hand_over(self) -> Ingest:
+    def hand_over(self, share: float) -> Ingest:
         """Return what was collected and begin a new batch."""
         batch, self.batch = self.batch, Collected(self.source.name, self.config)
-        return batch.reading()
+        return batch.reading(share)
 
     def remember(self, reached: Reached) -> None:
         """Keep the record of a content; of equal ones that whose tail was taken."""
@@ -206,6 +207,8 @@ class _Poll:
             return  # gone since it was listed
         except SourceError as error:
             self.problems.append(str(error))
+        except files.BROKEN as error:
+            self.problems.append(f"{path}: {files.what_broke(error)}; what stands before that is read")
         except OSError as error:
             self.problems.append(f"{path}: cannot be read: {error.strerror}")
 
@@ -231,7 +234,7 @@ class _Text:
             )
             self.seed = config.seed(self.path)
             stream.seek(0)
-            length, self.digest = self._longest_known(stream)
+            length, self.digest = self.poll.known.longest(stream, self.seed)
             if length:
                 reached = replace(self.poll.reached[self.digest.hexdigest()], state=None)
             else:
@@ -255,14 +258,6 @@ class _Text:
         names = [name.strip() for name in next(csv.reader([text], delimiter=self.poll.config.delimiter), [])]
         _require(self.path, self.poll.config.layout(self.path).columns, names)
         return names
-
-    def _longest_known(self, stream: files.Stream) -> tuple[int, Any]:
-        try:
-            return self.poll.known.longest(stream, self.seed)
-        except EOFError:
-            raise SourceError(
-                f"{self.path}: the gzip file breaks off; what stands before that is read"
-            ) from None
 
     def _rest(self, stream: files.Stream, reached: Reached) -> Iterator[None]:
         """Collect the rest of the file, block by block."""

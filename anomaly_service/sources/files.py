@@ -9,6 +9,7 @@ import os
 import time
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
@@ -30,6 +31,9 @@ RACY_SECONDS = 2.0
 """A file changed so shortly before it was read may change again within one tick of its clock."""
 
 Stream = gzip.GzipFile | BufferedReader
+
+BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)
+"""What reading gzip raises where the file breaks off or is damaged."""
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq", ".tsv", ".tsv.gz")
 """What is taken of a folder that is named without a pattern."""
@@ -110,12 +114,17 @@ def is_parquet(path: Path) -> bool:
         return file.read(4) == b"PAR1"
 
 
-def open_bytes(path: Path) -> Stream:
-    """Return a file's bytes as a stream, decompressed where it is gzip, whatever its name."""
-    file = open(path, "rb")  # noqa: SIM115  # closed by whoever reads
-    magic = file.read(2)
-    file.seek(0)
-    return gzip.GzipFile(fileobj=file) if magic == b"\x1f\x8b" else file
+@contextmanager
+def open_bytes(path: Path) -> Iterator[Stream]:
+    """Open a file's bytes as a stream, decompressed where it is gzip, whatever its name."""
+    with open(path, "rb") as file:
+        magic = file.read(2)
+        file.seek(0)
+        if magic != b"\x1f\x8b":
+            yield file
+            return
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            yield unpacked
 
 
 def digest_of(seed: str, data: bytes = b"") -> Any:
@@ -184,6 +193,13 @@ def blocks(stream: Stream, path: Path) -> Iterator[bytes]:
         yield rest
 
 
+def what_broke(error: Exception) -> str:
+    """Return what is wrong with a gzip file; one that breaks off may still be on its way."""
+    return (
+        "the gzip file breaks off" if isinstance(error, EOFError) else f"the gzip file is damaged ({error})"
+    )
+
+
 def _read(stream: Stream) -> tuple[bytes, str]:
     """Return up to CHUNK bytes, and what ended them too early."""
     if not isinstance(stream, gzip.GzipFile):
@@ -194,10 +210,8 @@ def _read(stream: Stream) -> tuple[bytes, str]:
         while size < CHUNK and (part := stream.read1(CHUNK)):
             parts.append(part)
             size += len(part)
-    except EOFError:
-        return b"".join(parts), "the gzip file breaks off"
-    except (gzip.BadGzipFile, zlib.error) as error:
-        return b"".join(parts), f"the gzip file is damaged ({error})"
+    except BROKEN as error:
+        return b"".join(parts), what_broke(error)
     return b"".join(parts), ""
 
 

@@ -94,11 +94,11 @@ def parse_texts(texts: NDArray[np.object_], form: str | None = None) -> Times:
     text = pd.Series(texts, dtype="str").str.strip()
     seconds = np.zeros(len(text), dtype=np.int64)
     reason = np.full(len(text), Reason.BAD_TIME, dtype=np.uint8)
-    number = text.str.fullmatch(_NUMBER).to_numpy(bool) if form is None else np.zeros(len(text), bool)
-    zoned = (
-        text.str.fullmatch(r".*" + _ZONE).to_numpy(bool) if form is None else np.full(len(text), "%z" in form)
-    )
-    zoned &= ~number
+    if form is None:
+        number = text.str.fullmatch(_NUMBER).to_numpy(bool)
+        zoned = text.str.fullmatch(r".*" + _ZONE).to_numpy(bool) & ~number
+    else:
+        number, zoned = np.zeros(len(text), bool), np.full(len(text), "%z" in form)
     naive = ~number & ~zoned
     for rows, utc in ((zoned, True), (naive, False)):
         if rows.any():

@@ -1,0 +1,224 @@
+"""Points from other people's databases: a second PostgreSQL, and SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from anomaly_service.db.store import SqlStore
+from anomaly_service.ingest import ingest
+from anomaly_service.sources import sql
+from anomaly_service.sources.base import Reading, SourceError
+from anomaly_service.sources.sql import SqlConfig, SqlSource
+from pipelines.records import Json
+
+NOW = datetime(2024, 6, 5, 12, tzinfo=UTC)
+START = 1_717_200_000
+_numbers = count()
+
+
+@pytest.fixture
+def telemetry_url(postgres_server: Any) -> Iterator[str]:
+    """A PostgreSQL database that is not the service's own, with a day of two realms."""
+    name = f"telemetry_{next(_numbers)}"
+    with psycopg.connect(postgres_server.get_uri(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    url = str(postgres_server.get_uri(database=name))
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            """
+            CREATE TABLE point
+            (at timestamptz, local timestamp, epoch bigint, amount numeric, name text, realm int);
+            INSERT INTO point
+            SELECT to_timestamp(t), to_timestamp(t) AT TIME ZONE 'Europe/Berlin', t, (t % 997) / 2.0, 'ccu', r
+            FROM generate_series(1717200000, 1717200000 + 86399, 300) AS t, generate_series(1, 2) AS r
+            ORDER BY random()
+            """
+        )
+    yield url
+    with psycopg.connect(postgres_server.get_uri(), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+def source(url: str, **config: Any) -> SqlSource:
+    values = {
+        "kind": "sql",
+        "url": url,
+        "query": "SELECT * FROM point WHERE at >= :since AND at < :until",
+        "timestamp": "at",
+        "value": "amount",
+        "metric": "name",
+        "labels": ["realm"],
+        "step": "5min",
+    }
+    return SqlSource("telemetry", SqlConfig.model_validate(values | config))
+
+
+def take(reader: SqlSource, progress: dict[str, Json], now: datetime = NOW) -> dict[tuple[str, int], float]:
+    """Return the points a source yields, and move the progress."""
+    points: dict[tuple[str, int], float] = {}
+    for batch in reader.read(progress, now=now):
+        keys = [spec.key for spec in batch.series]
+        rows = zip(batch.points.series, batch.points.ts, batch.points.value, strict=True)
+        points |= {(keys[series], int(ts)): float(value) for series, ts, value in rows}
+        progress |= batch.progress
+    return points
+
+
+EXPECTED = {
+    (f"ccu{{realm={realm}}}", ts): ts % 997 / 2 for ts in range(START, START + 86400, 300) for realm in (1, 2)
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {
+            "timestamp": "epoch",
+            "times": "epoch",
+            "query": "SELECT * FROM point WHERE epoch >= :since AND epoch < :until",
+        },
+        {
+            "timestamp": "local",
+            "times": "naive",
+            "timezone": "Europe/Berlin",
+            "query": "SELECT * FROM point WHERE local >= :since AND local < :until;",
+        },
+        {
+            "query": "WITH p AS (SELECT * FROM point) SELECT at, amount, name, realm FROM p "
+            "WHERE at >= CAST(:since AS timestamptz) AND at < :until::timestamptz",
+        },
+    ],
+    ids=["timestamptz", "epoch", "timestamp", "cte"],
+)
+def test_every_kind_of_time_column_gives_the_same_points(telemetry_url: str, config: dict[str, Any]) -> None:
+    assert take(source(telemetry_url, **config), {}) == EXPECTED
+
+
+def test_only_rows_up_to_now_are_asked_for(telemetry_url: str) -> None:
+    now = datetime.fromtimestamp(START + 3600, UTC)
+    assert len(take(source(telemetry_url), {}, now)) == 2 * 12
+
+
+def test_the_next_query_begins_one_overlap_before_the_newest_point(telemetry_url: str) -> None:
+    progress: dict[str, Json] = {}
+    reader = source(telemetry_url, overlap="30min")
+    take(reader, progress, datetime.fromtimestamp(START + 7200, UTC))
+    with psycopg.connect(telemetry_url, autocommit=True) as connection:
+        connection.execute("UPDATE point SET amount = -1 WHERE epoch = 1717200000 + 6600")
+        connection.execute("UPDATE point SET amount = -1 WHERE epoch = 1717200000 + 300")
+    late = take(reader, progress, datetime.fromtimestamp(START + 7500, UTC))
+    assert min(ts for _, ts in late) == START + 6900 - 1800
+    assert late["ccu{realm=1}", START + 6600] == -1
+
+
+def test_a_start_leaves_older_rows_alone(telemetry_url: str) -> None:
+    points = take(source(telemetry_url, start="2024-06-01T12:00:00Z"), {})
+    assert min(ts for _, ts in points) == START + 12 * 3600
+
+
+def test_a_changed_query_begins_anew(telemetry_url: str) -> None:
+    progress: dict[str, Json] = {}
+    take(source(telemetry_url), progress)
+    query = "SELECT * FROM point WHERE at >= :since AND at < :until AND realm = 1"
+    assert len(take(source(telemetry_url, query=query), progress)) == 288
+
+
+def test_batches_are_bounded_and_in_order_of_time(
+    telemetry_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "FETCH_ROWS", 50)
+    reader = source(telemetry_url)
+    reader.batch_rows = 100
+    batches = list(reader.read({}, now=NOW))
+    assert [len(batch.points) for batch in batches] == [100] * 5 + [76]
+    newest = [batch.progress["watermark"]["newest"] for batch in batches]
+    assert newest == sorted(newest)
+    assert all(batch.points.ts.max() == new for batch, new in zip(batches, newest, strict=True))
+
+
+def test_a_bad_row_is_reported_once_though_the_overlap_brings_it_again(telemetry_url: str) -> None:
+    with psycopg.connect(telemetry_url, autocommit=True) as connection:
+        connection.execute("INSERT INTO point VALUES (to_timestamp(1717286000), NULL, 0, 'NaN', 'ccu', 1)")
+    progress: dict[str, Json] = {}
+    reader = source(telemetry_url)
+    rejects = []
+    for _ in range(3):
+        for batch in reader.read(progress, now=NOW):
+            assert isinstance(batch, Reading)
+            rejects += batch.rejects
+            progress |= batch.progress
+    assert [(reject.origin, reject.reason) for reject in rejects] == [("telemetry", "no value")]
+    assert '"amount": "NaN"' in rejects[0].raw
+
+
+def test_a_local_time_that_comes_twice_is_set_aside(telemetry_url: str) -> None:
+    with psycopg.connect(telemetry_url, autocommit=True) as connection:
+        connection.execute("DELETE FROM point")
+        connection.execute("INSERT INTO point VALUES (NULL, '2024-10-27 02:30', 0, 1, 'ccu', 1)")
+        connection.execute("INSERT INTO point VALUES (NULL, '2024-10-27 03:30', 0, 2, 'ccu', 1)")
+    query = "SELECT * FROM point WHERE local >= :since AND local < :until"
+    reader = source(telemetry_url, timestamp="local", times="naive", timezone="Europe/Berlin", query=query)
+    points = take(reader, {}, datetime(2024, 12, 1, tzinfo=UTC))
+    assert points == {("ccu{realm=1}", int(datetime(2024, 10, 27, 2, 30, tzinfo=UTC).timestamp())): 2.0}
+
+
+def test_a_table_of_another_database_goes_into_ours_once(telemetry_url: str, store: SqlStore) -> None:
+    (first,) = ingest(store, [source(telemetry_url)], NOW)
+    (again,) = ingest(store, [source(telemetry_url)], NOW)
+    assert (first["new"], again["new"], again["changed"]) == (576, 0, 0)
+    assert {row.spec.key for row in store.series()} == {"ccu{realm=1}", "ccu{realm=2}"}
+
+
+def test_sqlite_compares_texts(tmp_path: Path) -> None:
+    path = tmp_path / "points.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE point (at TEXT, amount REAL, name TEXT, realm TEXT)")
+        at = (datetime.fromtimestamp(START, UTC) + timedelta(minutes=5 * i) for i in range(12))
+        rows = [(f"{moment:%Y-%m-%d %H:%M:%S}", float(i), "ccu", "1") for i, moment in enumerate(at)]
+        connection.executemany("INSERT INTO point VALUES (?, ?, ?, ?)", rows)
+    progress: dict[str, Json] = {}
+    reader = source(f"sqlite:///{path}", timezone="UTC")
+    assert take(reader, progress) == {("ccu{realm=1}", START + 300 * i): float(i) for i in range(12)}
+    assert len(take(reader, progress)) == 4
+
+
+def test_a_database_that_is_away_fails_without_its_password() -> None:
+    reader = source("postgresql://anna:s3cret@127.0.0.1:1/telemetry")
+    with pytest.raises(SourceError, match=r"telemetry: .*connection") as caught:
+        list(reader.read({}, now=NOW))
+    assert "s3cret" not in str(caught.value)
+    assert "s3cret" not in repr(reader)
+
+
+@pytest.mark.parametrize("url", ["nosuchdb://anna:s3cret@h/x", "s3cret", "postgresql://anna:s3cret@h:port/x"])
+def test_a_url_that_names_no_database_fails_without_being_shown(url: str) -> None:
+    with pytest.raises(SourceError, match="the URL names no database") as caught:
+        list(source(url).read({}, now=NOW))
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_query_the_database_refuses_is_said_in_its_words(telemetry_url: str) -> None:
+    with pytest.raises(SourceError, match='relation "points" does not exist'):
+        list(
+            source(telemetry_url, query="SELECT * FROM points WHERE at BETWEEN :since AND :until").read(
+                {}, now=NOW
+            )
+        )
+
+
+def test_one_source_that_fails_does_not_keep_the_others_from_theirs(
+    telemetry_url: str, store: SqlStore
+) -> None:
+    broken, sound = source("postgresql://h:1/x"), source(telemetry_url)
+    first, second = ingest(store, [broken, sound], NOW)
+    assert first["error"]
+    assert (second["new"], second["error"]) == (576, "")
