@@ -151,9 +151,8 @@ class Windows:
     @property
     def touched(self) -> Tensor:
         """True for points inside a window of weight above 0, shape ``(n_targets, n_points)``."""
-        reach = torch.nn.functional.pad((self.weight > 0).to(torch.int32), (self.window - 1, self.window - 1))
-        total = torch.nn.functional.pad(reach.cumsum(1), (1, 0))
-        return total[:, self.window :] > total[:, : -self.window]
+        edge = self.window - 1
+        return _any_of(torch.nn.functional.pad(self.weight > 0, (edge, edge)), self.window)
 
     def drawn(self, n: int) -> Tensor:
         """Return n indices of windows of weight above 0, evenly over each target's history, in order.
@@ -203,8 +202,7 @@ class Windows:
         Args:
             points: shape ``(n_targets, n_points)``, bool.
         """
-        touched = points.unfold(1, self.window, 1).any(dim=2)
-        return self.weighted(torch.where(touched, 0.0, self.weight))
+        return self.weighted(torch.where(_any_of(points, self.window), 0.0, self.weight))
 
     def hidden(self, points: Tensor) -> Windows:
         """Return the windows with the marked points missing (shape ``(n_targets, n_points)``)."""
@@ -244,8 +242,30 @@ def in_pieces(
         part = slice(start, start + members)
         bank = windows.members(part)
         spans = [bank.span(i, min(i + at_once, bank.n_windows)) for i in range(0, bank.n_windows, at_once)]
-        rows.append(torch.cat([function(part, span) for span in spans], dim=1))
-    return torch.cat(rows)
+        rows.append(_joined([function(part, span) for span in spans], dim=1))
+    return _joined(rows, dim=0)
+
+
+def _joined(pieces: list[Tensor], dim: int) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=dim)
+
+
+def fit_in_pieces(
+    windows: Windows, fit: Callable[[Windows], dict[str, Tensor]], on_progress: Progress, *, members: int = 16
+) -> dict[str, Tensor]:
+    """Return the state of a bank fitted a few members at a time, so that memory stays bounded.
+
+    Args:
+        windows: the training windows of all members.
+        fit: maps the windows of some members to their state.
+        on_progress: told after each piece.
+        members: members of one piece; 16 keep their moments at window 128 in a core's cache.
+    """
+    states = []
+    for start in range(0, windows.n_targets, members):
+        states.append(fit(windows.members(slice(start, start + members))))
+        on_progress(min(start + members, windows.n_targets) / windows.n_targets)
+    return {name: _concatenate([state[name] for state in states]) for name in states[0]}
 
 
 @dataclass(frozen=True)
@@ -342,7 +362,8 @@ class Detector(ABC):
         """
         self._check_match(windows)
         scores = self._score(windows)
-        return torch.where(windows.scorable.unsqueeze(2), scores, torch.nan)
+        scorable = windows.scorable
+        return scores if bool(scorable.all()) else torch.where(scorable.unsqueeze(2), scores, torch.nan)
 
     def expect(self, windows: Windows) -> Expected:
         """Return what would have been normal at every step, given the steps not missing."""
@@ -439,6 +460,12 @@ class Detector(ABC):
     @abstractmethod
     def _n_channels(self) -> int:
         """Channels of the windows that were fitted."""
+
+
+def _any_of(marked: Tensor, window: int) -> Tensor:
+    """True where any of the ``window`` points from here on is marked; one column less per further point."""
+    total = torch.nn.functional.pad(marked.to(torch.int32).cumsum(1), (1, 0))
+    return total[:, window:] > total[:, :-window]
 
 
 def _silent(_: float) -> None:

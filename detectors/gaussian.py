@@ -8,7 +8,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from detectors.base import Density, Detector, DetectorConfig, Expected, Progress, Windows, in_pieces
+from detectors.base import (
+    Density,
+    Detector,
+    DetectorConfig,
+    Expected,
+    Progress,
+    Windows,
+    fit_in_pieces,
+    in_pieces,
+)
 from detectors.maths import parts
 from detectors.maths.moments import FLOOR, Moments, regular, trimmed
 from detectors.maths.normal import Normal
@@ -65,9 +74,9 @@ class Parts:
 class GaussianDetector(Detector):
     """Normal distribution of windows with shrunken covariance.
 
-    The score of a step is the largest of three surprises, each brought to the noise it has on the training
-    windows: the Mahalanobis energy of its window, the likelihood ratio of a shift of the window's level, and
-    the step's innovation given the steps before it (for the newest step: the one-step prediction error).
+    The score of a step joins three surprises, each in units of what it does on training windows: the
+    Mahalanobis energy of its window, the likelihood ratio of a shift of the window's level, and the step's
+    innovation given the steps before it (for the newest step: the one-step prediction error).
 
     Tipping & Bishop 1999 (doi 10.1111/1467-9868.00196); Ledoit & Wolf 2004 (doi
     10.1016/S0047-259X(03)00096-4).
@@ -86,13 +95,13 @@ class GaussianDetector(Detector):
     # -- fit ------------------------------------------------------------------------
 
     def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
+        return fit_in_pieces(windows, self._fit_members, on_progress)
+
+    def _fit_members(self, windows: Windows) -> dict[str, Tensor]:
         moments, kept = trimmed(windows, self.config.trim)
-        on_progress(0.5)
         state = self._distribution(moments, windows.n_channels)
         normal = _normal(state)
-        scale = parts.scale_of(lambda values, mask, _: _raw_parts(normal, values, mask), kept)
-        on_progress(1.0)
-        return state | scale
+        return state | parts.scale_of(lambda values, mask, _: _raw_parts(normal, values, mask), kept)
 
     def _distribution(self, moments: Moments, n_channels: int) -> dict[str, Tensor]:
         """The fitted distribution, as it is stored."""
@@ -116,7 +125,7 @@ class GaussianDetector(Detector):
     # -- use ------------------------------------------------------------------------
 
     def parts(self, windows: Windows) -> Parts:
-        """Return the surprises the score is the largest of."""
+        """Return the surprises the score is made of."""
         self._check_match(windows)
         whole = in_pieces(windows, self._parts_of)
         return Parts(whole[:, :, 0], whole[:, :, 1], whole[:, :, 2:])
@@ -124,13 +133,14 @@ class GaussianDetector(Detector):
     def _parts_of(self, members: slice, windows: Windows) -> Tensor:
         """Scaled parts: window, level and every step, ``(n_targets, n_windows, 2 + window)``."""
         state = self._state_of(members)
-        mask = windows.mask & windows.scorable[:, :, None, None]
-        return parts.scaled(_raw_parts(_normal(state), windows.values, mask), state)
+        return parts.scaled(_raw_parts(_normal(state), windows.values, parts.missing_in(windows)), state)
 
     def _score(self, windows: Windows) -> Tensor:
-        return in_pieces(
-            windows, lambda members, piece: parts.largest(self._parts_of(members, piece), windows.window)
-        )
+        def scores(members: slice, piece: Windows) -> Tensor:
+            state = self._state_of(members)
+            return parts.combined(_raw_parts(_normal(state), piece.values, parts.missing_in(piece)), state)
+
+        return in_pieces(windows, scores)
 
     def _expect(self, windows: Windows) -> Expected:
         def both(members: slice, piece: Windows) -> Tensor:
@@ -202,18 +212,18 @@ def _about_mean(normal: Normal, values: Tensor, mask: Tensor) -> tuple[Tensor, T
     return flat - normal.mean.unsqueeze(1), mask.flatten(2)
 
 
-def _raw_parts(normal: Normal, values: Tensor, mask: Tensor) -> Tensor:
+def _raw_parts(normal: Normal, values: Tensor, mask: Tensor | None) -> Tensor:
     """Parts as theory standardises them, ``(n_targets, k, 2 + window)``: window, level, steps."""
     n_channels = values.shape[3]
-    missing = mask.flatten(2)
-    x = values.flatten(2).clamp(-LARGEST, LARGEST) - normal.mean.unsqueeze(1).to(torch.float32)
-    if bool(missing.any()):
-        x = normal.completed(x, missing).x.to(torch.float32)
-    steps = (x @ normal.whitener.transpose(1, 2).to(torch.float32)).square().view(*mask.shape).sum(3)
+    observed: Tensor | int = values.shape[2] * n_channels
+    x = values.flatten(2).clamp(-LARGEST, LARGEST).sub_(normal.mean.unsqueeze(1).to(torch.float32))
+    if mask is not None:
+        observed = (~mask).flatten(2).sum(2)
+        x = normal.completed(x, mask.flatten(2)).x.to(torch.float32)
     level = (x @ _level_filter(normal, n_channels).to(torch.float32)).square().sum(2)
-    window = parts.standard(steps.sum(2), (~missing).sum(2))
-    step = torch.where(mask.all(3), 0.0, parts.standard(steps, n_channels))
-    return torch.cat([window.unsqueeze(2), parts.standard(level, n_channels).unsqueeze(2), step], dim=2)
+    step, energy = parts.steps_of(x @ normal.whitener.transpose(1, 2).to(torch.float32), mask, n_channels)
+    window, level = parts.standard(energy, observed), parts.standard(level, n_channels)
+    return torch.cat([window.unsqueeze(2), level.unsqueeze(2), step], dim=2)
 
 
 def _level_filter(normal: Normal, n_channels: int) -> Tensor:

@@ -8,7 +8,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detectors.base import Density, Detector, DetectorConfig, Expected, Progress, Windows, in_pieces
+from detectors.base import (
+    Density,
+    Detector,
+    DetectorConfig,
+    Expected,
+    Progress,
+    Windows,
+    fit_in_pieces,
+    in_pieces,
+)
 from detectors.maths import mixture, parts
 from detectors.maths.linear import LinearBase
 from detectors.maths.mixture import Mixture
@@ -50,9 +59,9 @@ class GmmConfig(DetectorConfig):
 class GmmDetector(Detector):
     """Mixture of 4 to 16 normal distributions on the first principal coordinates of windows.
 
-    The score of a step is the largest of three surprises, each brought to the noise it has on the training
-    windows: the mixture's negative log-density of its window's latent, the energy of what the latent leaves
-    over, and the step's innovation given the steps before it under the linear base.
+    The score of a step joins three surprises, each in units of what it does on training windows: the
+    mixture's negative log-density of its window's latent, the energy of what the latent leaves over, and
+    the step's innovation given the steps before it under the linear base.
 
     Dempster, Laird & Rubin 1977 (doi 10.1111/j.2517-6161.1977.tb01600.x), started by k-means++.
 
@@ -67,11 +76,13 @@ class GmmDetector(Detector):
     paper = "Dempster, Laird & Rubin 1977"
 
     def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
+        # Four members' features and responsibilities take 25 MiB.
+        return fit_in_pieces(windows, self._fit_members, on_progress, members=4)
+
+    def _fit_members(self, windows: Windows) -> dict[str, Tensor]:
         moments, kept = trimmed(windows, self.config.trim)
         base = LinearBase.of(moments, windows.window, self.config.latent)
-        on_progress(0.2)
         fitted = self._mixture(base, kept)
-        on_progress(0.9)
         normal = base.normal
         scale = parts.scale_of(lambda values, mask, _: _raw_parts(base, normal, fitted, values, mask), kept)
         stored = {"weight": fitted.weight, "centre": fitted.mean, "covariance": fitted.covariance}
@@ -93,9 +104,8 @@ class GmmDetector(Detector):
         def scores(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
             base, fitted = LinearBase.load(state), _mixture_of(state)
-            mask = piece.mask & piece.scorable[:, :, None, None]
-            raw = _raw_parts(base, base.normal, fitted, piece.values, mask)
-            return parts.largest(parts.scaled(raw, state), windows.window)
+            raw = _raw_parts(base, base.normal, fitted, piece.values, parts.missing_in(piece))
+            return parts.combined(raw, state)
 
         return in_pieces(windows, scores)
 
@@ -163,7 +173,9 @@ def _mixture_of(state: dict[str, Tensor]) -> Mixture:
     return Mixture(*(state[name].to(torch.float64) for name in ("weight", "centre", "covariance")))
 
 
-def _raw_parts(base: LinearBase, normal: Normal, fitted: Mixture, values: Tensor, mask: Tensor) -> Tensor:
+def _raw_parts(
+    base: LinearBase, normal: Normal, fitted: Mixture, values: Tensor, mask: Tensor | None
+) -> Tensor:
     """Parts as theory standardises them: latent, rest, steps; ``(n_targets, k, 2 + window)``."""
     return parts.latent_parts(
         base, normal, values, mask, lambda z: fitted.log_prob(z.to(torch.float64)).to(torch.float32)

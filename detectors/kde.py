@@ -9,7 +9,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detectors.base import Density, Detector, DetectorConfig, Expected, Progress, Windows, in_pieces
+from detectors.base import (
+    Density,
+    Detector,
+    DetectorConfig,
+    Expected,
+    Progress,
+    Windows,
+    fit_in_pieces,
+    in_pieces,
+)
 from detectors.maths import parts
 from detectors.maths.kernels import KERNELS, Kernel, kernel_noise, log_kernel, scott
 from detectors.maths.linear import LinearBase
@@ -74,7 +83,7 @@ class _References:
 
     def left_out(self, start: Tensor, window: int) -> Tensor:
         """True for padding, and for references closer than a window: ``(n_targets, k, R)``."""
-        near = (start.unsqueeze(2) - self.start.unsqueeze(1)).abs() < window
+        near = (start.to(torch.int32).unsqueeze(2) - self.start.unsqueeze(1)).abs_() < window
         padding = torch.arange(self.z.shape[1]) >= self.count.unsqueeze(1)
         return near | padding.unsqueeze(1)
 
@@ -95,10 +104,10 @@ class _References:
 class KdeDetector(Detector):
     """Kernel density (gaussian, tophat or epanechnikov) of windows on at most 6 principal coordinates.
 
-    The score of a step is the largest of three surprises, each brought to the noise it has on the training
-    windows: the negative log-density of its window's latent, the energy of what the latent leaves over, and
-    the step's innovation given the steps before it under the linear base. A reference closer than a window is
-    no witness: it does not count, and the sum is divided by those left.
+    The score of a step joins three surprises, each in units of what it does on training windows: the
+    negative log-density of its window's latent, the energy of what the latent leaves over, and the step's
+    innovation given the steps before it under the linear base. A reference closer than a window is no
+    witness: it does not count, and the sum is divided by those left.
 
     Parzen 1962 (doi 10.1214/aoms/1177704472); bandwidth of Scott 1992 (doi 10.1002/9780470316849).
 
@@ -114,9 +123,12 @@ class KdeDetector(Detector):
     paper = "Parzen 1962"
 
     def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
+        # The distances of one member's drawn windows to its references take 8 MiB.
+        return fit_in_pieces(windows, self._fit_members, on_progress, members=1)
+
+    def _fit_members(self, windows: Windows) -> dict[str, Tensor]:
         moments, kept = trimmed(windows, self.config.trim)
         base = LinearBase.of(moments, windows.window, self.config.latent)
-        on_progress(0.3)
         refs = self._references(base, kept)
         stored = {
             "reference": refs.z,
@@ -125,9 +137,7 @@ class KdeDetector(Detector):
             "bandwidth": refs.bandwidth,
         }
         state = base.state() | stored
-        scale = parts.scale_of(lambda values, mask, start: self._raw(state, values, mask, start), kept)
-        on_progress(1.0)
-        return state | scale
+        return state | parts.scale_of(lambda values, mask, start: self._raw(state, values, mask, start), kept)
 
     def _references(self, base: LinearBase, windows: Windows) -> _References:
         n = min(self.config.references, windows.n_windows)
@@ -143,7 +153,7 @@ class KdeDetector(Detector):
         bandwidth = scott(count / windows.window, base.latent)
         return _References(z, start, count.to(torch.int32), bandwidth.to(torch.float32))
 
-    def _raw(self, state: dict[str, Tensor], values: Tensor, mask: Tensor, start: Tensor) -> Tensor:
+    def _raw(self, state: dict[str, Tensor], values: Tensor, mask: Tensor | None, start: Tensor) -> Tensor:
         """Parts as theory standardises them: latent, rest, steps; ``(n_targets, k, 2 + window)``."""
         base, refs = LinearBase.load(state), _References.load(state)
 
@@ -159,9 +169,8 @@ class KdeDetector(Detector):
     def _score(self, windows: Windows) -> Tensor:
         def scores(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
-            mask = piece.mask & piece.scorable[:, :, None, None]
-            raw = self._raw(state, piece.values, mask, _starts(piece))
-            return parts.largest(parts.scaled(raw, state), windows.window)
+            raw = self._raw(state, piece.values, parts.missing_in(piece), _starts(piece))
+            return parts.combined(raw, state)
 
         return in_pieces(windows, scores, values=self._at_once(windows))
 

@@ -155,9 +155,9 @@ class BlockMoments:
         diagonals = _diagonals(upper + upper.triu(1))
         tails = diagonals.flip(-2).cumsum(-2).flip(-2)
         segments, sign = self._borders()
-        form = _from_diagonals(tails - diagonals)
-        moved = torch.einsum("nbkci,nceij->nbkej", segments, form)
-        corrections = ((moved * segments).sum((-2, -1)) * sign).sum(2)
+        flat = segments.flatten(3).flatten(1, 2)
+        form = _from_diagonals(tails - diagonals).transpose(2, 3).flatten(3).flatten(1, 2)
+        corrections = ((flat @ form * flat).sum(2).view_as(sign) * sign).sum(2)
         return torch.einsum("nbced,nced->nb", self.lags, tails[..., 0, :]) + corrections
 
     def _linear(self, pull: Tensor) -> Tensor:

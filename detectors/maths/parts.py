@@ -1,9 +1,10 @@
-"""Surprises of different kinds, brought to one scale, and the largest of them as a score.
+"""Surprises of different kinds, brought to one scale and joined to a score.
 
-A window-level surprise finds what lasts, a step's own surprise finds what is short; added up, each drowns in
-the other's noise. So every part is first made about standard normal by theory (Wilson & Hilferty 1931), then
-scaled by what it does on training windows far out in its tail, where the line will be; the score of a step is
-the largest part.
+A window's surprise finds what lasts, a step's own surprise finds what is short; in one sum of squares each
+drowns in the other's noise. So every part is made about standard normal by theory (Fisher's root of a
+chi-squared), then measured from its median in units of what it does on training windows far out in its tail,
+where the line will be. The score of a step is the length of the vector of its parts above their medians:
+nearly the largest one, a little more where several agree, so that the peak lies inside an anomaly.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ NORMAL_TAIL = 2.576
 SMALLEST_SCALE = 0.5
 """A part that hardly moves on training windows counts at most double."""
 
-Raw = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Values, mask and start of windows to their parts: window-level ones first, then one per step.
+Raw = Callable[[Tensor, Tensor | None, Tensor], Tensor]
+"""Values, mask (None: nothing missing) and start of windows to their parts: window-level, then one per step.
 
 Shapes ``(n, k, window, n_channels)`` twice and ``(n, k)``; to ``(n, k, parts + window)``.
 """
 
 
 def standard(chi_squared: Tensor, freedom: Tensor | float) -> Tensor:
-    """Return chi-squared values as about standard normal ones (Wilson & Hilferty 1931)."""
+    """Return chi-squared values as about standard normal ones (Fisher 1925): linear in the deviation."""
     k = torch.as_tensor(freedom, dtype=chi_squared.dtype).clamp_min(1)
-    return ((chi_squared / k).pow(1 / 3) - (1 - 2 / (9 * k))) / (2 / (9 * k)).sqrt()
+    return (2 * chi_squared).sqrt() - (2 * k - 1).sqrt()
 
 
 def scale_of(raw: Raw, windows: Windows) -> dict[str, Tensor]:
@@ -50,7 +51,7 @@ def scale_of(raw: Raw, windows: Windows) -> dict[str, Tensor]:
     """
     index = windows.drawn(DRAWN)
     values, mask = windows.gathered(index)
-    parts = raw(values, mask, windows.start.unsqueeze(1) + index)
+    parts = raw(values, mask if bool(mask.any()) else None, windows.start.unsqueeze(1) + index)
     first = parts.shape[2] - windows.window
     position = (torch.arange(DRAWN) % windows.window).view(1, -1, 1).expand(windows.n_targets, -1, 1)
     drawn = torch.cat([parts[:, :, :first], parts[:, :, first:].gather(2, position)], dim=2)
@@ -62,20 +63,49 @@ def scale_of(raw: Raw, windows: Windows) -> dict[str, Tensor]:
 
 def scaled(parts: Tensor, state: dict[str, Tensor]) -> Tensor:
     """Return parts in the units of ``scale_of``; same shape."""
-    steps = parts.shape[2] - state["part_middle"].shape[1]
-    index = torch.arange(parts.shape[2]).clamp_max(parts.shape[2] - 1 - steps)
-    middle, scale = state["part_middle"][:, None, index], state["part_scale"][:, None, index]
-    return (parts - middle) / scale
+    middle, scale = state["part_middle"].unsqueeze(1), state["part_scale"].unsqueeze(1)
+    steps = parts.shape[2] - middle.shape[2] + 1
+    return torch.cat(
+        [
+            (parts[:, :, :-steps] - middle[:, :, :-1]) / scale[:, :, :-1],
+            (parts[:, :, -steps:] - middle[:, :, -1:]) / scale[:, :, -1:],
+        ],
+        dim=2,
+    )
 
 
-def largest(parts: Tensor, window: int) -> Tensor:
-    """Return the score of every step, ``(n_targets, k, window)``: its own part or a window's, the larger."""
-    first = parts.shape[2] - window
-    return torch.maximum(parts[:, :, :first].amax(2, keepdim=True), parts[:, :, first:])
+def combined(parts: Tensor, state: dict[str, Tensor]) -> Tensor:
+    """Return the score of every step, ``(n_targets, k, window)``, from the parts of theory."""
+    middle, scale = state["part_middle"].unsqueeze(1), state["part_scale"].unsqueeze(1)
+    first = middle.shape[2] - 1
+    shared = ((parts[:, :, :first] - middle[:, :, :-1]) / scale[:, :, :-1]).clamp_min_(0).square_()
+    own = (parts[:, :, first:] - middle[:, :, -1:]).clamp_min_(0).div_(scale[:, :, -1:]).square_()
+    return own.add_(shared.sum(2, keepdim=True)).sqrt_()
+
+
+def missing_in(windows: Windows) -> Tensor | None:
+    """Mask of the windows that can be scored, None where nothing is missing."""
+    if not bool(windows.missing.any()):
+        return None
+    return windows.mask & windows.scorable[:, :, None, None]
+
+
+def steps_of(innovations: Tensor, mask: Tensor | None, n_channels: int) -> tuple[Tensor, Tensor]:
+    """Return every step's part ``(n_targets, k, window)``, and the window's energy ``(n_targets, k)``."""
+    squares = innovations.square_()
+    if n_channels > 1:
+        squares = squares.view(*squares.shape[:2], -1, n_channels).sum(3)
+    energy = squares.sum(2)
+    step = squares.mul_(2).sqrt_().sub_((2 * n_channels - 1) ** 0.5)
+    return (step if mask is None else step.masked_fill_(mask.all(3), 0.0)), energy
 
 
 def latent_parts(
-    base: LinearBase, normal: Normal, values: Tensor, mask: Tensor, log_latent: Callable[[Tensor], Tensor]
+    base: LinearBase,
+    normal: Normal,
+    values: Tensor,
+    mask: Tensor | None,
+    log_latent: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """Return the parts of a density on a latent: latent, rest, steps; ``(n_targets, k, 2 + window)``.
 
@@ -83,18 +113,17 @@ def latent_parts(
         base: the linear base of the latent.
         normal: the base as a normal distribution; gives the innovations, and fills missing steps.
         values: shape ``(n_targets, k, window, n_channels)``.
-        mask: same shape, True where missing.
+        mask: same shape, True where missing; None where nothing is.
         log_latent: maps latents ``(n_targets, k, latent)`` to their log-density ``(n_targets, k)``.
     """
-    missing = mask.flatten(2)
     x = base.about_mean(values)
-    if bool(missing.any()):
-        x = normal.completed(x, missing).x.to(torch.float32)
+    gone: Tensor | int = 0
+    if mask is not None:
+        gone = mask.flatten(2).sum(2)
+        x = normal.completed(x, mask.flatten(2)).x.to(torch.float32)
     z, off = base.split(x)
     # Twice the negative log-density, less that of a standard normal's peak, is chi-squared if z is standard.
     energy = (-2 * log_latent(z) - base.latent * math.log(2 * math.pi)).clamp_min(0)
-    off_axes = (base.off_axes - missing.sum(2)).clamp_min(1)
-    rest = standard(off / base.noise.unsqueeze(1), off_axes) if base.off_axes else torch.zeros_like(off)
-    steps = (x @ normal.whitener.transpose(1, 2).to(torch.float32)).square().view(*mask.shape).sum(3)
-    step = torch.where(mask.all(3), 0.0, standard(steps, values.shape[3]))
+    step, _ = steps_of(x @ normal.whitener.transpose(1, 2).to(torch.float32), mask, values.shape[3])
+    rest = standard(off / base.noise.unsqueeze(1), base.off_axes - gone) if base.off_axes else off * 0
     return torch.cat([standard(energy, base.latent).unsqueeze(2), rest.unsqueeze(2), step], dim=2)
