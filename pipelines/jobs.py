@@ -158,13 +158,16 @@ def _new_spans(desk: Desk, done: Refitted, now: int) -> list[Span]:
 def _new_span(
     desk: Desk, target: TargetRow, reach: Reach, start: int, first: FirstScores | None, now: int
 ) -> Span:
-    if first is not None and target.scored_until is None:
-        start = int(first.scores.ts[0])
+    if target.scored_until is None:
+        start = int(first.scores.ts[0]) if first is not None else start
     else:
-        first = None
+        first, start = None, min(start, target.scored_until, target.settled_until or start)
     stop = max(reach.points, target.scored_until or 0)
     night = _last_night(desk, min(stop, now))
     settled = _settled_until(desk, target, min(night, stop))
+    if first is not None:
+        # Cross-fitted scores have all their windows already, and are never computed again.
+        settled = max(settled, first.version.train_stop)
     return Span(
         target=target,
         start=start,
