@@ -50,13 +50,14 @@ def prepare(
     *,
     seed: int,
     detector: str,
+    weeks: int = WEEKS,
     now: datetime | None = None,
     on_progress: Progress = lambda stage, share: None,
 ) -> Demo:
     """Write a config file, and drop folder and incidents beside it; replace those of an earlier demo.
 
     Args:
-        now: the simulated weeks end here; None for eight weeks of early 2025.
+        now: the simulated weeks end here; None for weeks from early 2025 on.
 
     Raises:
         NotADemoError: something else lies there.
@@ -67,7 +68,7 @@ def prepare(
     text = config_text(detector, config.stem)
     _clear(config)
     on_progress("simulate", 0.0)
-    made = simulated(seed, WEEKS, now)
+    made = simulated(seed, weeks, now)
     on_progress("simulate", 0.5)
     write(made, config.parent)
     config.write_text(text, encoding="utf-8")

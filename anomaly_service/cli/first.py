@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,10 +12,12 @@ from anomaly_service.cli import show
 from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, load, moment, opened
 
 if TYPE_CHECKING:
+    from anomaly_service.demo import Demo
     from pipelines.demo_report import Outcome, Report
 
 PANEL = "First steps"
 
+Weeks = Annotated[int, typer.Option("--weeks", min=3, help="How many weeks.")]
 Seed = Annotated[int, typer.Option("--seed", help="Equal seeds, equal data.")]
 
 
@@ -43,7 +45,7 @@ def simulate(
         "demo"
     ),
     seed: Seed = 1,
-    weeks: Annotated[int, typer.Option("--weeks", min=3, help="How many weeks.")] = 8,
+    weeks: Weeks = 8,
     config: ConfigPath = CONFIG,
     now: Now = None,
 ) -> None:
@@ -59,6 +61,7 @@ def simulate(
 def demo(
     seed: Seed = 1,
     detector: Annotated[str, typer.Option("--detector", help="Any of `anomaly detectors`.")] = "gaussian",
+    weeks: Weeks = 8,
     config: Annotated[
         Path, typer.Option("--config", "-c", help="Its config file; everything else is written beside it.")
     ] = Path("demo/anomaly.yaml"),
@@ -73,7 +76,12 @@ def demo(
 
     with Stages() as stages:
         made = demos.prepare(
-            config, seed=seed, detector=detector, now=moment(now, "--now"), on_progress=stages.update
+            config,
+            seed=seed,
+            detector=detector,
+            weeks=weeks,
+            now=moment(now, "--now"),
+            on_progress=stages.update,
         )
         loaded = load(made.config)
         migrate(loaded.database)
@@ -85,15 +93,15 @@ def demo(
         _print_demo(report, made)
 
 
-def _print_demo(report: Report, made: Any) -> None:
+def _print_demo(report: Report, made: Demo) -> None:
     """Print what was planted and found, the SQL that lists it, and where to go from here."""
     show.table(
         [_outcome_row(outcome) for outcome in report.outcomes],
-        ("planted", "series", "start", "lasts", "flagged", "after", "by monitor", "score"),
+        ("planted", "series", "from", "to", "flagged as", "after", "score"),
         title="Planted incidents and what became of them",
     )
     show.say("")
-    show.table(_monitor_rows(report), ("monitor", "budget per week", "false alarms per week", "intervals"))
+    show.table(_monitor_rows(report), ("monitor", "intervals", "false alarms a week", "asked for"))
     show.say("")
     for line in _verdict_lines(report):
         show.say(line)
@@ -102,21 +110,34 @@ def _print_demo(report: Report, made: Any) -> None:
 
 def _outcome_row(outcome: Outcome) -> tuple[object, ...]:
     incident = outcome.incident
-    lasts = show.duration(incident.end - incident.start)
-    start = show.at(incident.start)
+    planted = (
+        incident.kind.replace("_", " "),
+        _short(incident.series),
+        show.at(incident.start),
+        show.at(incident.end)[-5:],
+    )
     if not outcome.flagged:
-        return (incident.kind, incident.series, start, lasts, "missed", "", "", "")
-    first = outcome.flagged[0]
+        return (*planted, "missed", "", "")
     peak = max(flagged.peak_score for flagged in outcome.flagged)
-    late = show.duration(outcome.late_seconds)
-    return (incident.kind, incident.series, start, lasts, first.kind, late, first.monitor, f"{peak:.1f}")
+    return (*planted, outcome.flagged[0].kind, show.duration(outcome.late_seconds), f"{peak:.1f}")
+
+
+def _short(series: str) -> str:
+    """Return metric and label values of a series, so that a row fits on a screen.
+
+    >>> _short("logins{platform=pc,realm=eu-1,region=eu}")
+    'logins pc eu-1 eu'
+    """
+    metric, _, labels = series.rstrip("}").partition("{")
+    return " ".join([metric, *(label.partition("=")[2] for label in labels.split(",") if label)])
 
 
 def _monitor_rows(report: Report) -> list[tuple[object, ...]]:
     weeks = report.weeks or 1.0
+    flagged, false = report.flagged_by_monitor(), report.false_by_monitor()
     return [
-        (name, budget, round(report.false_by_monitor()[name] / weeks, 2), report.flagged_by_monitor()[name])
-        for name, budget in report.budgets.items()
+        (name, flagged[name], f"{false[name] / weeks:.1f}", f"{asked:g}")
+        for name, asked in report.budgets.items()
     ]
 
 

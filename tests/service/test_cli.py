@@ -1,0 +1,466 @@
+"""The command line as a person meets it: commands, options, exit codes, messages, tables and JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anomaly_service.cli import app, main
+
+COMMANDS = (
+    "try", "init", "validate", "status", "migrate", "ingest", "backfill", "fit", "score", "rescore", "daemon",
+    "intervals", "review", "series", "runs", "monitors", "detectors", "simulate", "demo",
+)  # fmt: skip
+START = datetime(2025, 1, 6, tzinfo=UTC)
+NOW = START + timedelta(weeks=4)
+OUTAGE = START + timedelta(days=23, hours=12)
+STEP = timedelta(minutes=15)
+
+CONFIG = """
+database: sqlite:///anomaly.db
+sources:
+  telemetry:
+    {kind: csv, path: "drop/*.csv", timestamp: ts, value: value, metric: metric, labels: [realm],
+     step: 15min, timezone: UTC}
+monitors:
+  logins-drop:
+    series: {metric: logins}
+    detector: robust_z
+    fit: {every: 7d, window: 28d, stagger: false}
+    threshold: {alarms_per_week: 2}
+    policy: {detection_direction: below_expected, min_rel_dev_from_expected: 10%}
+http: {port: 0}
+workers: 1
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> Any:
+        return json.loads(self.out)
+
+
+def anomaly(*args: object) -> Result:
+    """Run a command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as exited:
+        main([str(arg) for arg in args])
+    code = exited.value.code
+    return Result(code if isinstance(code, int) else int(code is not None), out.getvalue(), err.getvalue())
+
+
+def write_points(folder: Path) -> None:
+    """Write four weeks of two daily series; logins of kr-1 fail for two hours near the end."""
+    rng = np.random.default_rng(7)
+    times = [START + i * STEP for i in range(int((NOW - START) / STEP))]
+    lines = ["ts,metric,realm,value"]
+    for realm in ("eu-1", "kr-1"):
+        for at in times:
+            level = 1000 * (1.5 + np.sin(2 * np.pi * at.hour / 24)) * np.exp(rng.normal(0, 0.02))
+            if realm == "kr-1" and OUTAGE <= at < OUTAGE + timedelta(hours=2):
+                level *= 0.3
+            lines.append(f"{at:%Y-%m-%dT%H:%M:%SZ},logins,{realm},{level:.0f}")
+    (folder / "drop").mkdir(parents=True)
+    (folder / "drop" / "logins.csv").write_text("\n".join(lines) + "\n")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with a config, whose commands act as of the end of its data."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "anomaly.yaml"
+
+    def __call__(self, *args: object) -> Result:
+        return anomaly(*args, "--config", self.config, "--now", NOW.isoformat())
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A config and its files, and no database yet."""
+    folder = tmp_path_factory.mktemp("fresh")
+    write_points(folder)
+    (folder / "anomaly.yaml").write_text(CONFIG)
+    return Place(folder)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The same after migrate, ingest and backfill, each by its command."""
+    folder = tmp_path_factory.mktemp("place")
+    write_points(folder)
+    (folder / "anomaly.yaml").write_text(CONFIG)
+    made = Place(folder)
+    for command in ("migrate", "ingest", "backfill"):
+        done = made(command)
+        assert done.code == 0, done.err
+    return made
+
+
+# -- every command ------------------------------------------------------------------
+
+
+def options(command: str) -> set[str]:
+    """Return the options of a command."""
+    import typer.main
+
+    found = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]  # a group at runtime
+    return {option for parameter in found.params for option in parameter.opts}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_config_and_now(command: str) -> None:
+    assert {"--config", "--now"} <= options(command)
+
+
+def test_there_is_no_command_that_is_not_listed_here() -> None:
+    import typer.main
+
+    assert set(typer.main.get_command(app).commands) == set(COMMANDS)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", ["intervals", "series", "runs", "monitors", "detectors"])
+def test_every_list_takes_json(command: str) -> None:
+    assert "--json" in options(command)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    shown = anomaly(command, "--help")
+    assert shown.code == 0
+    assert "--now" in shown.out
+
+
+def test_help_answers_in_half_a_second() -> None:
+    command = [Path(sys.executable).with_name("anomaly"), "--help"]
+
+    def seconds() -> float:
+        before = os.times()
+        subprocess.run(command, check=True, capture_output=True)
+        after = os.times()
+        # Processor time, the same on an idle machine and less than the wall's on a busy one.
+        return (after.children_user - before.children_user) + (after.children_system - before.children_system)
+
+    assert min(seconds() for _ in range(5)) < 0.5
+
+
+# -- what goes wrong ----------------------------------------------------------------
+
+
+def test_wrong_usage_exits_with_two() -> None:
+    assert anomaly("intervals", "--bogus").code == 2
+    assert anomaly("rescore").code == 2
+    assert anomaly("no-such-command").code == 2
+
+
+def test_a_time_that_is_none_is_wrong_usage(place: Place) -> None:
+    done = anomaly("status", "--config", place.config, "--now", "yesterday")
+    assert done.code == 2
+    assert "--now expects a time such as" in flat(done.err)
+
+
+def test_a_span_that_ends_before_it_starts_is_wrong_usage(place: Place) -> None:
+    done = place("rescore", "--from", "2025-02-01", "--to", "2025-01-01")
+    assert done.code == 2
+    assert "--from must lie before --to" in flat(done.err)
+
+
+def test_an_unknown_verdict_is_wrong_usage_and_names_those_there_are(place: Place) -> None:
+    done = place("review", 1, "maybe")
+    assert done.code == 2
+    assert "confirmed, expected, false_positive, new_trend, unsure" in flat(done.err)
+
+
+def flat(text: str) -> str:
+    """Return text without the frame and line breaks of a usage error."""
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
+
+
+def test_a_missing_config_is_one_message_that_says_how_to_get_one(tmp_path: Path) -> None:
+    done = anomaly("status", "--config", tmp_path / "none.yaml")
+    assert done.code == 1
+    assert done.out == ""
+    assert "anomaly init" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_bad_config_is_told_with_file_line_and_path(tmp_path: Path) -> None:
+    path = tmp_path / "anomaly.yaml"
+    path.write_text("monitors:\n  m:\n    series: {}\n    detecter: gaussian\n")
+    done = anomaly("validate", "--config", path)
+    assert done.code == 1
+    assert f"{path}:4: monitors.m.detecter: unknown key" in done.err
+
+
+def test_a_database_without_tables_says_what_to_run(fresh: Place) -> None:
+    done = fresh("intervals")
+    assert done.code == 1
+    assert "anomaly migrate" in done.err
+
+
+def test_an_unknown_monitor_is_told_with_those_there_are(place: Place) -> None:
+    done = place("fit", "--monitor", "nope")
+    assert done.code == 1
+    assert "logins-drop" in done.err
+
+
+def test_an_event_that_does_not_exist_cannot_be_reviewed(place: Place) -> None:
+    done = place("review", 99_999, "confirmed")
+    assert done.code == 1
+    assert "99999" in done.err
+
+
+def test_debug_shows_where_it_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANOMALY_DEBUG", "1")
+    with redirect_stderr(io.StringIO()), pytest.raises(ValueError, match="anomaly init"):
+        main(["status", "--config", str(tmp_path / "none.yaml")])
+
+
+def test_what_nobody_expected_is_one_message_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    from anomaly_service.db.store import SqlStore
+
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("metric")
+
+    monkeypatch.setattr(SqlStore, "rows", broken)
+    done = place("series")
+    assert done.code == 1
+    assert "KeyError: 'metric'" in done.err
+    assert "ANOMALY_DEBUG=1" in done.err
+
+
+# -- from files to reviewed intervals -----------------------------------------------
+
+
+def intervals(place: Place, *args: object) -> Any:
+    return place("intervals", "--json", *args).rows
+
+
+def outage(place: Place) -> Any:
+    """Return the interval of the planted outage."""
+    (found,) = [
+        row
+        for row in intervals(place, "--limit", 1000)
+        if row["start_at"] <= f"{OUTAGE + timedelta(minutes=30):%Y-%m-%dT%H:%M:%SZ}" <= row["end_at"]
+    ]
+    return found
+
+
+def test_the_outage_is_flagged(place: Place) -> None:
+    found = outage(place)
+    assert found["series"] == "logins{realm=kr-1}"
+    assert found["direction"] == "below_expected"
+
+
+def test_json_rows_have_the_columns_of_the_view(place: Place) -> None:
+    from anomaly_service.config import load
+    from anomaly_service.db.store import SqlStore
+
+    with SqlStore(load(place.config).database) as store:
+        columns = {view: set(store.rows(view)[0]) for view in ("flagged_intervals", "series_health")}
+    assert set(intervals(place)[0]) == columns["flagged_intervals"]
+    assert set(place("series", "--json").rows[0]) == columns["series_health"]
+
+
+def test_json_stays_json_when_there_is_nothing(place: Place) -> None:
+    assert place("intervals", "--json", "--kind", "stale").rows == []
+
+
+def test_a_list_is_a_table_for_people(place: Place) -> None:
+    shown = place("intervals")
+    assert "logins{realm=kr-1}" in shown.out
+    assert "2 h" in shown.out
+
+
+def test_lists_can_be_narrowed(place: Place) -> None:
+    everything = intervals(place, "--limit", 1000)
+    assert len(intervals(place, "--limit", 1)) == 1
+    assert intervals(place, "--series", "logins{realm=none}") == []
+    late = intervals(place, "--since", OUTAGE.isoformat())
+    assert late == [row for row in everything if row["end_at"] >= f"{OUTAGE:%Y-%m-%dT%H:%M:%SZ}"]
+
+
+def test_the_newest_interval_comes_first(place: Place) -> None:
+    starts = [row["start_at"] for row in intervals(place)]
+    assert starts == sorted(starts, reverse=True)
+
+
+def test_a_review_is_kept_with_its_cause_and_a_rescoring_does_not_lose_it(place: Place) -> None:
+    event = outage(place)["event_id"]
+    said = place(
+        "review", event, "confirmed", "--cause", "outage", "--comment", "login server", "--by", "anna"
+    )
+    assert (said.code, said.out) == (0, f"Event {event}: confirmed (outage).\n")
+    done = place("rescore", "--from", "2025-01-20", "--to", "2025-02-03")
+    assert done.code == 0, done.err
+    found = outage(place)
+    assert (found["event_id"], found["review_verdict"], found["review_cause"]) == (
+        event,
+        "confirmed",
+        "outage",
+    )
+    assert event not in [row["event_id"] for row in intervals(place, "--unreviewed")]
+
+
+def test_a_dry_run_writes_nothing(place: Place) -> None:
+    before = intervals(place, "--limit", 1000)
+    done = place("rescore", "--from", "2025-01-13", "--to", "2025-02-03", "--dry-run")
+    assert done.code == 0, done.err
+    assert "nothing was written" in done.out
+    assert intervals(place, "--limit", 1000) == before
+
+
+def test_repeating_the_work_changes_nothing(place: Place) -> None:
+    before = intervals(place, "--limit", 1000)
+    for command in ("migrate", "ingest", "backfill", "fit", "score"):
+        done = place(command)
+        assert done.code == 0, done.err
+    assert intervals(place, "--limit", 1000) == before
+
+
+def test_validate_says_what_every_monitor_watches(place: Place) -> None:
+    said = place("validate").out
+    assert "Monitor logins-drop (robust_z): 2 series, a point every 15 min." in said
+    assert "History from 2025-01-06T00:00:00Z to 2025-02-02T23:45:00Z." in said
+    assert "Ready: 2." in said
+
+
+def test_validate_says_when_a_learning_series_will_be_ready(fresh: Place, tmp_path: Path) -> None:
+    write_points(tmp_path)
+    (tmp_path / "anomaly.yaml").write_text(CONFIG)
+    new = Place(tmp_path)
+    assert new("migrate").code == 0
+    assert new("ingest").code == 0
+    assert "Learning: 2; their first models can be fitted 2025-01-2" in new("validate").out
+
+
+def test_validate_refuses_a_setting_that_the_detector_does_not_take(tmp_path: Path) -> None:
+    path = tmp_path / "anomaly.yaml"
+    path.write_text(CONFIG.replace("detector: robust_z", "detector: robust_z\n    params: {windoww: 24}"))
+    done = anomaly("validate", "--config", path)
+    assert done.code == 1
+    assert "windoww" in done.err
+
+
+def test_status_tells_sources_monitors_and_runs_in_words(place: Place) -> None:
+    said = place("status").out
+    assert "Source telemetry: 2 series, newest point 2025-02-02T23:45:00Z, 15 min ago." in said
+    assert "Monitor logins-drop (robust_z): 2 series" in said
+    assert "anomaly daemon" in said
+
+
+def test_status_as_json_has_the_rows_of_the_health_views(place: Place) -> None:
+    found = place("status", "--json").rows
+    assert found["sources"][0]["source"] == "telemetry"
+    assert found["monitors"][0]["monitor"] == "logins-drop"
+
+
+def test_monitors_and_detectors_are_listed(place: Place) -> None:
+    assert [row["monitor"] for row in place("monitors", "--json").rows] == ["logins-drop"]
+    detectors = {row["detector"]: row for row in place("detectors", "--json").rows}
+    assert detectors["gaussian"]["density"] == "tractable"
+    assert "robust_z" in place("detectors").out
+
+
+def test_progress_goes_to_stderr_so_that_results_can_be_piped(place: Place) -> None:
+    done = place("backfill", "--json")
+    assert "logins-drop" in done.rows
+
+
+def test_one_round_of_the_daemon_leaves_its_runs_in_the_list(place: Place) -> None:
+    # A process of its own: the daemon takes over signals and logging.
+    command = [sys.executable, "-m", "anomaly_service", "daemon", "--once", "--config", str(place.config)]
+    done = subprocess.run(
+        [*command, "--now", NOW.isoformat()], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    kinds = {(run["kind"], run["state"]) for run in place("runs", "--json").rows}
+    assert kinds == {("tick", "done"), ("nightly", "done")}
+    assert "Last tick ended" in place("status").out
+
+
+# -- first steps --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A small demo, run twice."""
+    config = tmp_path_factory.mktemp("demo") / "demo" / "anomaly.yaml"
+    args = ("demo", "--weeks", 3, "--detector", "robust_z", "--seed", 2, "--config", config)
+    first = anomaly(*args, "--json")
+    assert first.code == 0, first.err
+    return config, first
+
+
+def test_the_demo_writes_everything_below_its_folder(demo: tuple[Path, Result]) -> None:
+    config, _ = demo
+    names = {path.name for path in config.parent.iterdir()} - {"anomaly.db-wal", "anomaly.db-shm", "rejects"}
+    assert names == {"anomaly.yaml", "anomaly.db", "drop", "incidents.csv"}
+
+
+def test_the_demo_counts_what_it_found_and_what_it_flagged_for_nothing(demo: tuple[Path, Result]) -> None:
+    figures = demo[1].rows
+    assert figures["planted"] == sum(kind["planted"] for kind in figures["kinds"].values()) > 0
+    assert figures["found"] > figures["planted"] / 2
+    assert figures["budget_per_week"] == sum(m["budget_per_week"] for m in figures["monitors"].values())
+    assert 0 < figures["share_flagged"] < 0.05
+
+
+def test_the_demo_s_config_is_one_for_the_real_commands(demo: tuple[Path, Result]) -> None:
+    assert anomaly("intervals", "--json", "--config", demo[0]).rows
+    assert anomaly("validate", "--config", demo[0]).code == 0
+
+
+def test_a_second_demo_starts_afresh_and_prints_the_comparison_the_sql_and_what_next(
+    demo: tuple[Path, Result],
+) -> None:
+    config, first = demo
+    again = anomaly("demo", "--weeks", 3, "--detector", "robust_z", "--seed", 2, "--config", config)
+    assert again.code == 0, again.err
+    assert f"Found {first.rows['found']} of {first.rows['planted']} incidents" in again.out
+    assert "FROM flagged_intervals" in again.out
+    assert "anomaly try your.csv" in again.out
+
+
+def test_a_demo_never_replaces_what_it_did_not_write(tmp_path: Path) -> None:
+    config = tmp_path / "anomaly.yaml"
+    config.write_text(CONFIG)
+    done = anomaly("demo", "--config", config)
+    assert done.code == 1
+    assert "no demo wrote" in done.err
+    assert config.read_text() == CONFIG
+
+
+def test_a_demo_of_a_detector_that_is_not_installed_touches_nothing(tmp_path: Path) -> None:
+    done = anomaly("demo", "--detector", "oracle", "--config", tmp_path / "demo" / "anomaly.yaml")
+    assert done.code == 1
+    assert "no detector named 'oracle'" in done.err
+    assert not (tmp_path / "demo").exists()
+
+
+def test_simulate_writes_files_that_end_at_now(tmp_path: Path) -> None:
+    done = anomaly("simulate", tmp_path, "--weeks", 3, "--now", "2026-03-01T00:00:00Z")
+    assert done.code == 0, done.err
+    assert (tmp_path / "incidents.csv").is_file()
+    last = (tmp_path / "drop" / "eu-purchases.csv").read_text().splitlines()[-1]
+    assert last.startswith("2026-02-28T2")
