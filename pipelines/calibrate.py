@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,7 +127,7 @@ def draw(
     bodies: Sequence[Json],
     threshold: Threshold,
     *,
-    tail_from: Sequence[Json] = (),
+    tail_from: Sequence[Json] | Pool = (),
     previous: Json | None = None,
 ) -> Json:
     """Return tail and line of a monitor, or of one target with the tail of its monitor.
@@ -135,7 +136,8 @@ def draw(
         bodies: of the targets that share the line.
         threshold: the method and its value; ``alarms`` counts for all bodies together where the
             budget is per monitor and for each of them where it is per series.
-        tail_from: bodies whose maxima shape the tail, if more than ``bodies``.
+        tail_from: bodies that shape the tail, if more than ``bodies``; many draws from the same
+            ones share a ``Pool`` of them.
         previous: the line so far; it stands where there is no body.
 
     Raises:
@@ -146,17 +148,36 @@ def draw(
         if previous is None:
             raise ValueError("expected at least one calibrated target to draw a line, got none; fit first")
         return previous
-    tail = _fit_tail(tail_from or bodies)
+    pool = tail_from if isinstance(tail_from, Pool) else Pool(tail_from or bodies)
     match threshold.method:
         case "alarms":
-            return {**tail, **_alarm_line(bodies, tail, threshold)}
+            line = _alarm_line(bodies, threshold, pool)
         case "quantile":
-            return {**tail, **_quantile_line(bodies, tail, threshold)}
+            line = _quantile_line(bodies, threshold, pool.tail)
         case "sigma":
-            return {**tail, "method": "sigma", "value": 3.0 if threshold.value is None else threshold.value}
+            line = {"method": "sigma", "value": 3.0 if threshold.value is None else threshold.value}
         case "dynamic":
-            return {**tail, "method": "dynamic"}
-    raise ValueError(f"no threshold method {threshold.method!r}; use alarms, quantile, sigma or dynamic")
+            line = {"method": "dynamic"}
+        case other:
+            raise ValueError(f"no threshold method {other!r}; use alarms, quantile, sigma or dynamic")
+    return {**pool.tail, **line}
+
+
+class Pool:
+    """What the targets of a monitor teach together, computed once for all lines drawn from it."""
+
+    def __init__(self, bodies: Sequence[Json]) -> None:
+        self.bodies = bodies
+
+    @cached_property
+    def tail(self) -> Json:
+        """Shape and scale of the tail, and what makes a target's normaliser."""
+        return _fit_tail(self.bodies)
+
+    @cached_property
+    def alarms(self) -> tuple[Values, Values]:
+        """Surprises, ascending, and the alarms that all targets together have from there up."""
+        return _pooled_curve(self.bodies, self.tail, "alarms")
 
 
 @dataclass(frozen=True)
@@ -525,7 +546,7 @@ def _log_survival(
 # -- where the line is --------------------------------------------------------------
 
 
-def _alarm_line(bodies: Sequence[Json], tail: Json, threshold: Threshold) -> Json:
+def _alarm_line(bodies: Sequence[Json], threshold: Threshold, pool: Pool) -> Json:
     """Return the line at which the unseen scores give as many alarms as the budget asks for.
 
     Raises:
@@ -534,7 +555,8 @@ def _alarm_line(bodies: Sequence[Json], tail: Json, threshold: Threshold) -> Jso
     weeks = sum(b["seconds"] for b in bodies) / WEEK
     share = weeks / len(bodies) if threshold.per == "monitor" else weeks
     asked = threshold.alarms_per_week * share
-    levels, alarms = _pooled_curve(bodies, tail, "alarms")
+    shared = bodies is pool.bodies or len(bodies) == len(pool.bodies)
+    levels, alarms = pool.alarms if shared else _pooled_curve(bodies, pool.tail, "alarms")
     most = float(alarms.max(initial=0.0))
     if most == 0.0:
         # Nothing ever moved: any change is an alarm, so only the number of points says how rare one is.
@@ -545,11 +567,26 @@ def _alarm_line(bodies: Sequence[Json], tail: Json, threshold: Threshold) -> Jso
             f"normal points exceed; the largest possible is {most / share:.3g} per {threshold.per}"
         )
     placed = max(asked, min(MIN_ALARMS, most))
-    surprise = _solve(levels, alarms, placed) + np.log10(placed / asked)
-    return _line(surprise, threshold, asked, placed)
+    surprise = _solve(levels, alarms, placed)
+    return _line(_along_the_tail(surprise, placed / asked, pool), threshold, asked, placed)
 
 
-def _quantile_line(bodies: Sequence[Json], tail: Json, threshold: Threshold) -> Json:
+def _along_the_tail(surprise: float, fewer: float, pool: Pool) -> float:
+    """Return the surprise at which there are ``fewer`` times fewer alarms.
+
+    As far as the pool has alarms to count it is their number that falls so much, beyond that the
+    probability of the tail.
+    """
+    levels, alarms = pool.alarms
+    here = float(alarms[np.searchsorted(levels, surprise)]) if surprise <= levels[-1] else 0.0
+    counted = min(fewer, here / MIN_ALARMS)
+    if counted > 1.0:
+        surprise = max(surprise, _solve(levels, alarms, here / counted))
+        fewer /= counted
+    return surprise + float(np.log10(fewer))
+
+
+def _quantile_line(bodies: Sequence[Json], threshold: Threshold, tail: Json) -> Json:
     """Return the line that a share of the unseen points reaches.
 
     Raises:
