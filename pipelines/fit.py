@@ -156,12 +156,21 @@ def _fit_bank(
     block = block_steps(min(len(p.ts) for p in prepared), config.window, cls.folds)
     fold = (torch.arange(windows.n_points) // block) % cls.folds
     whole, blind = _models(cls, config, windows, fold, pooled=spec.scope == "group")
-    live, settled = bank.score_unseen(blind, windows, fold)
+    live, settled = bank.score_unseen(blind, _unseen(members, windows, fold), fold)
     seconds = (time.perf_counter() - began) / len(members)
     return [
         _fitted(spec, whole, windows, row, member, live[row], settled[row], seconds)
         for row, member in enumerate(members)
     ]
+
+
+def _unseen(members: Sequence[_Member], windows: Windows, fold: Tensor) -> Windows:
+    """Return the windows with every block prepared by a season and a scale that did not see it."""
+    rows = []
+    for member in members:
+        own = fold[: len(member.prepared.ts)].numpy()
+        rows.append(prepare.unseen(member.recipe, member.asked.points, member.prepared, own))
+    return bank.windows_of(rows, windows.window, windows.start.tolist())
 
 
 def _models(

@@ -220,6 +220,29 @@ def restore(
     return np.stack(columns, axis=-1)
 
 
+def unseen(
+    recipe: Recipe, points: Sequence[Points], prepared: Prepared, fold: NDArray[np.integer]
+) -> Prepared:
+    """Return the prepared steps as if each fold's season and scale had been learned without it.
+
+    A season fits the weeks it was learned from better than those that come after; what is calibrated
+    on them as they are promises fewer alarms than it raises.
+
+    Args:
+        points: those the recipe was learned from.
+        prepared: the same span, prepared with the recipe.
+        fold: fold of every step of ``prepared``.
+    """
+    columns = {name: getattr(prepared, name).copy() for name in ("values", "baseline", "spread")}
+    start, stop = int(prepared.ts[0]), int(prepared.ts[-1]) + 1
+    for k in np.unique(fold):
+        hidden = fold == k
+        blind = apply(_without_block(recipe, points, prepared, hidden), points, start, stop)
+        for name, column in columns.items():
+            column[hidden] = getattr(blind, name)[hidden]
+    return replace(prepared, **columns)
+
+
 # -- the grid -----------------------------------------------------------------------
 
 
@@ -362,42 +385,99 @@ def _back(channel: ChannelRecipe, moved: Values) -> Values:
 # -- learning a channel -------------------------------------------------------------
 
 
-def _learn_channel(points: Points, bare: Recipe, wanted: str, number: int) -> ChannelRecipe:
+@dataclass(frozen=True)
+class _Course:
+    """One channel on its grid, transformed: what everything is learned from."""
+
+    number: int
+    first: int
+    raw: Values
+    moved: Values
+    clock: Clock
+    shape: ChannelRecipe
+
+    @property
+    def seconds(self) -> int:
+        return len(self.raw) * self.clock.step_seconds
+
+
+def _course(points: Points, bare: Recipe, number: int, shape: ChannelRecipe | None = None) -> _Course | None:
+    """Return the course from the first to the last finite point; None where there is none."""
     step, shift = bare.step_seconds, bare.offset_seconds - bare.step_seconds // 2
     finite = np.isfinite(points.value)
     if not finite.any():
-        return ChannelRecipe()
+        return None
     first, last = (int(points.ts[at] - shift) // step for at in np.flatnonzero(finite)[[0, -1]])
     raw = _regular(points, bare, first, last + 1)
     ts = _times(bare, first, last + 1)
-    shape = _learn_transform(raw)
+    shape = shape or _learn_transform(raw)
     moved = _moved(shape, raw, _uniform(ts, number))
-    clock = Clock.of(ts, bare.timezone, step)
-    kind, usual = seasons.choose(moved - _trend(moved, step), clock, len(ts) * step, wanted)
-    rest = moved - clock.at(usual, kind) if kind != "none" else moved
-    center = float(np.nanmedian(rest))
-    blocks, rest = _follow(rest - center, first, bare)
-    tiny = _smallest_scale(raw, shape)
+    return _Course(number, first, raw, moved, Clock.of(ts, bare.timezone, step), shape)
+
+
+def _learn_channel(points: Points, bare: Recipe, wanted: str, number: int) -> ChannelRecipe:
+    course = _course(points, bare, number)
+    if course is None:
+        return ChannelRecipe()
+    detrended = course.moved - _trend(course.moved, bare.step_seconds)
+    kind, usual = seasons.choose(detrended, course.clock, course.seconds, wanted)
+    spread_kind = seasons.spread_kind(course.seconds, bare.step_seconds, kind, wanted)
+    longest, usual_longest = _flat_runs(course.raw, course.clock.week)
+    shape = replace(
+        course.shape,
+        season=kind,
+        spread_season=spread_kind,
+        longest_flat=longest,
+        usual_flat=usual_longest,
+        longest_gap=int(_runs(np.isnan(course.raw))[1].max(initial=0)),
+    )
+    return _scaled(course, shape, usual, bare, np.zeros(len(course.raw), dtype=bool))
+
+
+def _scaled(
+    course: _Course, shape: ChannelRecipe, usual: Values, bare: Recipe, hidden: NDArray[np.bool_]
+) -> ChannelRecipe:
+    """Return the recipe with season, level and scale learned from the steps that are not hidden."""
+    rest = course.moved - (course.clock.at(usual, shape.season) if shape.season != "none" else 0.0)
+    center = float(np.nanmedian(rest[~hidden]))
+    blocks, rest = _follow(rest - center, course.first, bare)
+    rest = np.where(hidden, np.nan, rest)
+    tiny = _smallest_scale(course.raw, shape)
     scale = _scale(rest, tiny)
     spread = np.zeros(0)
-    spread_kind = seasons.spread_kind(len(ts) * step, step, kind, wanted)
-    if spread_kind != "none":
-        spread = seasons.spread_profile(rest / scale, clock, spread_kind)
-        scale = _scale(rest / clock.at(spread, spread_kind), tiny)
-    longest, usual_longest = _flat_runs(raw, clock.week)
+    if shape.spread_season != "none":
+        spread = seasons.spread_profile(rest / scale, course.clock, shape.spread_season)
+        scale = _scale(rest / course.clock.at(spread, shape.spread_season), tiny)
     return replace(
         shape,
         center=center,
         scale=scale,
-        season=kind,
         profile=_packed_profile(usual / scale),
-        spread_season=spread_kind,
         spread=_packed_spread(spread),
         level_blocks=blocks,
-        longest_flat=longest,
-        usual_flat=usual_longest,
-        longest_gap=int(_runs(np.isnan(raw))[1].max(initial=0)),
     )
+
+
+def _without_block(
+    recipe: Recipe, points: Sequence[Points], prepared: Prepared, hidden: NDArray[np.bool_]
+) -> Recipe:
+    """Return the recipe as it would be had the hidden steps not been seen: same kinds, other figures."""
+    bare = replace(recipe, channels=())
+    channels = []
+    for number, (series, channel) in enumerate(zip(points, recipe.channels, strict=True)):
+        course = _course(series, bare, number, channel)
+        if course is None:
+            channels.append(channel)
+            continue
+        low = course.first - prepared.start
+        own = hidden[max(low, 0) : low + len(course.raw)]
+        own = np.concatenate((np.zeros(len(course.raw) - len(own), dtype=bool), own))
+        usual = np.zeros(0)
+        if channel.season != "none" and not own.all():
+            detrended = course.moved - _trend(course.moved, bare.step_seconds)
+            usual = seasons.profile(np.where(own, np.nan, detrended), course.clock, channel.season)
+        channels.append(_scaled(course, channel, usual, bare, own) if not own.all() else channel)
+    return replace(recipe, channels=tuple(channels))
 
 
 def _trend(values: Values, step_seconds: int) -> Values | float:

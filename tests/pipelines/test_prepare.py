@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipelines.prepare import LIMIT, Prepared, Recipe, apply, learn, restore
+from pipelines.prepare import LIMIT, Prepared, Recipe, apply, learn, restore, unseen
 from pipelines.records import Points
 
 STEP = 300
@@ -389,3 +389,21 @@ def test_wrong_arguments_are_refused_by_name() -> None:
         learned(LONG, recipe="magic")
     with pytest.raises(ValueError, match="expected the points of 1 series, got 2"):
         apply(RECIPES["UTC"], [LONG, LONG], START, START + DAY)
+
+
+def test_unseen_blocks_are_as_wide_as_the_weeks_that_come_after() -> None:
+    rng = np.random.default_rng(5)
+    ts = np.arange(0, 8 * 7 * 86400, 900, dtype=np.int64)
+    wave = 50 * np.sin(2 * np.pi * ts / 86400) + 30 * np.sin(2 * np.pi * ts / (7 * 86400))
+    noise = np.convolve(rng.normal(0, 3, len(ts) + 7), np.full(8, 1 / 8), mode="valid")
+    points = [Points(ts, 500 + wave + noise)]
+    stop = 6 * 7 * 86400
+    recipe = learn(points, step_seconds=900, timezone="UTC", season="weekly", start=0, stop=stop)
+    seen = apply(recipe, points, 0, stop)
+    fold = (np.arange(len(seen.ts)) // 96) % 5
+    learned = [Points(ts[ts < stop], points[0].value[ts < stop])]
+    blind = unseen(recipe, learned, seen, fold)
+    later = apply(recipe, points, stop, int(ts[-1]) + 1)
+    within, without, after = (float(np.std(part.values)) for part in (seen, blind, later))
+    assert within < 0.97 * after
+    assert without == pytest.approx(after, rel=0.06)
