@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from anomaly_service.db.sql import add, among, upsert
+from anomaly_service.db.sql import add, among, execute_columns, upsert
 from anomaly_service.db.tables import Monitor, Series, Target, TargetSeries
 from pipelines.records import Json, MonitorRow, TargetRow
 
@@ -117,12 +117,13 @@ def advance(connection: Connection, column: str, until: dict[int, int]) -> None:
     """Move a watermark of targets forward, never back."""
     if not until:
         return
-    rows = [{"id": int(id_), "until": int(ts)} for id_, ts in sorted(until.items())]
-    statement = _ADVANCE[connection.dialect.name].replace("watermark", column)
-    connection.exec_driver_sql(statement, rows)
+    columns = {"id": [int(id_) for id_ in until], "until": [int(ts) for ts in until.values()]}
+    statements = {name: statement.replace("watermark", column) for name, statement in _ADVANCE.items()}
+    execute_columns(connection, statements, columns)
 
 
 _ADVANCE = {
     "sqlite": "UPDATE target SET watermark = max(coalesce(watermark, :until), :until) WHERE id = :id",
-    "postgresql": "UPDATE target SET watermark = greatest(watermark, %(until)s::bigint) WHERE id = %(id)s",
+    "postgresql": "UPDATE target SET watermark = greatest(watermark, row.until) "
+    "FROM unnest(%(id)s::integer[], %(until)s::bigint[]) AS row (id, until) WHERE target.id = row.id",
 }

@@ -11,13 +11,16 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from anomaly_service.db.bulk import Bulk
 from anomaly_service.db.engine import db_now
-from anomaly_service.db.sql import add, among, upsert
+from anomaly_service.db.sql import add, among, execute_columns, upsert
 from anomaly_service.db.tables import Point, Series, Source, SourceProgress
 from pipelines.records import Json, PointBlock, Seconds, SeriesRow, SeriesSpec
 from pipelines.store import Ingest, Ingested
 
 NEVER = np.iinfo(np.int64).min
 """Stands for "no point yet": every time is later."""
+
+SETTINGS = ("step_seconds", "delay_seconds", "timezone", "source")
+"""What a source may say differently of a series it named before."""
 
 
 def clean(points: PointBlock) -> tuple[PointBlock, int]:
@@ -102,7 +105,7 @@ def _sync_series(connection: Connection, specs: Sequence[SeriesSpec]) -> tuple[S
     changed = [
         {"row_id": known[key].id, **_values(spec)}
         for key, spec in by_key.items()
-        if _spec(known[key]) != spec
+        if _differs(known[key], spec)
     ]
     _correct(connection, changed)
     found = [known[spec.key] for spec in specs]
@@ -118,8 +121,14 @@ def _correct(connection: Connection, rows: list[dict[str, Any]]) -> None:
     connection.execute(statement, rows)
 
 
+def _differs(row: Any, spec: SeriesSpec) -> bool:
+    return any(getattr(row, name) != getattr(spec, name) for name in SETTINGS)
+
+
 def _load(connection: Connection, keys: dict[str, SeriesSpec]) -> dict[str, Any]:
-    query = select(Series.__table__).where(among(connection, Series.key, keys)).order_by(Series.id)
+    """Return what may change of these series, by key: metric and labels never do, they are the key."""
+    columns = [Series.id, Series.key, Series.last_ts, *(getattr(Series, name) for name in SETTINGS)]
+    query = select(*columns).where(among(connection, Series.key, keys)).order_by(Series.id)
     return {row.key: row for row in connection.execute(query.with_for_update())}
 
 
@@ -186,21 +195,16 @@ def _move_bounds(connection: Connection, points: PointBlock) -> None:
         return
     ids, first = np.unique(points.series, return_index=True)
     last = np.append(first[1:], len(points)) - 1
-    lows, highs = points.ts[first].tolist(), points.ts[last].tolist()
-    connection.exec_driver_sql(
-        _MOVE_BOUNDS[connection.dialect.name],
-        [
-            {"id": id_, "low": low, "high": high}
-            for id_, low, high in zip(ids.tolist(), lows, highs, strict=True)
-        ],
-    )
+    columns = {"id": ids.tolist(), "low": points.ts[first].tolist(), "high": points.ts[last].tolist()}
+    execute_columns(connection, _MOVE_BOUNDS, columns)
 
 
 _MOVE_BOUNDS = {
     "sqlite": "UPDATE series SET first_ts = min(coalesce(first_ts, :low), :low), "
     "last_ts = max(coalesce(last_ts, :high), :high) WHERE id = :id",
-    "postgresql": "UPDATE series SET first_ts = least(first_ts, %(low)s::bigint), "
-    "last_ts = greatest(last_ts, %(high)s::bigint) WHERE id = %(id)s",
+    "postgresql": "UPDATE series SET first_ts = least(first_ts, row.low), "
+    "last_ts = greatest(last_ts, row.high) FROM unnest(%(id)s::integer[], %(low)s::bigint[], "
+    "%(high)s::bigint[]) AS row (id, low, high) WHERE series.id = row.id",
 }
 
 

@@ -51,3 +51,19 @@ def add_one(connection: Connection, table: Any, row: Mapping[str, Any], keys: Se
 
 def _insert(connection: Connection, table: Any) -> sqlite.Insert | postgresql.Insert:
     return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def execute_columns(
+    connection: Connection, statements: Mapping[str, str], columns: Mapping[str, list[Any]]
+) -> None:
+    """Run a statement for rows given as columns, in the fastest way of each database.
+
+    SQLite takes the rows one by one, which costs it nothing; PostgreSQL takes the columns as arrays
+    in one statement, as every further one is a message there and back.
+    """
+    statement = statements[connection.dialect.name]
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(statement, dict(columns))
+        return
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    connection.exec_driver_sql(statement, rows)
