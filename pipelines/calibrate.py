@@ -40,6 +40,10 @@ EXACT_LEVELS = 32
 MIN_ALARMS = 5.0
 """Fewer alarms than this do not place a line; it is placed here and moved along the tail."""
 
+STEEP_ALARMS = 40.0
+STEEP_TRUST = 0.7
+"""Over how many alarms the steepness of their number is measured, and the power to which it is believed."""
+
 MAX_LINE_SHARE = 0.5
 """A line that half of the normal points exceed is none."""
 
@@ -574,8 +578,8 @@ def _alarm_line(bodies: Sequence[Json], threshold: Threshold, pool: Pool) -> Jso
 def _along_the_tail(surprise: float, fewer: float, pool: Pool) -> float:
     """Return the surprise at which there are ``fewer`` times fewer alarms.
 
-    As far as the pool has alarms to count it is their number that falls so much, beyond that the
-    probability of the tail.
+    As far as the pool has alarms to count it is their number that falls so much, beyond that it
+    is the probability of the tail.
     """
     levels, alarms = pool.alarms
     here = float(alarms[np.searchsorted(levels, surprise)]) if surprise <= levels[-1] else 0.0
@@ -583,7 +587,20 @@ def _along_the_tail(surprise: float, fewer: float, pool: Pool) -> float:
     if counted > 1.0:
         surprise = max(surprise, _solve(levels, alarms, here / counted))
         fewer /= counted
-    return surprise + float(np.log10(fewer))
+    return surprise + float(np.log10(fewer)) / _steepness(levels, alarms)
+
+
+def _steepness(levels: Values, alarms: Values) -> float:
+    """Return how many decades the alarms fall per decade of probability, at least 1.
+
+    More where steps are nearly independent and an alarm needs several of them. Less is seen in
+    the body only, where clusters still grow shorter with the level; the tail has p for p.
+    """
+    many, few = min(STEEP_ALARMS, alarms[0]), MIN_ALARMS
+    if many < 2 * few:
+        return 1.0
+    width = max(_solve(levels, alarms, few) - _solve(levels, alarms, many), 0.05)
+    return float(np.clip(np.log10(many / few) / width, 1.0, 2.5)) ** STEEP_TRUST
 
 
 def _quantile_line(bodies: Sequence[Json], threshold: Threshold, tail: Json) -> Json:

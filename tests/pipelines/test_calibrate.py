@@ -367,3 +367,54 @@ def test_without_bodies_the_previous_line_stands() -> None:
     assert calibrate.draw([], Threshold(), previous=LINE) == LINE
     with pytest.raises(ValueError, match="fit first"):
         calibrate.draw([], Threshold())
+
+
+# -- lines with few alarms to count -------------------------------------------------
+
+
+def curve(surprises: list[float], alarms: list[int]) -> Json:
+    """A body whose scores are their surprises, with so many alarms at each."""
+    knots = [0.0, 1.0, 1.7]
+    return {
+        **BODIES[0],
+        "knots": knots,
+        "surprises": knots,
+        "levels": surprises,
+        "alarms": alarms,
+        "seconds": 4 * 604800,
+        "n": 4 * PER_WEEK,
+    }
+
+
+def test_five_alarms_place_the_line_and_fewer_move_it_along_the_tail() -> None:
+    # Ten times the alarms for a tenth of the surprise: p for p.
+    body = curve([0.65, 1.65], [50, 5])
+    at_five = calibrate.draw([body], Threshold(alarms_per_week=5 / 4))["surprise"]
+    at_half = calibrate.draw([body], Threshold(alarms_per_week=0.5 / 4))["surprise"]
+    assert (at_five, at_half) == (pytest.approx(1.65), pytest.approx(2.65))
+
+
+def test_where_alarms_fall_faster_than_points_the_line_moves_less() -> None:
+    body = curve([1.15, 1.65], [50, 5])
+    line = calibrate.draw([body], Threshold(alarms_per_week=0.5 / 4))["surprise"]
+    assert 1.65 + 0.5 < line < 1.65 + 0.7
+
+
+def test_a_series_goes_along_the_alarms_of_its_monitor_as_far_as_those_are_counted() -> None:
+    own, other = curve([1.65], [5]), curve([1.65, 1.68], [90, 9])
+    line = calibrate.draw([own], Threshold(alarms_per_week=5 / 4 / 9.5, per="series"), tail_from=[own, other])
+    assert line["surprise"] == pytest.approx(1.68, abs=0.01)
+
+
+def test_a_pool_draws_what_its_bodies_do() -> None:
+    threshold = Threshold(alarms_per_week=0.2, per="series")
+    pool = calibrate.Pool(BODIES)
+    assert calibrate.draw(BODIES[:1], threshold, tail_from=pool) == calibrate.draw(
+        BODIES[:1], threshold, tail_from=BODIES
+    )
+
+
+def test_between_levels_the_count_runs_from_one_to_the_next() -> None:
+    grid = np.array([0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5])
+    count = calibrate._count_at(grid, np.array([1.0, 2.0, 3.0]), np.array([9.0, 2.0, 1.0]))
+    np.testing.assert_allclose(count, [9, 9, 5, 2, 1, 1, 0])
