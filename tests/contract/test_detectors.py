@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import fields
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -19,17 +17,9 @@ from detectors.base import Density, Detector, Encodes, HasLogProb, NotFittedErro
 
 WINDOW = 24
 POINTS = 1200
-BANK = 4
+BANK = 2
 HOUR = 12
 """Steps of an hour, at a step of five minutes."""
-
-
-def _present(name: str) -> bool:
-    (entry,) = entry_points(group=registry.GROUP, name=name)
-    return importlib.util.find_spec(entry.module) is not None
-
-
-NAMES = [name for name in registry.names() if _present(name)]
 
 
 def series(n_targets: int, n_points: int, seed: int) -> Tensor:
@@ -42,13 +32,14 @@ def series(n_targets: int, n_points: int, seed: int) -> Tensor:
     return (1.2 * phase.sin() + 0.5 * noise).unsqueeze(2)
 
 
-def configured(cls: type[Detector], window: int = WINDOW, *, steps: int = 250, seed: int = 0) -> Detector:
-    """An unfitted detector; networks (those with ``steps``) train briefly."""
-    options = {"steps": steps} if "steps" in {field.name for field in fields(cls.Config)} else {}
-    return cls(cls.Config(window=window, seed=seed, **options))
+def configured(cls: type[Detector], window: int = WINDOW, *, steps: int = 200, seed: int = 0) -> Detector:
+    """An unfitted detector; networks train briefly, on small batches."""
+    known = {field.name for field in fields(cls.Config)}
+    brief = {name: value for name, value in {"steps": steps, "batch": 32}.items() if name in known}
+    return cls(cls.Config(window=window, seed=seed, **brief))
 
 
-@pytest.fixture(scope="session", params=NAMES)
+@pytest.fixture(scope="session", params=registry.names())
 def cls(request: pytest.FixtureRequest) -> type[Detector]:
     return registry.get(request.param)
 
@@ -70,12 +61,12 @@ def fitted(cls: type[Detector], normal: Windows) -> Detector:
 
 @pytest.fixture(scope="session")
 def small() -> Windows:
-    return Windows.of(series(3, 400, seed=3), WINDOW)
+    return Windows.of(series(2, 400, seed=3), WINDOW)
 
 
 @pytest.fixture(scope="session")
 def briefly(cls: type[Detector], small: Windows) -> Detector:
-    return configured(cls, steps=20).fit(small)
+    return configured(cls, steps=8).fit(small)
 
 
 def settled(detector: Detector, windows: Windows) -> Tensor:
@@ -127,7 +118,7 @@ ANOMALIES: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
     "spike": (2, lambda x: x + 7.0),
     "level": (8 * HOUR, lambda x: x + 2.5),
     "variance": (4 * HOUR, _louder),
-    "shape": (4 * HOUR, _shuffled),
+    "shape": (8 * HOUR, _shuffled),
 }
 
 
@@ -178,7 +169,7 @@ def test_what_stands_at_a_missing_step_does_not_matter(fitted: Detector, unseen:
 
 def test_a_score_does_not_depend_on_the_other_members_of_the_bank(fitted: Detector, unseen: Windows) -> None:
     together = fitted.score(unseen)
-    for rows in ([3], [2, 0]):
+    for rows in ([1], [1, 0]):
         apart = fitted.select(rows).score(unseen.select(rows))
         torch.testing.assert_close(apart, together[rows], rtol=1e-4, atol=1e-4)
 
@@ -221,11 +212,11 @@ def test_a_bank_taken_apart_and_put_together_again_keeps_every_score(
     fitted: Detector, unseen: Windows, tmp_path: Path
 ) -> None:
     banks = []
-    for row in (3, 1, 0, 2):
+    for row in (1, 0):
         file = tmp_path / f"{row}.safetensors"
         save_file({k: v.contiguous() for k, v in fitted.select([row]).state().items()}, file)
         banks.append(type(fitted).load(fitted.config, load_file(file)))
-    stacked = type(fitted).stack(banks).select([2, 1, 3, 0])
+    stacked = type(fitted).stack(banks).select([1, 0])
     torch.testing.assert_close(stacked.score(unseen), fitted.score(unseen), rtol=1e-4, atol=1e-4)
 
 
@@ -239,7 +230,7 @@ def test_banks_of_different_configurations_are_not_stacked(briefly: Detector, cl
 
 
 def test_a_cross_fitted_bank_ignores_its_own_fold(cls: type[Detector], small: Windows) -> None:
-    detector = configured(cls, steps=20)
+    detector = configured(cls, steps=8)
     fold = ((torch.arange(small.n_points) // 40) % cls.folds).expand(small.n_targets, -1)
     banks = detector.cross_fit(small, fold)
     assert len(banks) == cls.folds
@@ -307,7 +298,7 @@ def test_a_tractable_density_integrates_to_one(cls: type[Detector], window: int)
         return
     detector = configured(cls, window).fit(Windows.of(series(2, 400, seed=6), window))
     assert isinstance(detector, HasLogProb)
-    axis = torch.linspace(-9, 9, 2001 if window == 1 else 301)
+    axis = torch.linspace(-9, 9, 1001 if window == 1 else 151)
     grid = torch.cartesian_prod(*[axis] * window).view(-1, window)
     laid = Windows.of(grid.reshape(1, -1, 1).repeat(2, 1, 1), window, start=torch.full((2,), 10**7))
     density = detector.log_prob(laid)[:, ::window].exp()
@@ -357,16 +348,16 @@ def test_a_member_without_training_windows_does_not_spoil_the_others(
 ) -> None:
     weight = small.weight.clone()
     weight[1] = 0
-    detector = configured(cls, steps=20).fit(small.weighted(weight))
+    detector = configured(cls, steps=8).fit(small.weighted(weight))
     scores = detector.score(small)
     assert scores.isfinite().all()
-    whole = configured(cls, steps=20).fit(small).score(small)
-    torch.testing.assert_close(scores[[0, 2]], whole[[0, 2]], rtol=1e-3, atol=1e-3)
+    whole = configured(cls, steps=8).fit(small).score(small)
+    torch.testing.assert_close(scores[[0]], whole[[0]], rtol=1e-3, atol=1e-3)
 
 
 def test_several_channels_are_scored_together(cls: type[Detector]) -> None:
     two = torch.cat([series(2, 400, seed=10), series(2, 400, seed=11)], dim=2)
-    detector = configured(cls, steps=20).fit(Windows.of(two, WINDOW))
+    detector = configured(cls, steps=8).fit(Windows.of(two, WINDOW))
     assert detector.score(Windows.of(two, WINDOW)).shape == (2, 400 - WINDOW + 1, WINDOW)
     assert detector.sample(5).shape == (2, 5, WINDOW, 2)
     with pytest.raises(ValueError, match=r"windows of 2 channels, got 1; score the channels"):
@@ -392,8 +383,8 @@ def test_windows_of_another_length_are_refused(briefly: Detector, small: Windows
 
 
 def test_windows_of_another_number_of_targets_are_refused(briefly: Detector, small: Windows) -> None:
-    with pytest.raises(ValueError, match=r"expected windows of 3 targets, got 2; use select"):
-        briefly.score(small.select([0, 1]))
+    with pytest.raises(ValueError, match=r"expected windows of 2 targets, got 1; use select"):
+        briefly.score(small.select([0]))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
