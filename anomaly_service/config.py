@@ -25,7 +25,7 @@ from pydantic import (
 
 from anomaly_service import sources
 from anomaly_service.config_document import Document, read_document
-from anomaly_service.config_errors import ConfigError, Loc, Problem, did_you_mean, one_of
+from anomaly_service.config_errors import ConfigError, Loc, Problem, did_you_mean, one_of, unknown_key
 from anomaly_service.config_types import (
     ClockTime,
     Duration,
@@ -54,11 +54,7 @@ from pipelines.records import Json, Policy
 DETECTORS = "anomaly_service.detectors"
 """The entry points of detectors, read here and not through detectors.registry, which imports torch."""
 
-DEFAULT_VALUES = {"quantile": 0.001, "sigma": 4.0}
-"""Contamination, and deviations (TadGAN's ``fixed`` threshold), where the config gives none."""
-
-
-RULES = {"alarms_per_week": ("alarms",), "contamination": ("quantile",), "deviations": ("sigma", "dynamic")}
+RULES = {"alarms_per_week": ("alarms",), "contamination": ("quantile",), "deviations": ("sigma",)}
 """Which threshold methods read which key."""
 
 
@@ -103,8 +99,7 @@ class ThresholdSection(Section):
     )
     deviations: Annotated[Number, Field(gt=0)] | None = Field(
         default=None,
-        description="For `sigma`: standard deviations above the mean score, 4 where not given. "
-        "For `dynamic`: where not given, it is searched.",
+        description="For `sigma`: standard deviations above the mean score; 3 where not given.",
     )
 
     @field_validator("alarms_per_week", "contamination", "deviations")
@@ -124,7 +119,7 @@ class ThresholdSection(Section):
             method=self.method,
             alarms_per_week=1.0 if self.alarms_per_week is None else self.alarms_per_week,
             per=self.per,
-            value=DEFAULT_VALUES.get(self.method) if given is None else given,
+            value=given,
         )
 
 
@@ -435,7 +430,7 @@ def _validate(
         known = {problem.loc for problem in document.problems}
         details = error.errors(include_url=False)
         # Nor is a key that is missing because the file that should hold it cannot be read.
-        known |= {_without_file(d["loc"]) for d in details if d["type"] == "expected"}
+        known |= {_without_file(d["loc"]) for d in details if str(d["loc"][-1]).endswith("_file")}
         problems += [
             _problem(detail, values, document, given)
             for detail in details
@@ -550,7 +545,7 @@ def _message(error: Mapping[str, Any], values: Any, shown: str) -> str:
 def _unknown_key(loc: Loc, values: Any) -> str:
     section = _section_at(loc[:-1], values)
     allowed = list(section.model_fields) if section is not None else []
-    return f"unknown key{did_you_mean(str(loc[-1]), allowed)}; allowed: {', '.join(allowed)}"
+    return unknown_key(str(loc[-1]), allowed)
 
 
 def _is_secret(loc: Loc, values: Any) -> bool:
@@ -563,14 +558,14 @@ def _section_at(loc: Loc, values: Any) -> type[Section] | None:
     annotation: Any = Config
     for part in loc:
         values = values.get(part) if isinstance(values, dict) else None
-        annotation = _inside(annotation, part)
+        annotation = inside(annotation, part)
         if annotation is SourceConfig:
             kind = values.get("kind") if isinstance(values, dict) else None
             annotation = sources.get(kind).Config if kind in sources.kinds() else SourceConfig
     return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
 
 
-def _inside(annotation: Any, part: str | int) -> Any:
+def inside(annotation: Any, part: str | int) -> Any:
     """Return the annotation of what stands under a key, stripped of Annotated and None."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         field = annotation.model_fields.get(str(part))
@@ -607,11 +602,7 @@ def _params_problems(loc: Loc, monitor: MonitorSection) -> list[tuple[Loc, str]]
 
     config_class = registry.get(monitor.detector).Config
     allowed = [field.name for field in fields(config_class)]
-    unknown = [
-        ((*loc, key), f"unknown key{did_you_mean(key, allowed)}; allowed: {', '.join(allowed)}")
-        for key in monitor.params
-        if key not in allowed
-    ]
+    unknown = [((*loc, key), unknown_key(key, allowed)) for key in monitor.params if key not in allowed]
     if unknown:
         return unknown
     try:

@@ -82,3 +82,13 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """
     guess = nearest(word, allowed)
     return f"; did you mean {guess!r}?" if guess else ""
+
+
+def unknown_key(key: str, allowed: Sequence[str]) -> str:
+    """Return the message for a key that does not exist, with the nearest that does.
+
+    >>> unknown_key("min_duraton", ["min_duration", "cooldown"])
+    "unknown key; did you mean 'min_duration'? allowed: min_duration, cooldown"
+    """
+    hint = did_you_mean(key, allowed) or ";"
+    return f"unknown key{hint} allowed: {', '.join(allowed)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import ClassVar, Protocol, runtime_checkable
 
 from pydantic import Field
@@ -28,7 +28,7 @@ class SourceConfig(Section):
     kind: Text = Field(description="Which kind of source: `csv`, `sql`, or one that a package adds.")
     step: PositiveDuration = Field(description="Nominal distance of a series' points, such as `5min`.")
     delay: Duration = Field(
-        default=0, description="How late points may come and still be on time.", validate_default=True
+        default=timedelta(0), description="How late points may come and still be on time."
     )
     timezone: Zone | None = Field(
         default=None,

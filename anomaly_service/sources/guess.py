@@ -1,0 +1,496 @@
+"""What a file holds, guessed from the file alone: columns, step and time zone, said in words."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomaly_service.config_types import duration_text
+from anomaly_service.errors import AnomalyServiceError
+from anomaly_service.sources import files, times
+from anomaly_service.sources.columns import NO_VALUES, Layout, read_table
+from anomaly_service.sources.reasons import Reason
+
+SAMPLE_BYTES = 4 << 20
+"""What is looked at of a file's beginning, 4 MiB: ten thousand rows at least."""
+
+TAIL_BYTES = 1 << 16
+DAY = 86_400
+
+TIME_NAMES = (
+    "timestamp",
+    "ts",
+    "time",
+    "datetime",
+    "date_time",
+    "event_time",
+    "date",
+    "ds",
+    "at",
+    "created_at",
+)
+METRIC_NAMES = (
+    "metric",
+    "metric_name",
+    "measurement",
+    "kpi",
+    "kpi_id",
+    "signal",
+    "series",
+    "name",
+    "unique_id",
+)
+VALUE_NAMES = ("value", "y", "val", "v", "reading", "count")
+ANNOTATION = re.compile(r"(?:is_?)?(?:label|anomal\w*|attack|outlier)s?", re.IGNORECASE)
+IDENTITY = re.compile(
+    r"(?:.*_)?(?:id|no|nr|shard|server|realm|host|node|zone|shop|store|site|machine|device|region|platform)",
+    re.IGNORECASE,
+)
+FORMATS = (
+    "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y",
+    "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y", "%d-%m-%Y %H:%M:%S", "%d-%m-%Y %H:%M",
+    "%Y%m%dT%H%M%S%z", "%a %b %d %H:%M:%S %Y", "%d %b %Y %H:%M:%S", "%d/%b/%Y:%H:%M:%S %z",
+)  # fmt: skip
+"""Formats tried where a column is no ISO 8601; of those that fit all rows the first."""
+
+ROUND_STEPS = (1, 2, 5, 10, 15, 20, 30, 60, 120, 180, 300, 600, 900, 1200, 1800, 3600, 7200, 10800, 14400,
+               21600, 28800, 43200, DAY, 7 * DAY)  # fmt: skip
+
+SURE = 0.95
+"""Share of the cells of a column that must be of a kind."""
+
+MANY = 0.02
+"""Share of rows with the same time and labels above which something must tell them apart."""
+
+
+class GuessError(AnomalyServiceError):
+    """A file does not look like time series; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What a file holds, and the config that reads it.
+
+    Attributes:
+        path: file or pattern as it was given.
+        layout: which columns hold what; an empty ``metric_name`` stands for the file's name.
+        file_label: label that takes the file's name, where several wide files match.
+        timezone: of timestamps without a zone; None where they carry one.
+        start, stop: first and last time seen, epoch seconds.
+        n_series: series in the part that was looked at.
+        words: what was guessed, one sentence each.
+    """
+
+    path: str
+    layout: Layout
+    delimiter: str
+    file_label: str | None
+    step_seconds: int
+    timezone: str | None
+    start: int
+    stop: int
+    n_series: int
+    words: tuple[str, ...]
+
+    def section(self, folder: Path | None = None) -> dict[str, Any]:
+        """Return the source's section of a config file that lies in ``folder``, the current one if None."""
+        layout = self.layout
+        section: dict[str, Any] = {
+            "kind": "csv",
+            "path": self._path_from(folder),
+            "timestamp": layout.timestamp,
+        }
+        if layout.timestamp_format is not None:
+            section["timestamp_format"] = layout.timestamp_format
+        section["value"] = layout.values[0] if len(layout.values) == 1 else list(layout.values)
+        if layout.metric is not None:
+            section["metric"] = layout.metric
+        if layout.labels:
+            section["labels"] = list(layout.labels)
+        if self.file_label is not None:
+            section["file_label"] = self.file_label
+        if self.delimiter != ",":
+            section["delimiter"] = self.delimiter
+        section["step"] = duration_text(self.step_seconds)
+        if self.timezone is not None:
+            section["timezone"] = self.timezone
+        return section
+
+    def _path_from(self, folder: Path | None) -> str:
+        """Return the path as a config file in that folder must name it."""
+        if folder is None or folder.absolute() == Path.cwd():
+            return self.path
+        whole = Path(self.path).absolute()
+        return str(whole.relative_to(folder.absolute()) if whole.is_relative_to(folder.absolute()) else whole)
+
+    @property
+    def fit_window_seconds(self) -> int:
+        """Return a span to fit on: six weeks, less where there is little history, more for long steps.
+
+        A quarter of the history leaves enough to be scored as the daemon would have.
+        """
+        wanted = max(42 * DAY, 1000 * self.step_seconds)
+        seconds = min(wanted, (self.stop - self.start) // 4)
+        unit = DAY if seconds >= DAY else 60
+        return max(round(seconds / unit), 1) * unit
+
+    @property
+    def fit_every_seconds(self) -> int:
+        """Return a time between two fits: a week, or a day where there is no month of history."""
+        return 7 * DAY if self.stop - self.start >= 28 * DAY else DAY
+
+    @property
+    def retention_seconds(self) -> int:
+        """Return how long points must be kept for all of the history to stay."""
+        return max(400 * DAY, (int((self.stop - self.start) * 1.1) // DAY + 1) * DAY)
+
+
+def guess(path: str | Path, *, timezone: str | None = None) -> Guess:
+    """Return what a file, or the newest that a pattern matches, seems to hold.
+
+    Args:
+        timezone: of timestamps without a zone, and of season; UTC is taken where None.
+
+    Raises:
+        GuessError: no file, no header, or nothing that looks like a time or a value.
+    """
+    found = files.find([str(path)])
+    if not found:
+        raise GuessError(f"{path}: no file matches; name a CSV or Parquet file")
+    newest = found[-1]
+    columns, delimiter = _sample(newest)
+    return _Guesser(str(path), newest, columns, delimiter, timezone, several=len(found) > 1).guess()
+
+
+Columns = dict[str, Any]
+"""Name to pandas Series of texts; missing cells are empty."""
+
+
+def _sample(path: Path) -> tuple[Columns, str]:
+    """Return the beginning of a file as columns of text, and what separates them."""
+    import pandas as pd
+    import pyarrow as pa
+
+    if files.is_parquet(path):
+        table = _parquet_sample(path)
+        delimiter = ","
+    else:
+        table, delimiter = _csv_sample(path)
+    if not table.num_rows:
+        raise GuessError(f"{path}: no row below the header; expected a header and rows of values")
+    texts = {
+        name: pd.Series(column.cast(pa.string()).to_pandas(), dtype="str").fillna("").str.strip()
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+    return texts, delimiter
+
+
+def _parquet_sample(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read_row_group(0) if file.num_row_groups else file.schema_arrow.empty_table()
+    except pa.ArrowInvalid as error:
+        raise GuessError(f"{path}: not a whole Parquet file: {error}") from None
+
+
+def _csv_sample(path: Path) -> tuple[Any, str]:
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    try:
+        with files.open_bytes(path) as stream:
+            data = stream.read(SAMPLE_BYTES)
+    except files.BROKEN as error:
+        raise GuessError(f"{path}: {files.what_broke(error)}") from None
+    if not data.strip():
+        raise GuessError(f"{path}: the file is empty")
+    if len(data) == SAMPLE_BYTES:
+        data = data[: data.rfind(b"\n") + 1]
+    head, _, body = data.removeprefix(b"\xef\xbb\xbf").partition(b"\n")
+    try:
+        header_line = head.decode("utf-8").rstrip("\r")
+    except UnicodeDecodeError:
+        raise GuessError(f"{path}: neither UTF-8 text nor gzip nor Parquet") from None
+    delimiter = max(",;\t|", key=header_line.count)
+    header = [name.strip() for name in next(csv.reader([header_line], delimiter=delimiter), [])]
+    _check_header(path, header)
+    if not body.strip():
+        raise GuessError(f"{path}: no row below the header; expected rows of values")
+    try:
+        table = arrow_csv.read_csv(
+            pa.BufferReader(body),
+            read_options=arrow_csv.ReadOptions(column_names=header),
+            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, invalid_row_handler=lambda row: "skip"),
+            convert_options=arrow_csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string())),
+        )
+    except pa.ArrowInvalid as error:
+        raise GuessError(f"{path}: cannot be read as CSV: {error}") from None
+    return table, delimiter
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if len(header) < 2:
+        raise GuessError(
+            f"{path}: expected at least two columns, a time and a value; found {header or 'none'}"
+        )
+    if all(re.fullmatch(r"[-+\d.eE:TZ ]*", name) for name in header):
+        raise GuessError(
+            f"{path}: the first line looks like data ({', '.join(header)}); put a line with the columns' "
+            "names before it, such as timestamp,value"
+        )
+    if len(set(header)) < len(header):
+        raise GuessError(f"{path}: columns of the same name in the first line: {', '.join(header)}")
+
+
+class _Guesser:
+    """Decides column by column; keeps what it decided in words."""
+
+    def __init__(
+        self, path: str, file: Path, columns: Columns, delimiter: str, timezone: str | None, *, several: bool
+    ) -> None:
+        self.path = path
+        self.file = file
+        self.columns = columns
+        self.delimiter = delimiter
+        self.zone = timezone
+        self.several = several
+        self.words: list[str] = []
+        self.left_out: dict[str, str] = {}
+
+    def guess(self) -> Guess:
+        timestamp, form, at = self._timestamp()
+        timezone = self._timezone(timestamp, at)
+        numeric, texts = self._kinds(timestamp)
+        metric = _named(METRIC_NAMES, texts)
+        labels = self._text_labels([name for name in texts if name != metric])
+        values = self._values(numeric, metric)
+        labels += self._labels_among_numbers(
+            at, [metric, *labels], [n for n in numeric if n not in values], values
+        )
+        values = tuple(name for name in values if name not in labels)
+        layout = Layout(timestamp, values, metric, "", tuple(labels), (), form)
+        file_label = "file" if self.several and len(values) > 1 and metric is None else None
+        return self._finish(layout, file_label, timezone)
+
+    def _timestamp(self) -> tuple[str, str | None, times.Times]:
+        """Return the column of the time, its format, and the times."""
+        found = [(self._time_score(name), name) for name in self.columns]
+        score, name = max(found, key=lambda pair: pair[0])
+        if score <= 0:
+            raise GuessError(
+                f"{self.file}: no column looks like a time; columns: {', '.join(self.columns)}; expected "
+                "ISO 8601 such as 2024-01-31 12:00:00, or epoch seconds"
+            )
+        form = self._format(self.columns[name])
+        return name, form, times.parse_texts(self.columns[name].to_numpy(object), form)
+
+    def _time_score(self, name: str) -> float:
+        """Return how much a column looks like the time; 0 and less: not at all."""
+        cells = self.columns[name].drop_duplicates().head(500)
+        form = self._format(cells)
+        parsed = times.parse_texts(cells.to_numpy(object), form)
+        usable = parsed.reason == Reason.NONE
+        if usable.mean() < SURE:
+            return 0.0
+        by_name = len(TIME_NAMES) - TIME_NAMES.index(name.lower()) if name.lower() in TIME_NAMES else 0
+        is_number = cells.str.fullmatch(r"[-+]?\d+(?:\.\d+)?").mean() > SURE
+        # Numbers are a time by their name, or because they lie between 2000 and 2100 and are not few.
+        recent = (parsed.seconds[usable] > 946_684_800) & (parsed.seconds[usable] < 4_102_444_800)
+        if is_number and not by_name and not (recent.all() and len(cells) > 2):
+            return 0.0
+        return by_name + (1.0 if is_number else 5.0)
+
+    def _format(self, cells: Any) -> str | None:
+        """Return the strptime format of a column, None where it is ISO 8601 or numbers, or no time."""
+        some = cells.drop_duplicates().head(500).to_numpy(object)
+        if (times.parse_texts(some).reason == Reason.NONE).mean() >= SURE:
+            return None
+        fits = ((times.parse_texts(some, form).reason == Reason.NONE).mean() for form in FORMATS)
+        return next((form for form, share in zip(FORMATS, fits, strict=True) if share >= SURE), None)
+
+    def _timezone(self, name: str, at: times.Times) -> str | None:
+        naive = bool((at.naive & (at.reason == Reason.NONE)).mean() > 1 - SURE)
+        if not naive:
+            is_number = self.columns[name].head(500).str.fullmatch(r"[-+]?\d+(?:\.\d+)?").mean() > SURE
+            kind = "epoch numbers" if is_number else "which says its zone"
+            self.words.append(f"time: column {name}, {kind}" + self._season_zone())
+            return self.zone
+        zone = self.zone or "UTC"
+        taken = f"taken as {zone}" + ("" if self.zone else "; where it is another, name it with --timezone")
+        self.words.append(f"time: column {name}, which carries no zone, {taken}")
+        return zone
+
+    def _season_zone(self) -> str:
+        return f"; days and weeks are those of {self.zone}" if self.zone else ""
+
+    def _kinds(self, timestamp: str) -> tuple[list[str], list[str]]:
+        """Return the names of the columns of numbers and of texts."""
+        import pandas as pd
+
+        numeric, texts = [], []
+        for name, cells in self.columns.items():
+            filled = cells[~cells.isin(NO_VALUES)]
+            if name == timestamp:
+                continue
+            if not len(filled):
+                self.left_out[name] = "empty"
+            elif pd.to_numeric(filled, errors="coerce").notna().mean() >= SURE:
+                is_mark = ANNOTATION.fullmatch(name) and set(filled.unique()) <= {"0", "1", "0.0", "1.0"}
+                if is_mark:
+                    self.left_out[name] = "marks of anomalies"
+                else:
+                    numeric.append(name)
+            else:
+                texts.append(name)
+        return numeric, texts
+
+    def _text_labels(self, texts: Sequence[str]) -> list[str]:
+        labels = []
+        for name in texts:
+            cells = self.columns[name]
+            if cells.nunique() > max(50, 0.2 * len(cells)):
+                self.left_out[name] = "different in almost every row"
+            else:
+                labels.append(name)
+        return labels
+
+    def _values(self, numeric: Sequence[str], metric: str | None) -> tuple[str, ...]:
+        """Return the value columns: one by its name or as the only one, else all."""
+        by_name = _named(VALUE_NAMES, numeric)
+        candidates = [name for name in numeric if not self._is_identity(name)] or list(numeric)
+        if not candidates:
+            raise GuessError(f"{self.file}: no column of numbers; columns: {', '.join(self.columns)}")
+        if by_name is not None:
+            return (by_name,)
+        return (candidates[0],) if metric is not None else tuple(candidates)
+
+    def _is_identity(self, name: str) -> bool:
+        cells = self.columns[name]
+        return bool(IDENTITY.fullmatch(name)) and cells.nunique() <= max(20, 0.05 * len(cells))
+
+    def _labels_among_numbers(
+        self, at: times.Times, keys: Sequence[str | None], numbers: Sequence[str], values: Sequence[str]
+    ) -> list[str]:
+        """Return the columns of numbers that name something; others are left out."""
+        labels = [name for name in numbers if self._is_identity(name)]
+        rest = [name for name in numbers if name not in labels]
+        # A file with one value column and rows of equal time: some number must tell them apart.
+        rest.sort(key=lambda name: self.columns[name].nunique())
+        for name in rest:
+            few = self.columns[name].nunique() <= 0.1 * len(self.columns[name])
+            if few and self._share_of_doubles(at, [*keys, *labels]) > MANY:
+                labels.append(name)
+            else:
+                self.left_out[name] = f"the value is {', '.join(values)}"
+        doubles = self._share_of_doubles(at, [*keys, *labels])
+        if doubles > MANY:
+            self.words.append(
+                f"note: {doubles:.0%} of the rows have time and labels of another; the last wins"
+            )
+        return labels
+
+    def _share_of_doubles(self, at: times.Times, keys: Iterable[str | None]) -> float:
+        import pandas as pd
+
+        frame = pd.DataFrame({"": at.seconds} | {key: self.columns[key] for key in keys if key is not None})
+        return float(frame.duplicated().mean())
+
+    def _finish(self, layout: Layout, file_label: str | None, timezone: str | None) -> Guess:
+        import pyarrow as pa
+
+        table = pa.table({name: pa.array(self.columns[name], pa.string()) for name in layout.columns})
+        rows = read_table(table, layout, timezone or "UTC")
+        if not len(rows.ts):
+            raise GuessError(f"{self.file}: no row has both a time and a value")
+        step = _step(rows.series, rows.ts)
+        stop = max(int(rows.ts.max()), self._last_time(layout, timezone))
+        start = int(rows.ts.min())
+        n_series = len(np.unique(rows.series))
+        self._say(layout, file_label, step, start, stop, n_series)
+        return Guess(
+            path=self.path,
+            layout=layout,
+            delimiter=self.delimiter,
+            file_label=file_label,
+            step_seconds=step,
+            timezone=timezone,
+            start=start,
+            stop=stop,
+            n_series=n_series,
+            words=tuple(self.words),
+        )
+
+    def _last_time(self, layout: Layout, timezone: str | None) -> int:
+        """Return the time of a plain file's last line; 0 where it cannot be had without reading all."""
+        if self.file.stat().st_size <= SAMPLE_BYTES or files.is_parquet(self.file):
+            return 0
+        with files.open_bytes(self.file) as stream:
+            if not stream.seekable() or hasattr(stream, "mtime"):
+                return 0  # gzip
+            stream.seek(-TAIL_BYTES, 2)
+            lines = stream.read().decode("utf-8", "replace").splitlines()[1:]
+        at = list(self.columns).index(layout.timestamp)
+        cells = [row[at] for row in csv.reader(lines, delimiter=self.delimiter) if len(row) > at]
+        parsed = times.parse_texts(np.array(cells, object), layout.timestamp_format)
+        located = times.locate(parsed, timezone, np.zeros(len(cells), np.int64))
+        return int(located.seconds[located.reason == Reason.NONE].max(initial=0))
+
+    def _say(
+        self, layout: Layout, file_label: str | None, step: int, start: int, stop: int, n_series: int
+    ) -> None:
+        from datetime import UTC, datetime
+
+        if len(layout.values) > 1:
+            self.words.append(f"values: {len(layout.values)} columns, each a metric: {_some(layout.values)}")
+        else:
+            self.words.append(f"value: column {layout.values[0]}")
+        if layout.metric is not None:
+            self.words.append(f"metric: column {layout.metric}")
+        elif len(layout.values) == 1:
+            self.words.append(f"metric: the file's name, {files.stem(self.file)}")
+        if layout.labels:
+            self.words.append(f"labels: {', '.join(layout.labels)}")
+        if file_label is not None:
+            self.words.append(f"label {file_label}: the file's name, such as {files.stem(self.file)}")
+        self.words.append(f"step: {duration_text(step)}, the median distance of a series' points")
+        first, last = (datetime.fromtimestamp(at, UTC) for at in (start, stop))
+        self.words.append(
+            f"history: {n_series} series from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"
+        )
+        if self.left_out:
+            reasons = ", ".join(f"{name} ({why})" for name, why in self.left_out.items())
+            self.words.append(f"left out: {reasons}")
+
+
+def _named(names: Sequence[str], columns: Iterable[str]) -> str | None:
+    """Return the column that has the first of some names, whatever its case."""
+    by_lower = {column.lower(): column for column in columns}
+    return next((by_lower[name] for name in names if name in by_lower), None)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _step(series: np.ndarray[Any, Any], ts: np.ndarray[Any, Any]) -> int:
+    """Return the median distance of neighbouring points of a series, seconds, rounded where that is near.
+
+    A file with one point a series has no distance; 300 is taken then.
+    """
+    order = np.lexsort((ts, series))
+    distance = np.diff(ts[order])[np.diff(series[order]) == 0]
+    distance = distance[distance > 0]
+    if not len(distance):
+        return 300
+    step = max(1, round(float(np.median(distance))))
+    nearest = min(ROUND_STEPS, key=lambda one: abs(one - step))
+    return nearest if abs(nearest - step) <= 0.02 * step else step
