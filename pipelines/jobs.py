@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipelines.desk import Desk
 from pipelines.plan import History, histories, ready_by
@@ -11,6 +11,7 @@ from pipelines.records import Json, SeriesRow, TargetRow
 from pipelines.refit import FirstScores, Refitted, due, refit
 from pipelines.rescore import Outcome, Span, score_spans
 from pipelines.slots import DAY, nights
+from pipelines.store import Batch
 
 LIVE_SECONDS = DAY
 """A source whose newest point is older than this is history: time stands still at that point."""
@@ -85,7 +86,7 @@ def nightly(desk: Desk, at: int, now: int) -> Json:
 
 def backfill(desk: Desk, now: int) -> Json:
     """Step through data time as the daemon would have: every fit on its night, every score unseen."""
-    done = refit(desk, due(desk, now))
+    done = refit(desk, due(desk, now, missing=True))
     outcome = score_spans(desk, _new_spans(desk, done, now), stage="score")
     ticked = tick(desk, now)
     return {**done.summary(), **outcome.summary(), "more": ticked["more"]}
@@ -101,14 +102,20 @@ def rescore(
             default=0,
         )
         refit(desk, [d for d in due(desk, stop, again_from=start) if d.slot >= start], generation=generation)
-    return settle(desk, start, stop, now, dry_run=dry_run)
+    return settle(desk, start, stop, now, dry_run=dry_run, new_versions=again)
 
 
-def settle(desk: Desk, start: int, stop: int, now: int, *, dry_run: bool = False) -> Outcome:
-    """Rescore a span: points that all covering windows lie behind get their settled score."""
+def settle(
+    desk: Desk, start: int, stop: int, now: int, *, dry_run: bool = False, new_versions: bool = False
+) -> Outcome:
+    """Rescore a span: points that all covering windows lie behind get their settled score.
+
+    Args:
+        new_versions: the versions of the span were fitted for this.
+    """
     reach = _reach(desk, now)
     spans = [
-        _settled_span(desk, target, reach[target.id], start, stop)
+        replace(_settled_span(desk, target, reach[target.id], start, stop), new_versions=new_versions)
         for target in desk.targets()
         if target.id in reach and target.scored_until is not None
     ]
@@ -152,6 +159,10 @@ def _new_spans(desk: Desk, done: Refitted, now: int) -> list[Span]:
         for i, start in since.items()
         if i in reach
     ]
+    nothing = {span.target.id: span.start for span in spans if span.start >= span.stop}
+    if nothing:
+        # A version of this very night: no point is newer, so there is nothing to score again.
+        desk.store.commit(desk.claim, Batch(scored_from=nothing))
     return [span for span in spans if span.start < span.stop]
 
 
@@ -176,6 +187,7 @@ def _new_span(
         settled_until=max(target.settled_until or 0, settled),
         observed_until=max(reach.observed, stop),
         first=first,
+        new_versions=True,
     )
 
 
@@ -215,7 +227,11 @@ def readiness(desk: Desk) -> list[Json]:
 
 
 def _readiness(
-    desk: Desk, target: TargetRow, known: dict[int, History], versions: Sequence[object], series: dict[int, SeriesRow]
+    desk: Desk,
+    target: TargetRow,
+    known: dict[int, History],
+    versions: Sequence[object],
+    series: dict[int, SeriesRow],
 ) -> Json:
     history = known.get(target.id)
     return {

@@ -56,27 +56,28 @@ class Refitted:
         }
 
 
-def due(desk: Desk, until: int, *, again_from: int | None = None) -> list[Due]:
+def due(desk: Desk, until: int, *, missing: bool = False, again_from: int | None = None) -> list[Due]:
     """Return the fits of a monitor that are wanted up to a data time, oldest first.
 
     Args:
         until: epoch seconds.
+        missing: also those that are older than a target's newest version (backfill).
         again_from: slots from here on are wanted even where a version is there (refit).
     """
     targets = desk.targets()
     known = histories(targets, desk.series())
-    have = {i: {v.train_stop for v in rows} for i, rows in _ours(desk, targets).items()}
-    group_has = set().union(*have.values()) if desk.spec.scope == "group" and have else set()
+    have = _fitted_slots(desk, targets)
     found = []
     for target in targets:
         if target.id not in known:
             continue
+        done, since = have[target.id]
         slots = _slots(desk, target, known[target.id], until)
-        done = have[target.id] | group_has
         for slot in slots:
-            if slot not in done or (again_from is not None and slot >= again_from):
+            wanted = slot not in done and (missing or slot > since)
+            if wanted or (again_from is not None and slot >= again_from):
                 # The second slot counts too, for a target that had too little data on its first night.
-                first = not have[target.id] and slot in slots[:2]
+                first = not done and slot in slots[:2]
                 found.append(Due(target, slot, first))
     return sorted(found, key=lambda each: each.slot)
 
@@ -87,13 +88,22 @@ def _slots(desk: Desk, target: TargetRow, history: History, until: int) -> list[
     return wanted_slots(desk.spec, key, history, until)
 
 
-def _ours(desk: Desk, targets: Sequence[TargetRow]) -> dict[int, list[VersionRow]]:
-    """Return versions of the present configuration only: those of an older one are not enough."""
+def _fitted_slots(desk: Desk, targets: Sequence[TargetRow]) -> dict[int, tuple[set[int], int]]:
+    """Return the slots that each target has a version of, and after which slot fits are due.
+
+    Versions of another configuration do not count as fitted, but after a change of detector only
+    what the newest of them left open is due: the past keeps the scores it has.
+    """
     mark = fingerprint(desk.spec)
-    return {
-        i: [v for v in rows if v.config.get("fingerprint") == mark]
-        for i, rows in desk.versions(targets).items()
-    }
+    out = {}
+    for target_id, rows in desk.versions(targets).items():
+        ours = {v.train_stop for v in rows if v.config.get("fingerprint") == mark}
+        theirs = max((v.train_stop for v in rows), default=0)
+        out[target_id] = (ours, max(ours) if ours else theirs - 1)
+    if desk.spec.scope == "group":
+        together = set().union(*(ours for ours, _ in out.values())) if out else set()
+        return {i: (together, max(together, default=0)) for i in out}
+    return out
 
 
 def refit(desk: Desk, wanted: Sequence[Due], *, generation: int = 0) -> Refitted:

@@ -1,0 +1,159 @@
+"""A live tick and a nightly pass over thousands of series, from points in the database to events in it.
+
+Usage: python benchmarks/bench_service.py [--series 2000] [--database URL]
+Prints seconds, peak memory of all processes together, and bytes per stored row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from anomaly_service.db.migrate import migrate
+from anomaly_service.db.store import SqlStore
+from anomaly_service.executors.local import LocalExecutor
+from pipelines import jobs
+from pipelines.desk import Desk
+from pipelines.monitor import MonitorSpec, Threshold
+from pipelines.records import PointBlock, Policy, SeriesSpec
+from pipelines.refit import due, refit
+from pipelines.rescore import score_spans
+from pipelines.slots import DAY
+from pipelines.store import Ingest
+
+STEP = 300
+END = 20_056 * DAY + 4 * 3600
+SPEC = MonitorSpec(
+    "bench",
+    {"metric": ["load"]},
+    params={"window": 24},
+    threshold=Threshold(alarms_per_week=20.0),
+    policy=Policy(merge_max_gap_seconds=1800),
+)
+
+
+class Memory:
+    """Peak memory of this process and its children together, sampled ten times a second."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        me = psutil.Process()
+        while not self._stop.wait(0.1):
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    # Shared pages of forked workers count once: USS and not RSS.
+                    total += process.memory_full_info().uss
+                except psutil.Error:
+                    continue
+            self.peak = max(self.peak, total)
+
+    def restart(self) -> None:
+        self.peak = 0
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+@contextmanager
+def timed(what: str, memory: Memory, target: str = "") -> Iterator[None]:
+    memory.restart()
+    began = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - began
+    print(f"{what:<46}{seconds:9.2f} s   peak {memory.peak / 2**20:7.0f} MiB   {target}", flush=True)
+
+
+def telemetry(first: int, n: int, start: int, stop: int) -> PointBlock:
+    """Return daily rhythm, weekend lift and autocorrelated noise of n series, as counts."""
+    ts = np.arange(start, stop, STEP)
+    rng = np.random.default_rng([first, start])
+    noise = rng.normal(0, 0.03, (n, len(ts) + 4))
+    noise = (noise[:, 4:] + noise[:, 3:-1] + noise[:, 2:-2] + noise[:, 1:-3]) / 2
+    day = 1 + 0.4 * np.sin(2 * np.pi * ts / DAY) + 0.1 * (ts // DAY % 7 > 4)
+    level = 1000.0 + 10 * (np.arange(n) + first)[:, None]
+    value = np.round(level * day * (1 + noise))
+    series = np.repeat(np.arange(n), len(ts))
+    return PointBlock(series, np.tile(ts, n), value.ravel())
+
+
+def specs(first: int, n: int) -> list[SeriesSpec]:
+    return [SeriesSpec("load", {"host": f"{first + i:05d}"}, STEP, 60, source="bench") for i in range(n)]
+
+
+def fill(store: SqlStore, n_series: int, start: int, stop: int) -> int:
+    rows = 0
+    for first in range(0, n_series, 100):
+        n = min(100, n_series - first)
+        block = telemetry(first, n, start, stop)
+        store.ingest(Ingest("bench", specs(first, n), block))
+        rows += len(block)
+    return rows
+
+
+def desk_of(store: SqlStore, executor: LocalExecutor) -> Desk:
+    row = store.sync_monitors({SPEC.name: SPEC.to_json()})[0]
+    series = [s for s in store.series() if SPEC.selects(s.spec.metric, s.spec.labels)]
+    store.sync_targets(row.id, [(s.spec.key, (s.id,)) for s in series])
+    return Desk(store, executor, row, SPEC)
+
+
+def first_versions(desk: Desk, now: int) -> None:
+    """Fit every target once, on its last night but today's, and score the days since."""
+    newest = {}
+    for each in due(desk, now - DAY, missing=True):
+        newest[each.target.id] = each
+    done = refit(desk, list(newest.values()))
+    score_spans(desk, jobs._new_spans(desk, done, now), stage="score")
+
+
+def run(n_series: int, url: str, workers: int) -> None:
+    migrate(url)
+    memory = Memory()
+    executor = LocalExecutor(workers)
+    start, before = END - 56 * DAY, END - STEP
+    with SqlStore(url) as store:
+        with timed(f"points of eight weeks x {n_series:,} series in", memory):
+            rows = fill(store, n_series, start, before)
+        print(f"  {rows:,} rows")
+        with timed(f"first fit of {n_series:,} series", memory):
+            first_versions(desk_of(store, executor), before)
+        for _ in range(2):
+            fill(store, n_series, before, before + STEP)
+            before += STEP
+            with timed(f"live tick over {n_series:,} series", memory, "asked for 2,000: 6 s"):
+                print("  ", jobs.tick(desk_of(store, executor), before + 60))
+        with timed(f"nightly over {n_series:,} series", memory, "asked for 2,000: 300 s, 2 GiB"):
+            print("  ", jobs.nightly(desk_of(store, executor), before, before + 60))
+    executor.close()
+    memory.close()
+    print(f"peak of this process alone {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--series", type=int, default=2000)
+    parser.add_argument("--database", default="")
+    parser.add_argument("--workers", type=int, default=2)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run(asked.series, asked.database or f"sqlite:///{Path(folder) / 'bench.db'}", asked.workers)
+
+
+if __name__ == "__main__":
+    main()
