@@ -74,7 +74,8 @@ class Service:
         """Take what is new from every source; return what each delivered."""
         from anomaly_service.ingest import ingest
 
-        return ingest(self.store, self.config.build_sources(), self.now, self._on_progress)
+        sources, rejects = self.config.build_sources(), self.config.rejects_folder
+        return ingest(self.store, sources, self.now, self._on_progress, rejects=rejects)
 
     def sync(self) -> list[tuple[MonitorRow, MonitorSpec]]:
         """Bring monitors and targets up to date with config and series; return the monitors in force."""
