@@ -1,0 +1,151 @@
+"""Donut's losses and densities, against quadrature and slow twins."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from detectors.base import Windows
+from detectors.stacked import Batch
+from detectors.vae import VaeConfig, VaeDetector, _VaeNetwork
+
+WINDOW = 12
+
+
+def waves(n: int, n_points: int, seed: int = 0) -> Tensor:
+    noise = torch.randn(n, n_points, generator=torch.Generator().manual_seed(seed))
+    return (torch.sin(torch.arange(n_points) / 3) + 0.3 * noise).unsqueeze(2)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> VaeDetector:
+    windows = Windows.of(waves(2, 1500), WINDOW)
+    return VaeDetector(VaeConfig(window=WINDOW, steps=300)).fit(windows)
+
+
+@pytest.fixture(scope="module")
+def unseen() -> Windows:
+    return Windows.of(waves(2, 600, seed=9), WINDOW)
+
+
+def test_missing_values_teach_nothing() -> None:
+    config = VaeConfig(window=WINDOW)
+    network = _VaeNetwork(config, WINDOW)
+    params = {
+        name: value.unsqueeze(0) for name, value in network.initial(torch.Generator().manual_seed(0)).items()
+    }
+    kept = torch.ones(1, 5, WINDOW)
+    kept[:, :, 3] = 0
+    values = torch.randn(1, 5, WINDOW)
+    other = values.clone()
+    other[:, :, 3] = 40.0
+    losses = [network.loss(params, Batch(x, kept), torch.Generator().manual_seed(1)) for x in (values, other)]
+    torch.testing.assert_close(*losses)
+
+
+def test_a_window_all_missing_costs_nothing() -> None:
+    network = _VaeNetwork(VaeConfig(window=WINDOW), WINDOW)
+    params = {
+        name: value.unsqueeze(0) for name, value in network.initial(torch.Generator().manual_seed(0)).items()
+    }
+    nothing = Batch(torch.zeros(1, 2, WINDOW), torch.zeros(1, 2, WINDOW))
+    loss = network.loss(params, nothing, torch.Generator().manual_seed(1))
+    assert loss.tolist() == [[0.0, 0.0]]
+
+
+def test_the_bound_agrees_with_quadrature_over_the_latent() -> None:
+    config = VaeConfig(window=2, latent=1, steps=300, bound_draws=2000)
+    detector = VaeDetector(config).fit(Windows.of(waves(1, 800), 2))
+    windows = Windows.of(waves(1, 60, seed=5), 2)
+    z = torch.linspace(-8, 8, 4001)
+    decoded = _VaeNetwork(config, 2).decode(detector.state(), z.view(1, -1, 1))
+    x = windows.values[0, :, None, :, 0]
+    joint = -decoded.nll(x).sum(dim=2) - 0.5 * z.square() - 0.5 * math.log(2 * math.pi)
+    exact = joint.logsumexp(dim=1) + math.log(float(z[1] - z[0]))
+    torch.testing.assert_close(detector.log_prob(windows)[0], exact, rtol=0.05, atol=0.1)
+
+
+def test_a_score_is_the_slow_mean_over_its_latent_draws(fitted: VaeDetector, unseen: Windows) -> None:
+    network, state = _VaeNetwork(fitted.config, WINDOW), fitted.state()
+    x = unseen.values[:, 17:18].reshape(2, 1, WINDOW)
+    posterior = network.posterior(state, x)
+    errors = []
+    for noise in fitted._noise(fitted.config.draws):
+        decoded = network.decode(state, posterior.mean + posterior.sd * noise)
+        errors.append(-torch.distributions.Normal(decoded.mean, decoded.sd).log_prob(x))
+    error = torch.stack(errors).mean(dim=0)[:, 0]
+    proposal = torch.distributions.Normal(posterior.mean, posterior.sd)
+    prior = torch.distributions.Normal(0.0, 1.0)
+    distance = torch.distributions.kl_divergence(proposal, prior).sum(dim=2)
+    slow = error + math.sqrt(WINDOW) * (error.sum(dim=1, keepdim=True) + distance) / WINDOW
+    torch.testing.assert_close(fitted.score(unseen)[:, 17], slow, rtol=1e-4, atol=1e-4)
+
+
+def test_a_weak_shift_that_lasts_shows_in_the_newest_step(fitted: VaeDetector, unseen: Windows) -> None:
+    shifted = unseen.series.clone()
+    shifted[:, 300:] += 0.3
+    alone = VaeDetector.load(VaeConfig(window=WINDOW, steps=300, together=0.0), fitted.state())
+
+    def share_above(detector: VaeDetector) -> float:
+        line = detector.score(unseen)[:, :, -1].quantile(0.99, dim=1, keepdim=True)
+        live = detector.score(Windows.of(shifted, WINDOW))[:, 300:, -1]
+        return float((live > line).float().mean())
+
+    assert share_above(fitted) > 1.5 * share_above(alone)
+
+
+def test_missing_steps_are_filled_with_what_was_normal(fitted: VaeDetector, unseen: Windows) -> None:
+    hide = torch.zeros(2, 600, dtype=torch.bool)
+    hide[:, 300:303] = True
+    expected = fitted.expect(unseen.hidden(hide)).mean
+    covering = expected[:, 300 - 6, 6:9, 0]
+    clean = torch.sin(torch.arange(300, 303) / 3)
+    assert (covering - clean).abs().max() < 0.5
+
+
+def test_the_training_signal_is_reconstructed(fitted: VaeDetector, unseen: Windows) -> None:
+    expected = fitted.expect(unseen)
+    clean = torch.sin(torch.arange(600) / 3).unfold(0, WINDOW, 1)
+    assert float((expected.mean[:, :, :, 0] - clean).square().mean()) < 0.04
+    assert expected.scale is not None
+    assert 0.2 < float(expected.scale.median()) < 0.4
+
+
+def test_a_failed_member_scores_by_its_distance_from_the_median(fitted: VaeDetector, unseen: Windows) -> None:
+    state = {**fitted.state(), "failed": torch.tensor([True, False])}
+    broken = VaeDetector.load(fitted.config, state)
+    error = 0.5 * unseen.values[0, :, :, 0].square() + 0.5 * math.log(2 * math.pi)
+    expected = error + math.sqrt(WINDOW) * error.mean(dim=1, keepdim=True)
+    torch.testing.assert_close(broken.score(unseen)[0], expected)
+    torch.testing.assert_close(broken.score(unseen)[1], fitted.score(unseen)[1])
+
+
+def test_a_default_member_is_small() -> None:
+    detector = VaeDetector(VaeConfig(steps=1)).fit(Windows.of(waves(1, 100), 24))
+    assert sum(value.numel() * value.element_size() for value in detector.state().values()) < 64 * 1024
+
+
+def test_a_group_shares_one_model(unseen: Windows) -> None:
+    pooled = Windows.of(waves(3, 400), WINDOW).pooled()
+    detector = VaeDetector(VaeConfig(window=WINDOW, steps=30)).fit(pooled)
+    assert detector.n_targets == 1
+    assert detector.score(unseen.select([1])).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"draws": 3}, "draws must be even and at least 2 .* got 3"),
+        ({"latent": 0}, "latent must be at least 1, got 0"),
+        ({"sd_floor": 0.0}, "sd_floor must be above 0, got 0.0"),
+        ({"missing": 1.0}, r"missing must be a share in \[0, 1\), got 1.0"),
+        ({"together": -1.0}, "together must be at least 0, got -1.0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+    ],
+)
+def test_impossible_settings_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        VaeConfig(**options)  # type: ignore[arg-type]
