@@ -19,15 +19,12 @@ from detectors.base import (
     in_pieces,
 )
 from detectors.maths import parts
-from detectors.maths.moments import FLOOR, Moments, regular, trimmed
+from detectors.maths.moments import FLOOR, LARGEST, Moments, regular, trimmed
 from detectors.maths.normal import Normal
 from detectors.maths.ppca import Ppca
 
 LARGEST_FULL = 128
 """Values of a window up to which its covariance fits, packed, into 33 KiB of a version's 64."""
-
-LARGEST = 1e6
-"""Values are read as at most this far from 0, so that squares stay finite in float32."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,8 @@ class GaussianConfig(DetectorConfig):
         super().__post_init__()
         if self.form not in ("auto", "full", "ppca"):
             raise ValueError(f"form must be 'auto', 'full' or 'ppca', got {self.form!r}")
+        if self.components < 1:
+            raise ValueError(f"components must be at least 1, got {self.components}")
         if not 0 < self.share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, got {self.share}")
         if not 0 <= self.trim < 0.5:

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detectors.maths.moments import FLOOR, Moments, regular
+from detectors.maths.moments import FLOOR, LARGEST, Moments, regular
 from detectors.maths.normal import Normal
 from detectors.maths.ppca import Ppca
-
-LARGEST = 1e6
-"""Values are read as at most this far from 0, so that squares stay finite in float32."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,11 @@ BLOCKS = 40
 """Blocks a series is cut into at most: enough that the worst 5 % are whole blocks."""
 
 FLOOR = 1e-4
-"""Noise variance every window is given, in squared prepared units: a constant series stays factorable."""
+"""Noise variance every window is given, in squared prepared units (of the mean variance where that is above
+1): a constant series stays factorable, and so does a covariance rounded to float32."""
+
+LARGEST = 1e6
+"""Values are read as at most this far from 0, so that squares stay finite in float32."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class BlockMoments:
         used = (windows.weight > 0).to(torch.float64)
         touched = windows.touched.unsqueeze(2)
         centre = _median(windows, touched)
-        x = windows.series.to(torch.float64) - centre.unsqueeze(1)
+        x = windows.series.clamp(-LARGEST, LARGEST).to(torch.float64) - centre.unsqueeze(1)
         x = _padded(torch.where(touched & ~windows.missing, x, 0.0), points)
         weight = torch.nn.functional.pad(used, (0, blocks * length - windows.n_windows)).view(
             n, blocks, length
@@ -101,12 +105,12 @@ class BlockMoments:
         count = weight.sum(1)
         first, second = _sums(self.x, weight, self.lags, chosen, self.window)
         if self.seen is None or self.pairs is None:
-            single, double = count.clamp_min(1)[:, None], count.clamp_min(1)[:, None, None]
+            single, double = count[:, None], count[:, None, None]
         else:
-            single, double = _sums(self.seen, weight, self.pairs, chosen, self.window)
-            single, double = single.clamp_min(1), double.clamp_min(1)
-        mean = first / single
-        covariance = second / double - mean.unsqueeze(2) * mean.unsqueeze(1)
+            single, double = (t.round() for t in _sums(self.seen, weight, self.pairs, chosen, self.window))
+        mean = first / single.clamp_min(1)
+        covariance = second / double.clamp_min(1) - mean.unsqueeze(2) * mean.unsqueeze(1)
+        covariance = torch.where(double > 0, covariance, 0.0)
         fourth = (_norms(self.x, self.window)[:, : weight.shape[1]].square() * weight).sum(
             1
         ) / count.clamp_min(1)
@@ -204,7 +208,15 @@ def regular(moments: Moments, window: int) -> Tensor:
     unit = torch.eye(covariance.shape[1], dtype=torch.float64)
     level = covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     intensity = shrinkage(moments, window)[:, None, None]
-    return (1 - intensity) * covariance + (intensity * level + FLOOR) * unit
+    floor = FLOOR * level.clamp_min(1)
+    shrunken = (1 - intensity) * covariance + (intensity * level + floor) * unit
+    broken = torch.linalg.cholesky_ex(shrunken).info > 0
+    if bool(broken.any()):
+        # Pairs of different windows need not make a covariance: lift what came out negative.
+        values, vectors = torch.linalg.eigh(shrunken[broken])
+        values = torch.maximum(values, floor[broken].squeeze(2))
+        shrunken[broken] = vectors @ (values.unsqueeze(2) * vectors.transpose(1, 2))
+    return shrunken
 
 
 def shrinkage(moments: Moments, window: int) -> Tensor:
@@ -324,4 +336,4 @@ def _running(x: Tensor, window: int) -> Tensor:
 def _median(windows: Windows, touched: Tensor) -> Tensor:
     """Median of the observed values that take part, float64 per channel, 0 where there are none."""
     values = windows.series.masked_fill(windows.missing | ~touched, torch.nan)
-    return values.nanmedian(dim=1).values.nan_to_num(0.0).to(torch.float64)
+    return values.nanmedian(dim=1).values.nan_to_num(0.0).clamp(-LARGEST, LARGEST).to(torch.float64)

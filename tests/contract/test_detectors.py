@@ -337,6 +337,16 @@ def test_a_series_without_noise_survives(cls: type[Detector], values: Tensor) ->
     assert detector.sample(3).isfinite().all()
 
 
+@pytest.mark.parametrize("absurd", [1e4, 1e30])
+def test_training_data_with_an_absurd_value_survive(
+    cls: type[Detector], small: Windows, absurd: float
+) -> None:
+    spoiled = changed(small, 200, 201, lambda x: x * 0 + absurd)
+    detector = configured(cls, steps=8).fit(spoiled)
+    assert detector.score(small).isfinite().all()
+    assert detector.score(spoiled).isfinite().all()
+
+
 @pytest.mark.parametrize("points", [WINDOW, WINDOW + 3])
 def test_a_tiny_series_survives(cls: type[Detector], points: int) -> None:
     detector = configured(cls, steps=5).fit(Windows.of(series(2, points, seed=8), WINDOW))
