@@ -189,11 +189,7 @@ class Event:
 
 @dataclass(frozen=True)
 class EventChange:
-    """What reconciling decided about one event; ``event_id`` None makes a new one.
-
-    ``new_key`` numbers the new events of one reconciling, so that ``merged_into_new`` can
-    name one that has no id yet.
-    """
+    """What reconciling decided about one event; ``event_id`` None makes a new one."""
 
     target_id: int
     event_id: int | None
@@ -248,6 +244,7 @@ class VersionRow:
         status: ``accepted``, ``candidate`` or ``failed``.
         first: the target's earliest version, which also scores what lies before its train_stop
             with models that did not see their block.
+        scored: what it changes is scored and committed; until then its fit counts as still to be done.
     """
 
     id: int
@@ -260,6 +257,7 @@ class VersionRow:
     weights_id: int
     status: str = "accepted"
     card: Json = field(default_factory=dict)
+    scored: bool = True
 
 
 @dataclass(frozen=True)

@@ -92,16 +92,21 @@ def _fitted_slots(desk: Desk, targets: Sequence[TargetRow]) -> dict[int, tuple[s
     """Return the slots that each target has a version of, and after which slot fits are due.
 
     Versions of another configuration do not count as fitted, but after a change of detector only
-    what the newest of them left open is due: the past keeps the scores it has.
+    what the newest of them left open is due: the past keeps the scores it has. Nor do those whose
+    job ended before their scores were stored: their fit is repeated, which stores no second version.
     """
     mark = fingerprint(desk.spec)
     out = {}
-    for target_id, rows in desk.versions(targets).items():
+    pending: set[int] = set()
+    for target_id, every in desk.versions(targets).items():
+        pending |= {v.train_stop for v in every if not v.scored}
+        rows = [v for v in every if v.scored]
         ours = {v.train_stop for v in rows if v.config.get("fingerprint") == mark}
         theirs = max((v.train_stop for v in rows), default=0)
         out[target_id] = (ours, max(ours) if ours else theirs - 1)
     if desk.spec.scope == "group":
-        together = set().union(*(ours for ours, _ in out.values())) if out else set()
+        # All of a group are fitted together again, or the shared model would be another.
+        together = set().union(*(ours for ours, _ in out.values())) - pending if out else set()
         return {i: (together, max(together, default=0)) for i in out}
     return out
 
@@ -211,23 +216,24 @@ def _lines_at(
     desk: Desk, slot: int, mode: Mode, bodies: dict[int, Json], refused: list[str]
 ) -> list[LineRow]:
     everything = list(bodies.values())
+    pool = calibrate.Pool(everything)
     if desk.spec.threshold.per == "series":
         asked: list[tuple[int | None, list[Json]]] = [(i, [body]) for i, body in bodies.items()]
     else:
         asked = [(None, everything)]
     return [
-        LineRow(desk.monitor.id, target_id, mode, slot, _draw(desk, own, everything, refused))
+        LineRow(desk.monitor.id, target_id, mode, slot, _draw(desk, own, pool, refused))
         for target_id, own in asked
         if own
     ]
 
 
-def _draw(desk: Desk, own: list[Json], everything: list[Json], refused: list[str]) -> Json:
+def _draw(desk: Desk, own: list[Json], pool: calibrate.Pool, refused: list[str]) -> Json:
     """Draw a line; where the data cannot hold the budget, say so and halve it until they can."""
     threshold = desk.spec.threshold
     while True:
         try:
-            return calibrate.draw(own, threshold, tail_from=everything)
+            return calibrate.draw(own, threshold, tail_from=pool)
         except calibrate.BudgetError as error:
             refused.append(str(error))
             threshold = replace(threshold, alarms_per_week=threshold.alarms_per_week / 2)

@@ -52,6 +52,7 @@ class Span:
         settled_until: settled scores are written, and count, below this.
         observed_until: the grid goes up to here; what is missing at its end has stopped.
         first: scores of the span before the first version, where they are new.
+        new_versions: the span is everything that the versions trained from its start on change.
     """
 
     target: TargetRow
@@ -61,6 +62,7 @@ class Span:
     settled_until: int
     observed_until: int
     first: FirstScores | None = None
+    new_versions: bool = False
 
 
 @dataclass
@@ -338,6 +340,7 @@ def _batch(ready: Sequence[tuple[_Job, Scored]], block: ScoreBlock, changes: Seq
         changes=changes,
         scored_until={job.span.target.id: job.span.stop for job, _ in ready},
         settled_until={job.span.target.id: job.span.settled_until for job, _ in ready},
+        scored_from={job.span.target.id: job.span.start for job, _ in ready if job.span.new_versions},
         expect={event.id: event.revision for job, _ in ready for event in job.events},
     )
 

@@ -98,6 +98,7 @@ class Batch:
         scores: rows to upsert (only those that the storage mode keeps).
         changes: event changes of ``pipelines.reconcile``.
         scored_until, settled_until: new watermarks per target id; they only move forward.
+        scored_from: time per target id; its versions trained up to then or later are scored by now.
         expect: revision of every event the changes were computed from. Where a stored revision
             or review differs (somebody judged meanwhile), the method raises StaleEventsError.
     """
@@ -106,6 +107,7 @@ class Batch:
     changes: Sequence[EventChange] = ()
     scored_until: dict[int, int] = field(default_factory=dict)
     settled_until: dict[int, int] = field(default_factory=dict)
+    scored_from: dict[int, int] = field(default_factory=dict)
     expect: dict[int, int] = field(default_factory=dict)
 
 

@@ -1,24 +1,208 @@
-"""Commands people meet first: try, init, validate, simulate and demo."""
+"""Commands people meet first: try, init and validate."""
 
 from __future__ import annotations
 
+import csv
 import json
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from anomaly_service.cli import show
-from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, load, moment, opened
+from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, load, moment, opened, serving
 
 if TYPE_CHECKING:
-    from anomaly_service.demo import Demo
-    from pipelines.demo_report import Outcome, Report
+    from anomaly_service.sources.guess import Guess
 
+Json = dict[str, Any]
 PANEL = "First steps"
 
-Weeks = Annotated[int, typer.Option("--weeks", min=3, help="How many weeks.")]
-Seed = Annotated[int, typer.Option("--seed", help="Equal seeds, equal data.")]
+Timezone = Annotated[
+    str | None,
+    typer.Option("--timezone", metavar="ZONE", help="Of times without a zone, and of days and weeks: UTC."),
+]
+Detector = Annotated[str | None, typer.Option("--detector", help="Any of `anomaly detectors`.")]
+Alarms = Annotated[
+    float | None,
+    typer.Option("--alarms-per-week", help="False alarms a week that all series together may raise: 1."),
+]
+
+
+@app.command("try", rich_help_panel=PANEL)
+def try_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A CSV or Parquet file, or a pattern of them.")],
+    keep: Annotated[
+        Path | None, typer.Option("--keep", metavar="DIR", help="Keep config and database in this folder.")
+    ] = None,
+    timezone: Timezone = None,
+    detector: Detector = None,
+    alarms: Alarms = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many intervals.")] = 50,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Keep the config in this file, the database beside.")
+    ] = None,
+    now: Now = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find anomalies in a file: no config, nothing to set up."""
+    from anomaly_service.sources.guess import guess
+
+    at = moment(now, "--now")
+    guessed = guess(file, timezone=timezone)
+    show.note(f"{file} reads as:")
+    for word in guessed.words:
+        show.note(f"  {word}")
+    with ExitStack() as stack:
+        kept = config or (keep / CONFIG if keep else None)
+        path = kept or Path(stack.enter_context(TemporaryDirectory(prefix="anomaly-"))) / CONFIG
+        _start(path, guessed, detector=detector, alarms_per_week=alarms)
+        found = _tried(path, at)
+        rejected = _rejected(found.ingested)
+    _print_intervals(found.intervals[:limit], found, as_json=as_json)
+    for line in (*rejected, *_what_next(file, kept, found, limit)):
+        show.note(line)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What ``anomaly try`` saw: the outcome of ingesting, the monitors' targets, and the intervals."""
+
+    ingested: list[Json]
+    monitors: list[Json]
+    intervals: list[Json]
+
+
+def _tried(path: Path, at: datetime | None) -> Tried:
+    with serving(load(path), at) as service:
+        ingested = service.ingest()
+        service.backfill()
+        intervals = sorted(service.store.rows("flagged_intervals"), key=lambda row: row["start_at"])
+        return Tried(ingested, service.validate(), intervals)
+
+
+def _rejected(ingested: list[Json]) -> list[str]:
+    """Return what to say of rows that could not be read; their list may be gone in a moment."""
+    lines = []
+    for source in ingested:
+        if source["error"]:
+            lines.append(f"Not all could be read: {source['error']}")
+        if source["rejected"]:
+            with Path(source["rejects_file"]).open(newline="", encoding="utf-8") as file:
+                first = next(csv.DictReader(file))
+            lines.append(
+                f"{source['rejected']:,} rows could not be read, the first one in line {first['line']}: "
+                f"{first['reason']}."
+            )
+    return lines
+
+
+def _print_intervals(intervals: list[Json], found: Tried, *, as_json: bool) -> None:
+    columns = ("start_at", "end_at", "duration", "series", "kind", "direction", "score", "expected", "seen")
+    named = [
+        {
+            **row,
+            "duration": show.duration(row["duration_seconds"]),
+            "score": row["peak_score"],
+            "expected": row["yhat_at_peak"],
+            "seen": row["y_at_peak"],
+        }
+        for row in intervals
+    ]
+    empty = "Nothing is flagged." if _is_ready(found) else "No series has enough history for a model yet."
+    show.rows(intervals if as_json else named, columns, as_json=as_json, empty=empty)
+
+
+def _is_ready(found: Tried) -> bool:
+    return any(target["state"] == "ready" for monitor in found.monitors for target in monitor["targets"])
+
+
+def _what_next(file: str, kept: Path | None, found: Tried, limit: int) -> list[str]:
+    """Return where to go from here."""
+    lines = []
+    if len(found.intervals) > limit:
+        lines.append(f"{len(found.intervals) - limit} more; --limit {len(found.intervals)} shows them all.")
+    lines.append("A score of 1 is the line. More or fewer: --alarms-per-week; look another way: --detector.")
+    if kept is None:
+        lines.append(
+            f"Nothing was kept. To go on from here: anomaly try {file} --keep DIR, or anomaly init {file}"
+        )
+    else:
+        lines.append(f"Kept. Go on with: anomaly intervals --config {kept}, anomaly daemon --config {kept}")
+    return lines
+
+
+@app.command(rich_help_panel=PANEL)
+def init(
+    file: Annotated[
+        str | None, typer.Argument(metavar="[FILE]", help="A CSV or Parquet file, or a pattern of them.")
+    ] = None,
+    database: Annotated[
+        str | None, typer.Option("--database", metavar="URL", help="Instead of SQLite.")
+    ] = None,
+    timezone: Timezone = None,
+    detector: Detector = None,
+    season: Annotated[str | None, typer.Option("--season", help="none, daily, weekly or auto.")] = None,
+    fit_every: Annotated[
+        str | None, typer.Option("--fit-every", metavar="DURATION", help="Time between two fits, such as 7d.")
+    ] = None,
+    fit_window: Annotated[
+        str | None, typer.Option("--fit-window", metavar="DURATION", help="History of a fit, such as 42d.")
+    ] = None,
+    alarms: Alarms = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a config file that is there.")] = False,
+    config: ConfigPath = CONFIG,
+    now: Now = None,
+) -> None:
+    """Write a config file, for files like yours where you name one, and create the database."""
+    from anomaly_service.sources.guess import guess
+
+    guessed = guess(file, timezone=timezone) if file else None
+    choices = {
+        "database": database,
+        "detector": detector,
+        "season": season,
+        "fit_every": fit_every,
+        "fit_window": fit_window,
+        "alarms_per_week": alarms,
+    }
+    _start(config, guessed, force=force, **choices)
+    for word in guessed.words if guessed else ():
+        show.note(f"  {word}")
+    show.say(
+        f"Wrote {config} and created its database. Look through it, then: anomaly ingest, anomaly backfill"
+    )
+
+
+def _start(path: Path, guessed: Guess | None, *, force: bool = False, **choices: Any) -> None:
+    """Write a config file that loads, and create its database.
+
+    Raises:
+        FileExistsError: a config file is there already.
+        ConfigError: a choice is none that a config file may hold; nothing is left behind.
+    """
+    from anomaly_service.config_starter import starter, starter_for
+    from anomaly_service.db.migrate import migrate
+
+    given = {name: value for name, value in choices.items() if value is not None}
+    text = starter_for(guessed, folder=path.parent, **given) if guessed else starter(**given)
+    before = path.read_text(encoding="utf-8") if path.is_file() else None
+    if before is not None and not force:
+        raise FileExistsError(f"{path} is there already; --force replaces it, --config names another")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    try:
+        migrate(load(path).database)
+    except BaseException:
+        if before is None:
+            path.unlink()
+        else:
+            path.write_text(before, encoding="utf-8")
+        raise
 
 
 @app.command(rich_help_panel=PANEL)
@@ -37,132 +221,3 @@ def validate(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = Fal
     show.say(f"{config} is a good config file.")
     for line in validation_lines(found):
         show.say(line)
-
-
-@app.command(rich_help_panel=PANEL)
-def simulate(
-    folder: Annotated[Path, typer.Argument(help="Where drop/*.csv and incidents.csv are written.")] = Path(
-        "demo"
-    ),
-    seed: Seed = 1,
-    weeks: Weeks = 8,
-    config: ConfigPath = CONFIG,
-    now: Now = None,
-) -> None:
-    """Write simulated game telemetry with labelled incidents as CSV files; they end at --now."""
-    from anomaly_service.demo import simulated
-    from pipelines.simulate import write
-
-    files = write(simulated(seed, weeks, moment(now, "--now")), folder)
-    show.say(f"Wrote {len(files)} files below {folder}; what was planted stands in {files[-1]}.")
-
-
-@app.command(rich_help_panel=PANEL)
-def demo(
-    seed: Seed = 1,
-    detector: Annotated[str, typer.Option("--detector", help="Any of `anomaly detectors`.")] = "gaussian",
-    weeks: Weeks = 8,
-    config: Annotated[
-        Path, typer.Option("--config", "-c", help="Its config file; everything else is written beside it.")
-    ] = Path("demo/anomaly.yaml"),
-    now: Now = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run eight simulated weeks through the whole pipeline, and compare with what was planted."""
-    from anomaly_service import demo as demos
-    from anomaly_service.cli.options import serving
-    from anomaly_service.cli.show import Stages
-    from anomaly_service.db.migrate import migrate
-
-    with Stages() as stages:
-        made = demos.prepare(
-            config,
-            seed=seed,
-            detector=detector,
-            weeks=weeks,
-            now=moment(now, "--now"),
-            on_progress=stages.update,
-        )
-        loaded = load(made.config)
-        migrate(loaded.database)
-    with serving(loaded, made.now) as service:
-        report = demos.run(service)
-    if as_json:
-        show.say(json.dumps({"seed": seed, "detector": detector, **report.figures()}, indent=1))
-    else:
-        _print_demo(report, made)
-
-
-def _print_demo(report: Report, made: Demo) -> None:
-    """Print what was planted and found, the SQL that lists it, and where to go from here."""
-    show.table(
-        [_outcome_row(outcome) for outcome in report.outcomes],
-        ("planted", "series", "from", "to", "flagged as", "after", "score"),
-        title="Planted incidents and what became of them",
-    )
-    show.say("")
-    show.table(_monitor_rows(report), ("monitor", "intervals", "false alarms a week", "asked for"))
-    show.say("")
-    for line in _verdict_lines(report):
-        show.say(line)
-    show.say(NEXT.format(config=made.config, database=made.config.with_suffix(".db")))
-
-
-def _outcome_row(outcome: Outcome) -> tuple[object, ...]:
-    incident = outcome.incident
-    planted = (
-        incident.kind.replace("_", " "),
-        _short(incident.series),
-        show.at(incident.start),
-        show.at(incident.end)[-5:],
-    )
-    if not outcome.flagged:
-        return (*planted, "missed", "", "")
-    peak = max(flagged.peak_score for flagged in outcome.flagged)
-    return (*planted, outcome.flagged[0].kind, show.duration(outcome.late_seconds), f"{peak:.1f}")
-
-
-def _short(series: str) -> str:
-    """Return metric and label values of a series, so that a row fits on a screen.
-
-    >>> _short("logins{platform=pc,realm=eu-1,region=eu}")
-    'logins pc eu-1 eu'
-    """
-    metric, _, labels = series.rstrip("}").partition("{")
-    return " ".join([metric, *(label.partition("=")[2] for label in labels.split(",") if label)])
-
-
-def _monitor_rows(report: Report) -> list[tuple[object, ...]]:
-    weeks = report.weeks or 1.0
-    flagged, false = report.flagged_by_monitor(), report.false_by_monitor()
-    return [
-        (name, flagged[name], f"{false[name] / weeks:.1f}", f"{asked:g}")
-        for name, asked in report.budgets.items()
-    ]
-
-
-def _verdict_lines(report: Report) -> list[str]:
-    figures = report.figures()
-    missed = ", ".join(
-        f"{kind} {n - found} of {n}" for kind, (n, found) in report.kinds().items() if found < n
-    )
-    late = "" if not report.found else f", half of them within {figures['late_minutes_median']:.0f} min"
-    return [
-        f"Found {report.found} of {len(report.outcomes)} incidents{late}; missed: {missed or 'none'}.",
-        f"False alarms: {figures['false_alarms_per_week']:.1f} a week over all monitors; "
-        f"asked for were at most {figures['budget_per_week']:g}.",
-        f"Flagged is {100 * report.share_flagged:.2f} % of the time, every series counted.",
-    ]
-
-
-NEXT = """
-The same from SQL (any client; docs/sql.md has more):
-  sqlite3 {database} "SELECT series, kind, start_at, end_at, direction, peak_score, y_at_peak, yhat_at_peak
-    FROM flagged_intervals ORDER BY start_at DESC LIMIT 20"
-
-What to run next:
-  anomaly try your.csv                              your own file: no config, nothing to set up
-  anomaly intervals --config {config}      what was flagged here
-  anomaly review 1 confirmed --cause outage --config {config}
-  anomaly init                                      a config file of your own, then: anomaly daemon
-(`anomaly` lies in .venv/bin; or: source .venv/bin/activate)"""

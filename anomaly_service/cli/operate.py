@@ -11,6 +11,8 @@ from anomaly_service.cli import show
 from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Monitors, Now, app, load, moment, opened
 
 PANEL = "At work"
+TOLD = ("monitor", "targets", "fitted", "rows", "appeared", "changed", "vanished")
+"""What a job's table shows: models fitted, score rows written, and what became of the intervals."""
 VERDICTS = ("confirmed", "expected", "false_positive", "new_trend", "unsure")
 
 
@@ -30,6 +32,11 @@ def ingest(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False
     with opened(config, now) as service:
         found = service.ingest()
     show.rows(found, list(found[0]) if found else [], as_json=as_json, empty="The config declares no source.")
+    failed = [source for source in found if source["error"]]
+    for source in failed:
+        typer.echo(f"error: {source['source']}: {source['error']}", err=True)
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -138,7 +145,11 @@ def _summary(by_monitor: dict[str, Any], as_json: bool) -> None:
         show.say(json.dumps(by_monitor, indent=1))
         return
     done = [{"monitor": name, **result} for name, result in by_monitor.items()]
-    show.rows(done, list(done[0]) if done else [], as_json=False, empty="The config declares no monitor.")
+    columns = [name for name in TOLD if any(name in row for row in done)]
+    show.rows(done, columns, as_json=False, empty="The config declares no monitor.")
+    for row in done:
+        for reason in row.get("line_refused", ()):
+            show.note(f"{row['monitor']}: {reason}")
 
 
 def _changes(result: dict[str, Any], dry_run: bool) -> None:

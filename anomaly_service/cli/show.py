@@ -127,6 +127,7 @@ class Stages:
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._began: dict[str, float] = {}
+        self._heard = time.monotonic()
         self._done: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -170,8 +171,10 @@ class Stages:
         bars.update(self._tasks[stage], completed=share)
 
     def _show_line(self, stage: str, share: float) -> None:
-        # setdefault: a stage begins with its first update, whatever share that carries.
-        began = self._began.setdefault(stage, time.monotonic())
+        now = time.monotonic()
+        # A stage is first heard of when part of it is done: it began where the last one was heard of.
+        began = self._began.setdefault(stage, self._heard)
+        self._heard = now
         if share >= 1 and stage not in self._done:
             self._done.add(stage)
-            note(f"{stage}: done in {time.monotonic() - began:.1f} s")
+            note(f"{stage}: done in {now - began:.1f} s")

@@ -201,6 +201,7 @@ class SqlStore:
                 self._bulk.upsert_scores(connection, batch.scores)
             monitors.advance(connection, "scored_until", batch.scored_until)
             monitors.advance(connection, "settled_until", batch.settled_until)
+            versions.mark_scored(connection, batch.scored_from)
             failpoint("score-before-commit")
         failpoint("score-after-commit")
         return changed

@@ -137,7 +137,11 @@ class Weights(Base):
 
 
 class ModelVersion(Base):
-    """``config_key`` is a digest of ``config``: what makes a repeated fit the same version."""
+    """``config_key`` is a digest of ``config``: what makes a repeated fit the same version.
+
+    ``scored`` is false until what the version changes is scored: a fit and its scores are two
+    transactions, and a process may die between them.
+    """
 
     __tablename__ = "model_version"
     __table_args__ = (UniqueConstraint("target_id", "train_stop", "detector", "config_key"),)
@@ -152,6 +156,7 @@ class ModelVersion(Base):
     config_key: Mapped[str] = mapped_column(Text)
     weights_id: Mapped[int] = mapped_column(ForeignKey("weights.id"), index=True)
     status: Mapped[str] = mapped_column(Text)
+    scored: Mapped[bool]
     card: Mapped[dict[str, Any]] = mapped_column(Searchable)
     created_at: Mapped[float] = mapped_column(Double)
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, exists, func, insert, or_, select
+from sqlalchemy import Connection, bindparam, delete, exists, func, insert, or_, select, update
 
 from anomaly_service.db.engine import db_now
 from anomaly_service.db.sql import among, upsert
@@ -91,6 +91,7 @@ def _insert(connection: Connection, chunk: Sequence[tuple[Key, NewVersion]], wei
             "config_key": key[3],
             "weights_id": weights_id,
             "status": version.status,
+            "scored": False,
             "card": version.card,
         }
         for (key, version), weights_id in zip(chunk, weights, strict=True)
@@ -149,7 +150,19 @@ def _version(row: Any) -> VersionRow:
         weights_id=row.weights_id,
         status=row.status,
         card=row.card,
+        scored=row.scored,
     )
+
+
+def mark_scored(connection: Connection, scored_from: dict[int, int]) -> None:
+    """Note that the versions trained up to the time given for their target, or later, are scored."""
+    if not scored_from:
+        return
+    statement = update(ModelVersion.__table__).where(  # type: ignore[arg-type]  # a Table, typed as FromClause
+        ModelVersion.target_id == bindparam("target"), ModelVersion.train_stop >= bindparam("since")
+    )
+    rows = [{"target": int(id_), "since": int(ts)} for id_, ts in sorted(scored_from.items())]
+    connection.execute(statement.values(scored=True), rows)
 
 
 def weights(connection: Connection, ids: Iterable[int]) -> dict[int, bytes]:

@@ -145,6 +145,7 @@ def upgrade() -> None:
         sa.Column("config_key", sa.Text(), nullable=False),
         sa.Column("weights_id", sa.Integer(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("scored", sa.Boolean(), nullable=False),
         sa.Column("card", SEARCHABLE, nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(["target_id"], ["target.id"], name=op.f("fk_model_version_target_id_target")),

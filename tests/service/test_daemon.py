@@ -34,10 +34,8 @@ Start = Callable[..., AbstractContextManager[Process]]
 
 
 @pytest.fixture(scope="module")
-def databases() -> Iterator[Databases]:
-    made = Databases()
-    yield made
-    made.close()
+def databases(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Databases:
+    return Databases(request, tmp_path_factory.mktemp("databases"))
 
 
 @pytest.fixture(params=Databases.kinds)
