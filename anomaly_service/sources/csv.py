@@ -275,7 +275,7 @@ class _Text:
             held = b""
             self.poll.note(self.path, reached)
             yield
-        reached = self._take_tail(reached, held + tail)
+        reached = self._take_tail(reached, held + tail if self.settled else held)
         whole = self.settled or not tail
         self.poll.note(self.path, replace(reached, state=self.state if whole else None))
         yield

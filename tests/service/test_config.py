@@ -253,6 +253,11 @@ def test_no_message_shows_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "s3cret" not in "\n".join(complaints(tmp_path, text))
 
 
+def test_a_password_that_is_no_text_is_not_shown_either(tmp_path: Path) -> None:
+    (found,) = complaints(tmp_path, "database: 73313")
+    assert found == "anomaly.yaml:1: database: expected text; put it in quotes"
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [

@@ -146,6 +146,17 @@ def test_a_rewritten_file_is_read_again_as_a_whole(folder: Callable[..., Folder]
     assert drop.points == LONG_POINTS | {("ccu{realm=kr-2}", START): 9.0}
 
 
+def test_a_long_file_is_compared_to_its_end(folder: Callable[..., Folder]) -> None:
+    drop = folder(metric_name="ccu")
+    rows = "".join(f"{START + 300 * i},{i}\n" for i in range(2000))
+    drop.write("a.csv", "ts,value\n" + rows)
+    drop.poll()
+    drop.write("b.csv", "ts,value\n" + rows.replace(",1500\n", ",1501\n") + f"{START + 300 * 2000},1\n")
+    assert drop.poll() == 2001
+    drop.write("c.csv", "ts,value\n" + rows + f"{START + 300 * 2000},2\n")
+    assert drop.poll() == 1
+
+
 def test_a_change_right_after_reading_is_seen_though_size_and_times_stay(
     folder: Callable[..., Folder],
 ) -> None:
@@ -208,8 +219,9 @@ def test_a_last_line_without_line_break_waits_until_it_is_complete(folder: Calla
 @pytest.mark.usefixtures("settled")
 def test_a_last_line_that_nobody_finishes_is_taken_after_a_minute(folder: Callable[..., Folder]) -> None:
     drop = folder(**LONG_CONFIG)
-    drop.write("a.csv", LONG + f"{START + 600},ccu,kr-1,1")
+    path = drop.write("a.csv", LONG + f"{START + 600},ccu,kr-1,1")
     assert drop.poll() == 4
+    age(path)
     assert drop.poll() == 0
     drop.append("a.csv", "23\n")
     assert drop.poll() == 1
@@ -597,6 +609,17 @@ def test_the_hour_that_comes_twice_is_told_apart_however_the_file_grows(
         drop.poll()
     assert drop.rejects == []
     assert drop.times == [ts for ts, _ in lines]
+
+
+def test_a_step_back_tells_the_passes_apart_though_nothing_leads_into_them(
+    folder: Callable[..., Folder],
+) -> None:
+    drop = folder(metric_name="ccu", timezone="Europe/Berlin")
+    lines = [line.replace(",kr-1", "") for _, line in local_lines(AUTUMN, 3)[18:]]  # from 02:30, first pass
+    drop.write("a.csv", "ts,value\n" + "".join(lines))
+    drop.poll()
+    assert drop.rejects == []
+    assert drop.times == [ts for ts, _ in local_lines(AUTUMN, 3)[18:]]
 
 
 def test_a_local_time_that_nothing_tells_apart_is_set_aside(folder: Callable[..., Folder]) -> None:
