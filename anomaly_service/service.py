@@ -186,7 +186,16 @@ class Service:
 
     def prune(self, now: datetime) -> Json:
         """Delete what the retention policy no longer keeps."""
-        return self.store.prune(self.config.retention_seconds(), int(now.timestamp()))
+        keep = self.config.retention
+        # Of history that ended long ago, everything would be too old by today's date.
+        newest = max((row.last_ts for row in self.store.series() if row.last_ts is not None), default=0)
+        at = min(int(now.timestamp()), newest)
+        scores_from = at - int(keep.scores.total_seconds())
+        return {
+            "points": self.store.delete_points_before(at - int(keep.points.total_seconds())),
+            "scores": self.store.delete_scores_before(scores_from),
+            "versions": self.store.prune_versions(keep.model_versions, scores_from),
+        }
 
     # -- inside ---------------------------------------------------------------------
 
