@@ -70,12 +70,14 @@ class Service:
 
     # -- commands -------------------------------------------------------------------
 
-    def ingest(self) -> list[Json]:
+    def ingest(self, should_stop: Callable[[], bool] = lambda: False) -> list[Json]:
         """Take what is new from every source; return what each delivered."""
         from anomaly_service.ingest import ingest
 
         sources, rejects = self.config.build_sources(), self.config.rejects_folder
-        return ingest(self.store, sources, self.now, self._on_progress, rejects=rejects)
+        return ingest(
+            self.store, sources, self.now, self._on_progress, rejects=rejects, should_stop=should_stop
+        )
 
     def sync(self) -> list[tuple[MonitorRow, MonitorSpec]]:
         """Bring monitors and targets up to date with config and series; return the monitors in force."""
@@ -166,8 +168,11 @@ class Service:
     def run(self, claim: Claim, now: datetime, should_stop: Callable[[], bool] = lambda: False) -> Json:
         """Do the work of one claimed run; every commit checks the claim's fence."""
         from pipelines import jobs
+        from pipelines.desk import StoppedError
 
-        ingested = self.ingest()
+        ingested = self.ingest(should_stop)
+        if should_stop():
+            raise StoppedError("stopped while reading the sources; what was stored stands")
         at = int(now.timestamp())
         result: Json = {"ingested": ingested}
         for row, spec in self.sync():
