@@ -76,6 +76,18 @@ def test_a_member_trained_alone_is_the_member_trained_in_a_bank() -> None:
             torch.testing.assert_close(value[0], together[name][member], rtol=1e-4, atol=1e-6)
 
 
+def test_members_that_go_on_alone_keep_their_place() -> None:
+    """Constant series stop soon; the others are then trained on in a smaller bank."""
+    windows = waves(5)
+    flat = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0])
+    windows = Windows.of(windows.series * flat[:, None, None], WINDOW)
+    together, _ = trained(windows, steps=400)
+    for member in range(5):
+        alone, _ = trained(windows.select([member]), steps=400)
+        for name, value in alone.items():
+            torch.testing.assert_close(value[0], together[name][member], rtol=1e-4, atol=1e-6)
+
+
 def test_a_bank_too_large_for_the_cache_is_trained_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     windows = waves(5)
     whole, _ = trained(windows)
