@@ -87,6 +87,7 @@ def learn(
     window: int,
     policy: Policy,
     allowed: Flags | None = None,
+    own: Flags | None = None,
 ) -> Json:
     """Return the body of a calibration: what one target scores while nothing is known to be wrong.
 
@@ -96,11 +97,12 @@ def learn(
         window: steps that a score looks at: exceedances closer than this are one cluster.
         policy: what of a run of high scores is an alarm.
         allowed: True where the policy's direction and deviations hold; everywhere if None.
+        own: True where a step is odd by itself, to which intervals are trimmed.
 
     Raises:
         ValueError: no step has a score.
     """
-    score, passes = _regular(scores, ts, step_seconds, allowed)
+    score, passes, odd = _regular(scores, ts, step_seconds, allowed, own)
     known = np.sort(score[~np.isnan(score)])
     if len(known) == 0:
         raise ValueError("expected unseen scores to calibrate on, got none; fit on a longer span")
@@ -123,7 +125,7 @@ def learn(
         "mean": _short(float(known.mean())),
         "deviation": _short(float(known.std())),
         "dynamic": _short(_hundman(score)),
-        **_alarm_curve(score, passes, u, window, policy, step_seconds),
+        **_alarm_curve(score, passes, odd, u, window, policy, step_seconds),
     }
 
 
@@ -293,17 +295,22 @@ def _floor(body: Json) -> float:
 # -- what one target teaches --------------------------------------------------------
 
 
-def _regular(scores: Values, ts: Seconds, step_seconds: int, allowed: Flags | None) -> tuple[Values, Flags]:
-    """Return scores and gate on every step from the first to the last, so that a gap parts runs."""
+def _regular(
+    scores: Values, ts: Seconds, step_seconds: int, allowed: Flags | None, own: Flags | None
+) -> tuple[Values, Flags, Flags | None]:
+    """Return scores, gate and odd steps on every step from the first to the last: a gap parts runs."""
     if allowed is None:
         allowed = np.ones(len(scores), dtype=np.bool_)
     if len(ts) < 2 or ts[-1] - ts[0] == (len(ts) - 1) * step_seconds:
-        return scores.astype(np.float64), allowed
+        return scores.astype(np.float64), allowed, own
     at = (ts - ts[0]) // step_seconds
     score = np.full(int(at[-1]) + 1, np.nan)
-    passes = np.zeros(len(score), dtype=np.bool_)
+    passes, odd = (np.zeros(len(score), dtype=np.bool_) for _ in range(2))
     score[at], passes[at] = scores, allowed
-    return score, passes
+    if own is None:
+        return score, passes, None
+    odd[at] = own
+    return score, passes, odd
 
 
 def _body(known: Values) -> tuple[list[float], list[float]]:
@@ -377,7 +384,13 @@ def _compressed(maxima: Values) -> list[list[float]]:
 
 
 def _alarm_curve(
-    score: Values, passes: Flags, u: float, window: int, policy: Policy, step_seconds: int
+    score: Values,
+    passes: Flags,
+    odd: Flags | None,
+    u: float,
+    window: int,
+    policy: Policy,
+    step_seconds: int,
 ) -> Json:
     """Return, per score level, how many alarms and how many steps a line there would give."""
     known = np.sort(score[~np.isnan(score)])
@@ -385,8 +398,9 @@ def _alarm_curve(
     shaped = _shaped(shown, policy, step_seconds)
     levels = _levels(shaped, u, float(known[len(known) // 2]), window)
     alarms = _count_runs(shaped, levels)
-    if policy.cooldown_seconds > 0:
-        alarms = np.array([len(shape_bounds(shown >= at, policy, step_seconds)[0]) for at in levels])
+    # Trimming changes which runs last long enough, and nothing else.
+    if policy.cooldown_seconds > 0 or (odd is not None and policy.min_duration_seconds > 0):
+        alarms = np.array([len(shape_bounds(shown >= at, policy, step_seconds, odd)[0]) for at in levels])
     points = len(known) - np.searchsorted(known, levels, side="left")
     return {"levels": levels.tolist(), "alarms": alarms.tolist(), "points": points.tolist()}
 

@@ -156,10 +156,11 @@ def _fit_bank(
     block = block_steps(min(len(p.ts) for p in prepared), config.window, cls.folds)
     fold = (torch.arange(windows.n_points) // block) % cls.folds
     whole, blind = _models(cls, config, windows, fold, pooled=spec.scope == "group")
-    live, settled = bank.score_unseen(blind, _unseen(members, windows, fold), fold)
+    unseen = _unseen(members, windows, fold)
+    live, settled = bank.score_unseen(blind, unseen, fold)
     seconds = (time.perf_counter() - began) / len(members)
     return [
-        _fitted(spec, whole, windows, row, member, live[row], settled[row], seconds)
+        _fitted(spec, whole, unseen, row, member, live[row], settled[row], seconds)
         for row, member in enumerate(members)
     ]
 
@@ -201,6 +202,7 @@ def _fitted(
     scores = {Mode.LIVE: live[: len(ts)].numpy(), Mode.SETTLED: settled[: len(ts)].numpy()}
     weights = bank.pack(whole, row)
     allowed = _allowed(spec, member)
+    own = prepare.odd(windows.series[row, : len(ts)].numpy())
     calibrations = {
         str(mode): calibrate.learn(
             values,
@@ -209,6 +211,7 @@ def _fitted(
             window=windows.window,
             policy=spec.policy,
             allowed=allowed,
+            own=own,
         )
         for mode, values in scores.items()
     }

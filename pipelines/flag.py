@@ -52,14 +52,21 @@ def runs(flagged: Flags) -> list[tuple[int, int]]:
     return _pairs(*run_bounds(flagged))
 
 
-def shape_bounds(flagged: Flags, policy: Policy, step_seconds: int) -> tuple[Indices, Indices]:
-    """Return first and last index of every run after merging, minimum duration and cooldown.
+def shape_bounds(
+    flagged: Flags, policy: Policy, step_seconds: int, own: Flags | None = None
+) -> tuple[Indices, Indices]:
+    """Return first and last index of every run after merging, trimming, minimum duration and cooldown.
+
+    The score of a window speaks in every step it covers, so a run reaches a window beyond what is
+    odd; with ``own`` it is trimmed to the first and last step that is odd by itself.
 
     A run that starts within the cooldown of the run before it makes no interval, whether that one
     made an interval or not: so a storm of runs is one interval until a quiet cooldown has passed,
     and the answer does not depend on where the slice began.
     """
     starts, ends = _merged(*run_bounds(flagged), policy.merge_max_gap_seconds, step_seconds)
+    if own is not None and len(starts):
+        starts, ends = _trimmed(starts, ends, own)
     if policy.min_duration_seconds > 0 and len(starts):
         long = (ends - starts + 1) * step_seconds >= policy.min_duration_seconds
         starts, ends = starts[long], ends[long]
@@ -140,6 +147,7 @@ def anomalies(
     step_seconds: int,
     *,
     newest: int | None = None,
+    own: Flags | None = None,
     spread: Values | None = None,
     versions: Seconds | None = None,
 ) -> list[Interval]:
@@ -152,6 +160,7 @@ def anomalies(
         yhat: what would have been normal, needed at the steps of ``candidates``; None where unknown.
         newest: time of the newest scored step there is; an interval that reaches it is open.
             The last step with a score where None.
+        own: steps that are odd by themselves, to which intervals are trimmed; none is where None.
         spread: what one deviation is worth per step and channel, to choose the channel that
             speaks for an interval; channels count alike where None.
         versions: model version that scored each step.
@@ -173,7 +182,7 @@ def anomalies(
     if newest is None:
         newest = int(ts[np.flatnonzero(~np.isnan(anomaly_score))[-1]])
     found = _Scored(anomaly_score, flagged, ts, _columns(y), _columns(yhat), spread, versions, newest)
-    return [found.interval(a, b) for a, b in shape_runs(flagged, policy, step_seconds)]
+    return [found.interval(a, b) for a, b in _pairs(*shape_bounds(flagged, policy, step_seconds, own))]
 
 
 class _Scored:
@@ -197,7 +206,8 @@ class _Scored:
         """Return the interval from step ``first`` to step ``last``."""
         steps = slice(first, last + 1)
         # Only a step that passed the gate can be the peak, so direction and policy agree.
-        peak = first + int(np.nanargmax(np.where(self.flagged[steps], self.score[steps], -np.inf)))
+        passed = np.where(self.flagged[steps], self.score[steps], -np.inf)
+        peak = first + int(np.nanargmax(passed if np.isfinite(passed).any() else self.score[steps]))
         channel = self._speaker(peak)
         deviation = self.y[steps, channel] - self.yhat[steps, channel]
         known = deviation[~np.isnan(deviation)]
@@ -331,6 +341,17 @@ def _merged(
         return starts, ends
     apart = (starts[1:] - ends[:-1] - 1) * step_seconds > max_gap_seconds
     return starts[np.concatenate(([True], apart))], ends[np.concatenate((apart, [True]))]
+
+
+def _trimmed(starts: Indices, ends: Indices, own: Flags) -> tuple[Indices, Indices]:
+    """Shrink runs to the steps that are odd by themselves; one without any stays as it is."""
+    odd = np.flatnonzero(own)
+    if not len(odd):
+        return starts, ends
+    first = odd[np.minimum(np.searchsorted(odd, starts), len(odd) - 1)]
+    last = odd[np.maximum(np.searchsorted(odd, ends, side="right") - 1, 0)]
+    some = (first >= starts) & (first <= ends)
+    return np.where(some, first, starts), np.where(some, last, ends)
 
 
 def _pairs(starts: Indices, ends: Indices) -> list[tuple[int, int]]:

@@ -26,6 +26,8 @@ LEVEL_BLOCKS = 24
 LEVEL_MIN_BLOCKS = 6
 LEVEL_MIN_HISTORY_SECONDS = 7 * seasons.DAY
 LEVEL_MAX_STEP_SECONDS = 3_600
+ODD = 2.0
+"""Steps this many spreads from their baseline are odd by themselves: one normal step in twenty is."""
 LIMIT = 1e4
 """Scaled values are clipped to this many spreads: float32 moments survive a constant series that moves."""
 SMALL_COUNT = 100.0
@@ -220,6 +222,11 @@ def restore(
     return np.stack(columns, axis=-1)
 
 
+def odd(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return the steps that are odd by themselves, shape ``(n,)``, from ``(n, n_channels)``."""
+    return np.asarray((np.abs(values) >= ODD).any(axis=1))
+
+
 def unseen(
     recipe: Recipe, points: Sequence[Points], prepared: Prepared, fold: NDArray[np.integer]
 ) -> Prepared:
@@ -252,14 +259,16 @@ def _between(points: Points, start: int, stop: int) -> Points:
 
 
 def _learn_offset(ts: Seconds, step_seconds: int) -> int:
-    """Return where in a step points usually stand: the circular mean, in twentieths of a step."""
+    """Return where in a step points usually stand: the circular median, in hundredths of a step."""
     phase = ts % step_seconds
     if not phase.any():
         return 0
     angle = phase * (2 * np.pi / step_seconds)
     mean = float(np.arctan2(np.sin(angle).mean(), np.cos(angle).mean())) / (2 * np.pi) * step_seconds
-    part = max(1, step_seconds // 20)
-    return round(mean / part) * part % step_seconds
+    # Seen from their mean the phases lie on a line, where a median stands against stragglers.
+    around = (phase - mean + step_seconds / 2) % step_seconds - step_seconds / 2
+    part = max(1, step_seconds // 100)
+    return round((mean + float(np.median(around))) / part) * part % step_seconds
 
 
 def _regular(points: Points, recipe: Recipe, first: int, end: int) -> Values:

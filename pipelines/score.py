@@ -220,7 +220,10 @@ def _found(
     step_seconds = target.target.step_seconds
     raw = np.concatenate([s.row.prepared.raw[s.inside] for s in steps])
     yhat = _expected(steps, flag.candidates(counts, spec.policy, step_seconds))
-    found = flag.anomalies(counts, ts, raw, yhat, spec.policy, step_seconds, versions=joined["version"])
+    own = np.concatenate([prepare.odd(s.row.prepared.values[s.inside]) for s in steps])
+    found = flag.anomalies(
+        counts, ts, raw, yhat, spec.policy, step_seconds, own=own, versions=joined["version"]
+    )
     found += _gaps(spec, target, ts, np.isnan(raw).all(axis=1))
     found += _flat(steps[-1], ts, raw, step_seconds)
     return tuple(_dated(each, ts, joined) for each in found)

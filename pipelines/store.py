@@ -144,7 +144,7 @@ class Store(Protocol):
 
     # versions, calibrations, lines
     def add_versions(self, claim: Claim | None, versions: Sequence[NewVersion]) -> list[VersionRow]:
-        """Store fits; one that exists already for (target, train_stop, detector, config) is returned as stored."""
+        """Store fits; what exists for a (target, train_stop, detector, config) is returned as stored."""
         ...
 
     def versions(self, target_ids: Sequence[int]) -> list[VersionRow]:

@@ -271,3 +271,22 @@ def test_an_empty_slice_flags_nothing() -> None:
     assert found([]) == []
     assert flat([]) == []
     assert flag.candidates(np.array([]), Policy(), STEP) == []
+
+
+def test_a_run_is_trimmed_to_the_steps_that_are_odd_by_themselves() -> None:
+    flagged = np.zeros(20, dtype=bool)
+    flagged[2:12] = flagged[15:18] = True
+    own = np.zeros(20, dtype=bool)
+    own[[0, 5, 8, 19]] = True
+    starts, ends = flag.shape_bounds(flagged, Policy(), 60, own)
+    # The second run has no such step and stays whole.
+    assert list(zip(starts, ends, strict=True)) == [(5, 8), (15, 17)]
+
+
+def test_a_spike_that_smears_over_its_window_is_as_short_as_it_was() -> None:
+    flagged = np.zeros(40, dtype=bool)
+    flagged[5:30] = True
+    own = np.zeros(40, dtype=bool)
+    own[17] = True
+    assert len(flag.shape_bounds(flagged, Policy(min_duration_seconds=120), 60, own)[0]) == 0
+    assert len(flag.shape_bounds(flagged, Policy(min_duration_seconds=120), 60)[0]) == 1

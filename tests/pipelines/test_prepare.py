@@ -114,12 +114,13 @@ def test_a_gap_is_marked_missing_and_holds_zero() -> None:
     assert np.isnan(prepared.raw[5_000:5_010]).all()
 
 
-def test_jittered_timestamps_fall_on_the_grid_of_their_mean_offset() -> None:
+def test_jittered_timestamps_fall_on_the_grid_of_their_usual_offset() -> None:
     jitter = np.random.default_rng(0).integers(-40, 41, len(LONG.ts))
-    for offset, expected in ((0, 0), (3, 0), (120, 120), (298, 0)):
+    for offset in (0, 3, 120, 298):
         late = Points(LONG.ts + offset + jitter, LONG.value)
         recipe = learned(late)
-        assert recipe.offset_seconds == expected
+        # Forty seconds either way leave the median of thousands within a hundredth of a step.
+        assert min((recipe.offset_seconds - offset) % STEP, (offset - recipe.offset_seconds) % STEP) <= 3
         prepared = applied(recipe, late, START, START + 6 * WEEK + STEP)
         assert np.count_nonzero(~prepared.missing) == len(LONG.ts)
 
