@@ -455,6 +455,15 @@ def test_a_bad_line_is_told_by_file_line_reason_and_text(
     assert drop.points == LONG_POINTS | {("ccu{realm=kr-1}", START + 600): 8.0}
 
 
+def test_quotation_marks_that_close_on_a_later_line_swallow_nothing(folder: Callable[..., Folder]) -> None:
+    drop = folder(**LONG_CONFIG)
+    rows = f'{START},ccu,"kr-1,5\n{START},ccu,kr-2,6\n{START},ccu,kr-3",7\n'
+    drop.write("a.csv", "ts,metric,realm,value\n" + rows)
+    drop.poll()
+    assert drop.points == {("ccu{realm=kr-2}", START): 6.0}
+    assert [line for _, line, _, _ in drop.rejects] == [2, 4]
+
+
 def test_lines_are_counted_over_all_looks_and_blank_ones_are_no_rows(folder: Callable[..., Folder]) -> None:
     drop = folder(**LONG_CONFIG)
     drop.write("a.csv", LONG + "\n\n")
