@@ -341,6 +341,14 @@ def test_a_group_shares_one_copy_of_its_weights(store: SqlStore) -> None:
     assert len(store.weights([row.weights_id for row in rows])) == 2
 
 
+def test_a_version_counts_as_scored_once_a_commit_says_so(store: SqlStore) -> None:
+    target = watch(store)[0]
+    rows = store.add_versions(None, [version(target, T0 + k) for k in range(3)])
+    assert [row.scored for row in rows] == [False] * 3
+    store.commit(None, Batch(scored_from={target: T0 + 1}))
+    assert [row.scored for row in store.versions([target])] == [False, True, True]
+
+
 def test_candidates_and_failed_versions_score_nothing(store: SqlStore) -> None:
     target = watch(store)[0]
     store.add_versions(None, [version(target, status="candidate"), version(target, T0 + 1, status="failed")])
