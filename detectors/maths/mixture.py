@@ -17,6 +17,12 @@ PRIOR_VARIANCE = 0.1
 ITERATIONS = 60
 """Rounds of expectation and maximisation at most."""
 
+LLOYD = 8
+"""Rounds of k-means before the first expectation."""
+
+CANDIDATES = 4
+"""Draws among which each starting centre is chosen."""
+
 TOLERANCE = 1e-4
 """Nats per window of improvement below which a member has converged."""
 
@@ -118,7 +124,7 @@ def _bic(mixture: Mixture, z: Tensor, samples: Tensor) -> Tensor:
 
 
 def _fitted(z: Tensor, components: int, seed: int) -> Mixture:
-    """Expectation maximisation from spread-out centres; a member that has converged stays as it is."""
+    """Expectation maximisation from k-means; a member that has converged stays as it is."""
     mixture = _start(z, components, seed)
     features = _features(z)
     moving = torch.ones(z.shape[0], dtype=torch.bool)
@@ -151,22 +157,33 @@ def _maximised(share: Tensor, features: Tensor, d: int) -> Mixture:
 
 
 def _start(z: Tensor, components: int, seed: int) -> Mixture:
-    """Equal components about centres drawn far from each other (k-means++, Arthur & Vassilvitskii 2007)."""
-    n, k, d = z.shape
-    draws = torch.rand(components, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    """Mixture of the clusters of k-means, so that no component begins by covering everything."""
+    centres = _spread_out(z, components, seed)
+    features = _features(z)
+    for _ in range(LLOYD):
+        share = torch.nn.functional.one_hot(torch.cdist(z, centres).argmin(2), components).to(z.dtype)
+        started = _maximised(share, features, z.shape[2])
+        centres = torch.where((share.sum(1) > 0).unsqueeze(2), started.mean, centres)
+    return started
+
+
+def _spread_out(z: Tensor, components: int, seed: int) -> Tensor:
+    """Greedy k-means++ centres (Arthur & Vassilvitskii 2007): of a few far draws, the one that helps most."""
+    n, k, _ = z.shape
     rows = torch.arange(n)
-    distance = z.new_ones(n, k)
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand(components, CANDIDATES, generator=generator, dtype=torch.float64)
+    nearest = z.square().sum(2) + 1
     centres = []
     for draw in draws:
-        reach = distance.cumsum(1)
-        at = torch.searchsorted(reach, (draw * reach[:, -1:]).contiguous()).clamp_max(k - 1).squeeze(1)
-        centre = z[rows, at]
-        centres.append(centre)
-        away = (z - centre.unsqueeze(1)).square().sum(2)
-        distance = away if len(centres) == 1 else torch.minimum(distance, away)
-    covariance = 0.5 * torch.eye(d, dtype=torch.float64).repeat(n, components, 1, 1)
-    weight = z.new_full((n, components), 1 / components)
-    return Mixture(weight, torch.stack(centres, dim=1), covariance)
+        reach = nearest.cumsum(1)
+        at = torch.searchsorted(reach, (draw * reach[:, -1:]).contiguous()).clamp_max(k - 1)
+        candidates = z[rows.unsqueeze(1), at]
+        left = torch.minimum(torch.cdist(z, candidates).square(), nearest.unsqueeze(2))
+        best = left.sum(1).argmin(1)
+        nearest = left[rows, :, best]
+        centres.append(candidates[rows, best])
+    return torch.stack(centres, dim=1)
 
 
 def _features(z: Tensor) -> Tensor:

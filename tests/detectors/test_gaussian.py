@@ -118,6 +118,15 @@ def test_a_small_shift_that_lasts_and_a_short_spike_are_both_seen_live(window: i
         assert live[1000 - window + 1 : 1000 - window + 1 + length].max() > usual, (size, length)
 
 
+def test_the_score_of_a_short_spike_peaks_inside_it() -> None:
+    detector = GaussianDetector().fit(Windows.of(autoregressive(1, 4032, 0.6, 21), 24))
+    planted = autoregressive(1, 400, 0.6, 22)
+    planted[0, 200:203] += 6
+    scores = detector.score(Windows.of(planted, 24))
+    settled = torch.stack([scores[0, t - 23 : t + 1].flip(0).diagonal().mean() for t in range(150, 250)])
+    assert 200 <= 150 + int(settled.argmax()) < 203
+
+
 def test_missing_steps_leave_the_scores_of_normal_windows_where_they_were() -> None:
     noise = autoregressive(1, 6000, 0.8, 12)
     detector = GaussianDetector().fit(Windows.of(noise, 24))
