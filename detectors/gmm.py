@@ -177,9 +177,7 @@ def _raw_parts(
     base: LinearBase, normal: Normal, fitted: Mixture, values: Tensor, mask: Tensor | None
 ) -> Tensor:
     """Parts as theory standardises them: latent, rest, steps; ``(n_targets, k, 2 + window)``."""
-    return parts.latent_parts(
-        base, normal, values, mask, lambda z: fitted.log_prob(z.to(torch.float64)).to(torch.float32)
-    )
+    return parts.latent_parts(base, normal, values, mask, fitted.log_prob)
 
 
 def _normals(base: LinearBase, fitted: Mixture) -> Normal:

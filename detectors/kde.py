@@ -27,6 +27,9 @@ from detectors.maths.moments import trimmed
 NEAREST = 50
 """References whose mean is expected at hidden steps."""
 
+AT_ONCE = 2**18
+"""Distances computed at once: 1 MiB stays in a core's cache."""
+
 GAUSSIAN_SHARE = 0.01
 """Share of a gaussian kernel that keeps the score of a kernel of finite support finite."""
 
@@ -81,23 +84,41 @@ class _References:
     def load(cls, state: dict[str, Tensor]) -> _References:
         return cls(state["reference"], state["reference_start"], state["references"], state["bandwidth"])
 
-    def left_out(self, start: Tensor, window: int) -> Tensor:
-        """True for padding, and for references closer than a window: ``(n_targets, k, R)``."""
-        near = (start.to(torch.int32).unsqueeze(2) - self.start.unsqueeze(1)).abs_() < window
-        padding = torch.arange(self.z.shape[1]) >= self.count.unsqueeze(1)
-        return near | padding.unsqueeze(1)
+    @property
+    def padding(self) -> Tensor:
+        """True for references that are not real, ``(n_targets, R)``."""
+        return torch.arange(self.z.shape[1]) >= self.count.unsqueeze(1)
+
+    def near(self, start: Tensor, window: int) -> Tensor | None:
+        """True for real references closer than a window, ``(n_targets, k, R)``; None where there are none."""
+        start, padding = start.to(torch.int32), self.padding
+        first, last = start.amin(1, keepdim=True) - window, start.amax(1, keepdim=True) + window
+        if not bool(((self.start > first) & (self.start < last) & ~padding).any()):
+            return None
+        return ((start.unsqueeze(2) - self.start.unsqueeze(1)).abs_() < window) & ~padding.unsqueeze(1)
 
     def squares(self, z: Tensor) -> Tensor:
-        """Squared distances in bandwidths, ``(n_targets, k, R)``."""
-        return (torch.cdist(z, self.z) / self.bandwidth[:, None, None]).square()
+        """Squared distances in bandwidths, infinite to padding, ``(n_targets, k, R)``."""
+        bandwidth = self.bandwidth[:, None, None]
+        z, known = z / bandwidth, self.z / bandwidth
+        far = known.square().sum(2).masked_fill(self.padding, math.inf)
+        across = torch.baddbmm(far.unsqueeze(1), z, known.transpose(1, 2), alpha=-2)
+        return across.add_(z.square().sum(2, keepdim=True))
 
     def log_density(self, z: Tensor, start: Tensor, window: int, kernel: Kernel) -> Tensor:
         """Log-density of latents, ``(n_targets, k)``; a standard normal's where no reference is left."""
+        size = max(1, AT_ONCE // (self.z.shape[0] * self.z.shape[1]))
+        pieces = zip(torch.split(z, size, 1), torch.split(start, size, 1), strict=True)
+        return torch.cat([self._log_density(few, at, window, kernel) for few, at in pieces], dim=1)
+
+    def _log_density(self, z: Tensor, start: Tensor, window: int, kernel: Kernel) -> Tensor:
         d = z.shape[2]
-        out = self.left_out(start, window)
-        total = log_kernel(self.squares(z), kernel, d).masked_fill(out, -math.inf).logsumexp(2)
-        left = (~out).sum(2)
-        density = total - left.log() - d * self.bandwidth.log().unsqueeze(1)
+        each, near = log_kernel(self.squares(z), kernel, d), self.near(start, window)
+        left = self.count.unsqueeze(1).expand(-1, z.shape[1])
+        if near is not None:
+            each = each.masked_fill_(near, -math.inf)
+            left = left - near.sum(2)
+        density = each.logsumexp(2) - left.log() - d * self.bandwidth.log().unsqueeze(1)
         return torch.where(left > 0, density, log_kernel(z.square().sum(2), "gaussian", d))
 
 
@@ -172,7 +193,7 @@ class KdeDetector(Detector):
             raw = self._raw(state, piece.values, parts.missing_in(piece), _starts(piece))
             return parts.combined(raw, state)
 
-        return in_pieces(windows, scores, values=self._at_once(windows))
+        return in_pieces(windows, scores)
 
     def log_prob(self, windows: Windows) -> Tensor:
         """Return the log-density of every window under the pure kernel, ``(n_targets, n_windows)``.
@@ -187,7 +208,7 @@ class KdeDetector(Detector):
             z, off = base.split(_filled(base, piece.values, piece.mask))
             return base.log_prob(self._log_latent(state, z, piece), off)
 
-        return in_pieces(windows, density, values=self._at_once(windows))
+        return in_pieces(windows, density)
 
     def outside_support(self, windows: Windows) -> Tensor:
         """True for windows no reference's kernel reaches: the model abstains, ``(n_targets, n_windows)``."""
@@ -199,17 +220,19 @@ class KdeDetector(Detector):
             z, _ = base.split(_filled(base, piece.values, piece.mask))
             return self._log_latent(state, z, piece).isneginf()
 
-        return in_pieces(windows, outside, values=self._at_once(windows))
+        return in_pieces(windows, outside)
 
     def _expect(self, windows: Windows) -> Expected:
         def both(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
             base, refs = LinearBase.load(state), _References.load(state)
-            out = refs.left_out(_starts(piece), windows.window)
-            mean, variance = _nearest(base, refs, piece, out)
+            mean, variance = _nearest(base, refs, piece)
             return torch.stack([mean, (variance + base.noise[:, None, None]).sqrt()], dim=2)
 
-        found = in_pieces(windows, both, values=self._at_once(windows) // 4)
+        # Distances to all references, a few times over: 8 MiB each.
+        references = self._state["reference"].shape[1]
+        per_window = windows.window * windows.n_channels
+        found = in_pieces(windows, both, values=max(1, 2**21 // references) * per_window)
         mean, scale = found.view(*found.shape[:3], windows.window, -1).unbind(2)
         return Expected(mean, scale)
 
@@ -229,11 +252,6 @@ class KdeDetector(Detector):
     def _log_latent(self, state: dict[str, Tensor], z: Tensor, windows: Windows) -> Tensor:
         refs = _References.load(state)
         return refs.log_density(z, _starts(windows), self.config.window, self.config.kernel)
-
-    def _at_once(self, windows: Windows) -> int:
-        """Values of a piece such that its distances to all references stay within 8 MiB."""
-        per_window = windows.window * windows.n_channels
-        return max(1, 2**21 // self._state["reference"].shape[1]) * per_window
 
     def _state_of(self, members: slice) -> dict[str, Tensor]:
         return {name: tensor[members] for name, tensor in self._state.items()}
@@ -255,7 +273,7 @@ def _filled(base: LinearBase, values: Tensor, mask: Tensor) -> Tensor:
     return x
 
 
-def _nearest(base: LinearBase, refs: _References, windows: Windows, out: Tensor) -> tuple[Tensor, Tensor]:
+def _nearest(base: LinearBase, refs: _References, windows: Windows) -> tuple[Tensor, Tensor]:
     """Mean and variance of the references nearest on the observed steps, ``(n_targets, k, size)``.
 
     Windows without an observed step get those of all references, windows without a reference the mean.
@@ -264,6 +282,8 @@ def _nearest(base: LinearBase, refs: _References, windows: Windows, out: Tensor)
     x = base.about_mean(windows.values) * seen
     known = base.window_of(refs.z)
     away = seen @ known.square().transpose(1, 2) - 2 * x @ known.transpose(1, 2)
+    near = refs.near(_starts(windows), windows.window)
+    out = refs.padding.unsqueeze(1) if near is None else near | refs.padding.unsqueeze(1)
     away = away.masked_fill(out, math.inf)
     limit = away.kthvalue(min(NEAREST, away.shape[2]), dim=2, keepdim=True).values
     share = ((away <= limit) & ~out).to(torch.float32)

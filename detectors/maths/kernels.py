@@ -23,7 +23,7 @@ def radius(kernel: Kernel, d: int) -> float:
 def log_kernel(squares: Tensor, kernel: Kernel, d: int) -> Tensor:
     """Return the log-density of a kernel of bandwidth 1 at squared distances; minus infinity outside."""
     if kernel == "gaussian":
-        return -0.5 * squares - 0.5 * d * math.log(2 * math.pi)
+        return torch.add(squares.new_tensor(-0.5 * d * math.log(2 * math.pi)), squares, alpha=-0.5)
     reach = radius(kernel, d)
     ball = 0.5 * d * math.log(math.pi) - math.lgamma(d / 2 + 1) + d * math.log(reach)
     share = squares / reach**2

@@ -23,8 +23,11 @@ LLOYD = 8
 CANDIDATES = 4
 """Draws among which each starting centre is chosen."""
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-3
 """Nats per window of improvement below which a member has converged."""
+
+FARTHEST = 20.0
+"""Standard deviations at which a window's latent is held while fitting: what lies farther is no cluster."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def fit(z: Tensor, used: Tensor, counts: tuple[int, ...], *, samples: Tensor, se
         samples: shape ``(n_targets,)``, independent windows behind ``z``, for BIC.
         seed: seeds the starting centres, the same draws for every member.
     """
-    z = z.to(torch.float64)
+    z = z.clamp(-FARTHEST, FARTHEST).to(torch.float32)
     best = Mixture.standard(z.shape[0], counts[-1], z.shape[2])
     lowest = _bic(best, z, samples)
     for components in counts:
@@ -119,7 +122,7 @@ def fit(z: Tensor, used: Tensor, counts: tuple[int, ...], *, samples: Tensor, se
 
 
 def _bic(mixture: Mixture, z: Tensor, samples: Tensor) -> Tensor:
-    mean_log_prob = mixture.log_prob(z).mean(1)
+    mean_log_prob = mixture.log_prob(z).to(torch.float64).mean(1)
     return -2 * samples * mean_log_prob + mixture.n_parameters * samples.clamp_min(2).log()
 
 
@@ -130,20 +133,20 @@ def _fitted(z: Tensor, components: int, seed: int) -> Mixture:
     moving = torch.ones(z.shape[0], dtype=torch.bool)
     before = torch.full((z.shape[0],), -math.inf, dtype=torch.float64)
     for _ in range(ITERATIONS):
-        joint = features @ mixture._coefficients()
+        joint = features @ mixture._coefficients().to(features.dtype)
         total = joint.logsumexp(2, keepdim=True)
-        mean = total.squeeze(2).mean(1)
+        mean = total.squeeze(2).to(torch.float64).mean(1)
         moving &= mean - before > TOLERANCE
         if not bool(moving.any()):
             break
         before = mean
-        mixture = _maximised((joint - total).exp(), features, z.shape[2]).where(moving, mixture)
+        mixture = _maximised((joint - total).exp_(), features, z.shape[2]).where(moving, mixture)
     return mixture
 
 
 def _maximised(share: Tensor, features: Tensor, d: int) -> Mixture:
     """Mixture of largest posterior density, given each component's share of every window."""
-    sums = share.transpose(1, 2) @ features
+    sums = (share.transpose(1, 2) @ features).to(torch.float64)
     count = sums[:, :, 0].clamp_min(1e-12)
     mean = sums[:, :, 1 : d + 1] / count.unsqueeze(2)
     rows, columns = torch.triu_indices(d, d)
@@ -163,7 +166,7 @@ def _start(z: Tensor, components: int, seed: int) -> Mixture:
     for _ in range(LLOYD):
         share = torch.nn.functional.one_hot(torch.cdist(z, centres).argmin(2), components).to(z.dtype)
         started = _maximised(share, features, z.shape[2])
-        centres = torch.where((share.sum(1) > 0).unsqueeze(2), started.mean, centres)
+        centres = torch.where((share.sum(1) > 0).unsqueeze(2), started.mean.to(z.dtype), centres)
     return started
 
 
@@ -172,7 +175,7 @@ def _spread_out(z: Tensor, components: int, seed: int) -> Tensor:
     n, k, _ = z.shape
     rows = torch.arange(n)
     generator = torch.Generator().manual_seed(seed)
-    draws = torch.rand(components, CANDIDATES, generator=generator, dtype=torch.float64)
+    draws = torch.rand(components, CANDIDATES, generator=generator)
     nearest = z.square().sum(2) + 1
     centres = []
     for draw in draws:
