@@ -209,10 +209,10 @@ MONITORS: Sequence[DemoMonitor] = (
     ),
     DemoMonitor(
         "logins",
-        "Outages are short and deep, bot waves long and shallow: a window of four hours sees both.",
+        "Outages are short and deep, bot waves long and shallow: two hours a window, and the mean over all of them.",
         "{metric: logins}",
-        48,
-        3,
+        24,
+        4,
         "{min_duration: 10min, merge_max_gap: 30min, min_rel_dev_from_expected: 5%}",
     ),
     DemoMonitor(
@@ -227,7 +227,7 @@ MONITORS: Sequence[DemoMonitor] = (
         "matchmaking",
         "Waiting times creep up over hours.",
         "{metric: matchmaking_p95}",
-        48,
+        24,
         2,
         "{detection_direction: above_expected, min_duration: 15min, merge_max_gap: 30min}",
     ),
@@ -251,8 +251,8 @@ MONITORS: Sequence[DemoMonitor] = (
         "currency",
         "What is created must be destroyed: a leak in either direction ruins an economy.",
         "{metric: [currency_created, currency_destroyed]}",
-        48,
-        2,
+        24,
+        3,
         "{min_duration: 15min, merge_max_gap: 30min, min_rel_dev_from_expected: 5%}",
     ),
 )
