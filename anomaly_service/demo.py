@@ -209,7 +209,7 @@ MONITORS: Sequence[DemoMonitor] = (
     ),
     DemoMonitor(
         "logins",
-        "Outages are short and deep, bot waves long and shallow: two hours a window, and the mean over all of them.",
+        "Outages are short and deep, bot waves long and shallow.",
         "{metric: logins}",
         24,
         4,
