@@ -22,6 +22,8 @@ SAMPLE_BYTES = 4 << 20
 
 TAIL_BYTES = 1 << 16
 DAY = 86_400
+LEARNING_STEPS = 250
+"""A first model of the default window needs 192 points; some may be missing."""
 
 TIME_NAMES = (
     "timestamp",
@@ -133,10 +135,12 @@ class Guess:
     def fit_window_seconds(self) -> int:
         """Return a span to fit on: six weeks, less where there is little history, more for long steps.
 
-        A quarter of the history leaves enough to be scored as the daemon would have.
+        A quarter of the history leaves enough to be scored as the daemon would have, but a short
+        history gives what a first model needs.
         """
         wanted = max(42 * DAY, 1000 * self.step_seconds)
-        seconds = min(wanted, (self.stop - self.start) // 4)
+        quarter = (self.stop - self.start) // 4
+        seconds = min(wanted, max(quarter, LEARNING_STEPS * self.step_seconds))
         unit = DAY if seconds >= DAY else 60
         return max(round(seconds / unit), 1) * unit
 

@@ -194,6 +194,13 @@ def test_the_fit_window_leaves_most_of_the_history_to_be_scored(write: Writer) -
     assert daily.retention_seconds > 2000 * 86400
 
 
+def test_a_short_history_still_gives_what_a_first_model_needs(write: Writer) -> None:
+    hourly = guess(write("weeks.csv", ["ts", "v"], [[epoch(i, 3600), i] for i in range(21 * 24)]))
+    daily = guess(write("year.csv", ["ts", "v"], [[epoch(i, 86400), i] for i in range(365)]))
+    assert hourly.fit_window_seconds == 10 * 86400
+    assert daily.fit_window_seconds == 250 * 86400
+
+
 def test_the_config_written_for_a_guess_reads_the_file(write: Writer, tmp_path: Path) -> None:
     rows = [[at(i).isoformat(), f'"kr: {i % 2}, #1"', i] for i in range(500)]
     path = write("it's: odd.csv", ["ts", "realm name", "value: x"], rows)
