@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -193,9 +193,45 @@ def _new_version(desk: Desk, fitted: Fitted, generation: int) -> NewVersion:
 
 
 def draw_lines(desk: Desk, slots: Sequence[int]) -> list[str]:
-    """Draw the monitor's line at each slot from the versions in force then; return what was refused."""
+    """Draw and store the monitor's line at each slot; return what was refused."""
+    lines, refused = _drawn(desk, slots)
+    desk.store.add_lines(desk.claim, lines)
+    return refused
+
+
+def lines_in_force(desk: Desk, *, dry_run: bool = False) -> list[LineRow]:
+    """Return the monitor's lines, drawn anew where its threshold has changed since.
+
+    Versions and what they teach stay; only where the line lies on them is decided again, for all
+    of the past too, so that a rescore of any span follows the config as it is now.
+
+    Args:
+        dry_run: do not store what is drawn.
+    """
+    mark = _mark(desk)
+    rows = desk.store.lines(desk.monitor.id)
+    stale = {row.valid_from for row in rows if row.body.get("threshold") != mark}
+    # Those of another `per` are left behind, where the new ones do not take their place.
+    kept = [row for row in rows if row.body.get("threshold") == mark]
+    fresh = stale - {row.valid_from for row in kept}
+    if not fresh:
+        return kept
+    begun = {v.train_stop for rows in desk.versions(desk.targets()).values() for v in rows}
+    lines, _ = _drawn(desk, [slot for slot in sorted(fresh) if slot >= min(begun, default=slot + 1)])
+    if not dry_run:
+        desk.store.add_lines(desk.claim, lines)
+    return kept + lines
+
+
+def _mark(desk: Desk) -> Json:
+    """Return what a line was asked to be."""
+    return asdict(desk.spec.threshold)
+
+
+def _drawn(desk: Desk, slots: Sequence[int]) -> tuple[list[LineRow], list[str]]:
+    """Return the line at each slot from the versions in force then, and what was refused."""
     if not slots:
-        return []
+        return [], []
     versions = desk.versions(desk.targets())
     bodies: dict[tuple[int, Mode], Json] = {}
     ids = [v.id for rows in versions.values() for v in rows]
@@ -208,8 +244,7 @@ def draw_lines(desk: Desk, slots: Sequence[int]) -> list[str]:
         for mode in Mode:
             known = {v.target_id: bodies[v.id, mode] for v in in_force if (v.id, mode) in bodies}
             lines += _lines_at(desk, slot, mode, known, refused)
-    desk.store.add_lines(desk.claim, lines)
-    return sorted(set(refused))
+    return lines, sorted(set(refused))
 
 
 def _lines_at(
@@ -233,7 +268,8 @@ def _draw(desk: Desk, own: list[Json], pool: calibrate.Pool, refused: list[str])
     threshold = desk.spec.threshold
     while True:
         try:
-            return calibrate.draw(own, threshold, tail_from=pool)
+            line = calibrate.draw(own, threshold, tail_from=pool)
+            return {**line, "threshold": _mark(desk)}
         except calibrate.BudgetError as error:
             refused.append(str(error))
             threshold = replace(threshold, alarms_per_week=threshold.alarms_per_week / 2)

@@ -25,7 +25,7 @@ from pipelines.records import (
     TargetRow,
     VersionRow,
 )
-from pipelines.refit import FirstScores
+from pipelines.refit import FirstScores, lines_in_force
 from pipelines.score import LinesAt, Piece, Scored, ScoreTarget, ScoreTask, score_targets
 from pipelines.store import Batch, StaleEventsError
 
@@ -107,7 +107,7 @@ def score_spans(desk: Desk, spans: Sequence[Span], *, stage: str, dry_run: bool 
     """Score, flag, reconcile and commit every span; with ``dry_run`` commit nothing."""
     outcome = Outcome(targets=len(spans))
     versions = desk.versions([span.target for span in spans])
-    lines = _lines(desk.store.lines(desk.monitor.id))
+    lines = _lines(lines_in_force(desk, dry_run=dry_run))
     dense = _dense(desk)
     todo = [span for span in spans if versions[span.target.id]]
     finished = 0

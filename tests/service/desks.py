@@ -1,0 +1,92 @@
+"""Series and desks of the end-to-end tests: hourly telemetry into a real store, and a job's desk on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from anomaly_service.db.store import SqlStore
+from pipelines.desk import Desk
+from pipelines.executor import Inline
+from pipelines.monitor import MonitorSpec, NightlyPlan, Threshold
+from pipelines.records import Event, Kind, PointBlock, Policy, SeriesSpec, Status
+from pipelines.slots import DAY
+from pipelines.store import Ingest
+
+HOUR = 3600
+START = 20_000 * DAY
+DAYS = 24
+END = START + DAYS * DAY
+GONE = (Status.OUTDATED, Status.MERGED)
+
+Course = tuple[np.ndarray, np.ndarray]
+"""Times in epoch seconds and values of one series."""
+
+
+def monitor(name: str, **given: Any) -> MonitorSpec:
+    """Return a monitor of the series whose metric is its name, fitted on ten days of hours."""
+    usual: dict[str, Any] = {
+        "params": {"window": 6},
+        "fit_every_seconds": 4 * DAY,
+        "fit_window_seconds": 10 * DAY,
+        "stagger": False,
+        "threshold": Threshold(alarms_per_week=1.0),
+        "policy": Policy(merge_max_gap_seconds=2 * HOUR),
+        "nightly": NightlyPlan(window_seconds=2 * DAY),
+    }
+    return MonitorSpec(name, {"metric": [name]}, **(usual | given))
+
+
+def hours(start: int = START, end: int = END) -> np.ndarray:
+    return np.arange(start, end, HOUR)
+
+
+def waves(seed: int, ts: np.ndarray | None = None) -> Course:
+    """Return a daily rhythm around 100 with noise of 3."""
+    ts = hours() if ts is None else ts
+    noise = np.random.default_rng(seed).normal(0, 3, len(ts))
+    return ts, 100 + 20 * np.sin(2 * np.pi * ts / DAY + seed) + noise
+
+
+def ingest(store: SqlStore, metric: str, courses: Mapping[str, Course], **spec: Any) -> None:
+    """Store series of one metric, told apart by the label ``host``."""
+    spec = {"step_seconds": HOUR, "source": "t"} | spec
+    specs = [SeriesSpec(metric, {"host": host}, **spec) for host in courses]
+    sizes = [len(ts) for ts, _ in courses.values()]
+    block = PointBlock(
+        np.repeat(np.arange(len(sizes)), sizes),
+        np.concatenate([ts for ts, _ in courses.values()]).astype(np.int64),
+        np.concatenate([value for _, value in courses.values()]).astype(np.float64),
+    )
+    store.ingest(Ingest("t", specs, block))
+
+
+def desk(store: SqlStore, spec: MonitorSpec) -> Desk:
+    """Return the desk of a monitor after its config was read, as the service makes it."""
+    rows = store.sync_monitors(
+        {row.name: row.config for row in store.monitors()} | {spec.name: spec.to_json()}
+    )
+    row = next(row for row in rows if row.name == spec.name)
+    series = [s for s in store.series() if spec.selects(s.spec.metric, s.spec.labels)]
+    store.sync_targets(row.id, [(s.spec.key, (s.id,)) for s in series])
+    return Desk(store, Inline(), row, spec)
+
+
+def events(at: Desk, kind: Kind | None = None) -> dict[str, list[Event]]:
+    """Return the events that stand, by host, in order of time; also of hosts that have none."""
+    hosts = {t.id: at.series()[t.series_ids[0]].spec.labels["host"] for t in at.targets()}
+    found: dict[str, list[Event]] = {host: [] for host in hosts.values()}
+    for event in at.store.events(list(hosts), 0, 2**40):
+        if event.status not in GONE and kind in (None, event.interval.kind):
+            found[hosts[event.target_id]].append(event)
+    return found
+
+
+def spans(found: Sequence[Event]) -> list[tuple[str, int, int]]:
+    """Return kind, first and last hour since the start, of events."""
+    return [
+        (str(e.interval.kind), (e.interval.start - START) // HOUR, (e.interval.end - START) // HOUR)
+        for e in found
+    ]
