@@ -9,14 +9,12 @@ from __future__ import annotations
 import argparse
 import resource
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import psutil
+from measure import Clock, Memory, figure, machine
 
 from anomaly_service.db.migrate import migrate
 from anomaly_service.db.store import SqlStore
@@ -41,42 +39,12 @@ SPEC = MonitorSpec(
 )
 
 
-class Memory:
-    """Peak memory of this process and its children together, sampled ten times a second."""
-
-    def __init__(self) -> None:
-        self.peak = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        me = psutil.Process()
-        while not self._stop.wait(0.1):
-            total = 0
-            for process in [me, *me.children(recursive=True)]:
-                try:
-                    # Shared pages of forked workers count once: USS and not RSS.
-                    total += process.memory_full_info().uss
-                except psutil.Error:
-                    continue
-            self.peak = max(self.peak, total)
-
-    def restart(self) -> None:
-        self.peak = 0
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-
 @contextmanager
-def timed(what: str, memory: Memory, target: str = "") -> Iterator[None]:
+def timed(what: str, memory: Memory, asked: str = "") -> Iterator[None]:
     memory.restart()
-    began = time.perf_counter()
-    yield
-    seconds = time.perf_counter() - began
-    print(f"{what:<46}{seconds:9.2f} s   peak {memory.peak / 2**20:7.0f} MiB   {target}", flush=True)
+    with Clock().timed() as took:
+        yield
+    figure(what, f"{took.wall:.2f} s (cpu {took.cpu:.2f})", asked, f"peak {memory.peak / 2**20:,.0f} MiB")
 
 
 def telemetry(first: int, n: int, start: int, stop: int) -> PointBlock:
@@ -136,9 +104,9 @@ def run(n_series: int, url: str, workers: int) -> None:
         for _ in range(2):
             fill(store, n_series, before, before + STEP)
             before += STEP
-            with timed(f"live tick over {n_series:,} series", memory, "asked for 2,000: 6 s"):
+            with timed(f"live tick over {n_series:,} series", memory, "2,000 in <= 6 s"):
                 print("  ", jobs.tick(desk_of(store, executor), before + 60))
-        with timed(f"nightly over {n_series:,} series", memory, "asked for 2,000: 300 s, 2 GiB"):
+        with timed(f"nightly over {n_series:,} series", memory, "2,000 in <= 300 s"):
             print("  ", jobs.nightly(desk_of(store, executor), before, before + 60))
     executor.close()
     memory.close()
@@ -151,6 +119,7 @@ def main() -> None:
     parser.add_argument("--database", default="")
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
+    machine()
     with tempfile.TemporaryDirectory() as folder:
         run(asked.series, asked.database or f"sqlite:///{Path(folder) / 'bench.db'}", asked.workers)
 

@@ -22,7 +22,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-import psutil
 import psycopg
 import pyarrow as pa
 from measure import Clock, Took, figure, machine, ratio, title
@@ -156,8 +155,9 @@ class Postgres:
 
     def clock(self) -> Clock:
         with psycopg.connect(self.server.get_uri()) as connection:
-            postmaster = psutil.Process(connection.info.backend_pid).parent()
-        return Clock([postmaster] if postmaster is not None else [])
+            row = connection.execute("SELECT pg_read_file('postmaster.pid')").fetchone()
+        assert row is not None
+        return Clock([int(row[0].splitlines()[0])])
 
     def bare(self, url: str) -> Bare:
         return BarePostgres(url)
@@ -434,11 +434,18 @@ def fits(detector: str, window: int) -> list[NewVersion]:
     _, config = bank.config_of(detector, spec.params)
     return [
         NewVersion(
-            each.target_id, detector, each.start, each.stop, each.recipe, vars(config), each.weights, each.card,
+            each.target_id,
+            detector,
+            each.start,
+            each.stop,
+            each.recipe,
+            vars(config),
+            each.weights,
+            each.card,
             calibrations=each.calibrations,
         )
         for each in done.fitted
-    ]  # fmt: skip
+    ]
 
 
 def _targets(store: SqlStore) -> list[Any]:

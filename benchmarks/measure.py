@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 PACKAGES = ("torch", "numpy", "pandas", "scikit-learn", "SQLAlchemy", "psycopg")
 
@@ -42,10 +42,10 @@ class Took:
 
 
 class Clock:
-    """Times work; ``others`` are processes that work for this one, such as a database server."""
+    """Times work; ``others`` are ids of processes that work for this one, such as a database server."""
 
-    def __init__(self, others: Sequence[psutil.Process] = ()) -> None:
-        self.roots = [psutil.Process(), *others]
+    def __init__(self, others: Sequence[int] = ()) -> None:
+        self.roots = [psutil.Process(), *(psutil.Process(pid) for pid in others)]
 
     @contextmanager
     def timed(self) -> Iterator[Took]:
