@@ -229,6 +229,7 @@ def _level_filter(normal: Normal, n_channels: int) -> Tensor:
     """Weights whose product with a window is standard normal and largest for a constant shift."""
     size = normal.mean.shape[1]
     shift = torch.eye(n_channels, dtype=torch.float64).repeat(size // n_channels, 1)
-    pulled = normal.precision @ shift
-    root = torch.linalg.cholesky(shift.T @ pulled)
+    white = normal.whitener @ shift
+    pulled = normal.whitener.transpose(1, 2) @ white
+    root = torch.linalg.cholesky(white.transpose(1, 2) @ white)
     return torch.linalg.solve_triangular(root, pulled.transpose(1, 2), upper=False).transpose(1, 2)

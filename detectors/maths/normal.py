@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,28 +29,34 @@ class Completed:
 
 @dataclass(frozen=True)
 class Normal:
-    """Normal distributions of one size, with what follows from their covariance, all float64.
+    """Normal distributions of one size in float64; what follows from the covariance is worked out when asked.
 
     Attributes:
         mean: shape ``(n_targets, size)``.
         root: shape ``(n_targets, size, size)``, lower Cholesky factor of the covariance.
-        whitener: inverse of ``root``: ``whitener @ (x - mean)`` are the innovations, each value's
-            standardised surprise given the values before it.
-        precision: inverse of the covariance.
     """
 
     mean: Tensor
     root: Tensor
-    whitener: Tensor
-    precision: Tensor
 
     @classmethod
     def of(cls, mean: Tensor, covariance: Tensor) -> Normal:
         """Return the normal distributions; the covariance must be positive definite."""
-        root = torch.linalg.cholesky(covariance.to(torch.float64))
-        unit = torch.eye(root.shape[-1], dtype=torch.float64).expand_as(root)
-        whitener = torch.linalg.solve_triangular(root, unit, upper=False)
-        return cls(mean.to(torch.float64), root, whitener, whitener.transpose(1, 2) @ whitener)
+        return cls(mean.to(torch.float64), torch.linalg.cholesky(covariance.to(torch.float64)))
+
+    @cached_property
+    def whitener(self) -> Tensor:
+        """Inverse of ``root``: ``whitener @ (x - mean)`` are the innovations.
+
+        Those are each value's standardised surprise given the values before it.
+        """
+        unit = torch.eye(self.root.shape[-1], dtype=torch.float64).expand_as(self.root)
+        return torch.linalg.solve_triangular(self.root, unit, upper=False)
+
+    @cached_property
+    def precision(self) -> Tensor:
+        """Inverse of the covariance."""
+        return self.whitener.transpose(1, 2) @ self.whitener
 
     @property
     def log_det(self) -> Tensor:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from detectors import registry
-from detectors.base import Windows, fit_in_pieces, in_pieces
+from detectors.base import Density, Expected, PerTarget, Windows, fit_in_pieces, in_pieces
 
 
 def counting(n: int, points: int, window: int) -> Windows:
@@ -128,3 +128,36 @@ def test_an_unknown_detector_is_refused_with_the_known_ones() -> None:
         registry.UnknownDetectorError, match=r"no detector named 'magic'; installed: gaussian, "
     ):
         registry.get("magic")
+
+
+class _Mean(PerTarget):
+    """Distance from the mean of one target."""
+
+    density = Density.NONE
+    family = "Mean"
+    paper = "ours"
+
+    def _fit_one(self, windows: Windows) -> dict[str, Tensor]:
+        return {"mean": windows.series[0, windows.touched[0]].mean(0)}
+
+    def _score_one(self, state: dict[str, Tensor], windows: Windows) -> Tensor:
+        return (windows.values[0] - state["mean"]).abs().amax(2)
+
+    def _expect_one(self, state: dict[str, Tensor], windows: Windows) -> Expected:
+        return Expected(state["mean"].expand(windows.values[0].shape))
+
+    def _sample_one(self, state: dict[str, Tensor], n: int, generator: torch.Generator) -> Tensor:
+        return state["mean"] + torch.randn(n, self.config.window, 1, generator=generator)
+
+    def _n_channels(self) -> int:
+        return self._state["mean"].shape[1]
+
+
+def test_a_detector_that_knows_one_target_at_a_time_serves_a_bank() -> None:
+    windows = counting(3, 40, 24)
+    bank = _Mean().fit(windows)
+    assert bank.state()["mean"].flatten().tolist() == [19.5, 119.5, 219.5]
+    assert bank.score(windows)[2, 0, :3].tolist() == [19.5, 18.5, 17.5]
+    assert bank.expect(windows).mean.shape == windows.values.shape
+    assert bank.expect(windows).scale is None
+    assert torch.equal(bank.select([1]).sample(2)[0], bank.sample(2)[1])
