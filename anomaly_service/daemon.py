@@ -459,7 +459,10 @@ def run(
         telemetry=telemetry,
         settings=settings,
     )
-    with serving(telemetry, http.host, http.port), signals_to(daemon):
+    with serving(telemetry, http.host, http.port) as port, signals_to(daemon):
+        structlog.get_logger("anomaly.daemon").info(
+            "serving /metrics and /healthz", host=http.host, port=port
+        )
         if once:
             daemon.drain()
         else:

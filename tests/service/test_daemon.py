@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -239,6 +240,32 @@ def test_while_the_database_is_away_the_daemon_waits_and_says_so_once(
         assert health(port)[0] == 200
         assert daemon.said("database away, trying until it is back") == 1
         assert daemon.said("database back") == 1
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+
+
+CONFIG = """\
+database: {url}
+sources:
+  telemetry: {{kind: csv, path: "drop/*.csv", timestamp: ts, value: value, metric: metric, step: 5min}}
+monitors:
+  players: {{series: {{metric: ccu}}, infer_every: 5min, fit: {{every: 7d, window: 14d}}}}
+http: {{port: 0}}
+workers: 1
+"""
+
+
+def test_the_command_runs_the_service_until_it_is_told_to_stop(
+    url: str, store: SqlStore, tmp_path: Path
+) -> None:
+    config = tmp_path / "anomaly.yaml"
+    config.write_text(CONFIG.format(url=url))
+    command = ["-m", "anomaly_service", "daemon", f"--config={config}", f"--now={NOW.isoformat()}"]
+    with process(command, tmp_path / "log") as daemon:
+        eventually(lambda: both_done(store), "all runs done")
+        port = re.search(r'"port": (\d+)', daemon.log.read_text())
+        assert port is not None
+        assert health(port[1])[0] == 200
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
 
