@@ -37,7 +37,20 @@ class Desk:
     _series: dict[int, SeriesRow] = field(default_factory=dict)
 
     def targets(self) -> list[TargetRow]:
-        return self.store.targets(self.monitor.id)
+        """Return what the monitor scores: the targets whose series its selector, as it is now, takes.
+
+        One of a selector that was wider stays stored with its events, and one that another daemon
+        added since this job read the series waits for the next job.
+        """
+        series = self.series()
+        return [
+            target
+            for target in self.store.targets(self.monitor.id)
+            if all(i in series and self._selects(series[i]) for i in target.series_ids)
+        ]
+
+    def _selects(self, row: SeriesRow) -> bool:
+        return self.spec.selects(row.spec.metric, row.spec.labels)
 
     def series(self) -> dict[int, SeriesRow]:
         """Return every series by id, read once per job."""
