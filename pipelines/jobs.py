@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.desk import Desk
 from pipelines.plan import History, histories, ready_by
-from pipelines.records import Json, SeriesRow, TargetRow
+from pipelines.records import EventChange, Json, SeriesRow, TargetRow
 from pipelines.refit import FirstScores, Refitted, due, refit
 from pipelines.rescore import Outcome, Span, score_spans
 from pipelines.slots import DAY, nights
 from pipelines.store import Batch
+from pipelines.watch import watch
 
 LIVE_SECONDS = DAY
 """A source whose newest point is older than this is history: time stands still at that point."""
@@ -36,6 +37,7 @@ class Reach:
 def tick(desk: Desk, now: int) -> Json:
     """Score what came since the last tick, at most a week of it; ``more`` says that some is left."""
     reach = _reach(desk, now)
+    away = _watched(desk, reach, whole=False)
     spans = []
     more = False
     for target in desk.targets():
@@ -45,7 +47,13 @@ def tick(desk: Desk, now: int) -> Json:
         more |= stop < reach[target.id].points
         spans.append(_live_span(target, stop, reach[target.id]))
     outcome = score_spans(desk, spans, stage="score")
+    outcome.note(away)
     return {**outcome.summary(), "more": more}
+
+
+def _watched(desk: Desk, reach: Mapping[int, Reach], *, whole: bool) -> list[EventChange]:
+    """Bring the gaps of targets without a model up to date; return what changed."""
+    return watch(desk, {target_id: each.observed for target_id, each in reach.items()}, whole=whole)
 
 
 def _live_span(target: TargetRow, stop: int, reach: Reach) -> Span:
@@ -63,6 +71,7 @@ def _live_span(target: TargetRow, stop: int, reach: Reach) -> Span:
 
 def fit(desk: Desk, now: int) -> Json:
     """Fit what is due, then score what that changes."""
+    _watched(desk, _reach(desk, now), whole=True)
     done = refit(desk, due(desk, now))
     outcome = score_spans(desk, _new_spans(desk, done, now), stage="score")
     return {**done.summary(), **outcome.summary()}
@@ -78,6 +87,7 @@ def nightly(desk: Desk, at: int, now: int) -> Json:
     ticked = tick(desk, now)
     while ticked["more"]:
         ticked = tick(desk, now)
+    _watched(desk, _reach(desk, now), whole=True)
     done = refit(desk, due(desk, at))
     fresh = score_spans(desk, _new_spans(desk, done, now), stage="score")
     settled = settle(desk, at - desk.spec.nightly.window_seconds, at, now)
@@ -86,8 +96,10 @@ def nightly(desk: Desk, at: int, now: int) -> Json:
 
 def backfill(desk: Desk, now: int) -> Json:
     """Step through data time as the daemon would have: every fit on its night, every score unseen."""
+    away = _watched(desk, _reach(desk, now), whole=True)
     done = refit(desk, due(desk, now, missing=True))
     outcome = score_spans(desk, _new_spans(desk, done, now), stage="score")
+    outcome.note(away)
     ticked = tick(desk, now)
     return {**done.summary(), **outcome.summary(), "more": ticked["more"]}
 

@@ -52,8 +52,8 @@ def waves(seed: int, ts: np.ndarray | None = None) -> Course:
 
 def ingest(store: SqlStore, metric: str, courses: Mapping[str, Course], **spec: Any) -> None:
     """Store series of one metric, told apart by the label ``host``."""
-    spec = {"step_seconds": HOUR, "source": "t"} | spec
-    specs = [SeriesSpec(metric, {"host": host}, **spec) for host in courses]
+    usual: dict[str, Any] = {"step_seconds": HOUR, "source": "t"}
+    specs = [SeriesSpec(metric, {"host": host}, **(usual | spec)) for host in courses]
     sizes = [len(ts) for ts, _ in courses.values()]
     block = PointBlock(
         np.repeat(np.arange(len(sizes)), sizes),

@@ -1,0 +1,121 @@
+"""Gaps of targets that have no model yet: the one rule that asks for none.
+
+What a target has missed while it was learning is an event like any other; once its first version
+scores, the same gaps are found on its grid and keep their events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipelines import flag
+from pipelines.desk import Desk, batches
+from pipelines.plan import History, histories
+from pipelines.reconcile import reconcile
+from pipelines.records import Event, EventChange, Interval, Kind, Points, TargetRow
+from pipelines.store import Batch, StaleEventsError
+
+STEPS = 2_000_000
+"""How many points of history are read at once."""
+
+ABSENCE = (Kind.DATA_MISSING, Kind.STALE)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A target, the half-open span its gaps are sought in, and the events they may belong to."""
+
+    target: TargetRow
+    start: int
+    stop: int
+    events: tuple[Event, ...]
+
+
+def watch(desk: Desk, observed_until: Mapping[int, int], *, whole: bool) -> list[EventChange]:
+    """Bring the gaps of targets that were never scored up to date; return what changed.
+
+    Args:
+        observed_until: by target id, up to where a missing point is a missing point (exclusive).
+        whole: look at all their points; else, which costs next to nothing, only whether they stopped
+            or came back.
+    """
+    learning = [t for t in desk.targets() if t.scored_until is None and t.id in observed_until]
+    known = histories(learning, desk.series())
+    steps = [(h.newest - h.first) // t.step_seconds for t in learning if (h := known.get(t.id))]
+    size = max(1, min(256, STEPS // (max(steps, default=0) + 1)))
+    changes: list[EventChange] = []
+    for group in batches((t for t in learning if t.id in known), size):
+        try:
+            changes += _watched(desk, group, known, observed_until, whole=whole)
+        except StaleEventsError:  # somebody judged one of the events meanwhile
+            changes += _watched(desk, group, known, observed_until, whole=whole)
+    return changes
+
+
+def _watched(
+    desk: Desk,
+    group: Sequence[TargetRow],
+    known: Mapping[int, History],
+    observed_until: Mapping[int, int],
+    *,
+    whole: bool,
+) -> list[EventChange]:
+    absences: dict[int, list[Event]] = {target.id: [] for target in group}
+    for event in desk.store.events(list(absences), 0, max(observed_until.values()) + 1):
+        if event.interval.kind in ABSENCE:
+            absences[event.target_id].append(event)
+    looks = []
+    for target in group:
+        start = _start(desk, target, known[target.id], absences[target.id], observed_until[target.id])
+        if whole or start is not None:
+            start = known[target.id].first if whole or start is None else start
+            near = tuple(e for e in absences[target.id] if e.interval.end >= start)
+            looks.append(_Look(target, start, observed_until[target.id], near))
+    return _commit(desk, looks) if looks else []
+
+
+def _start(
+    desk: Desk, target: TargetRow, history: History, absences: Sequence[Event], stop: int
+) -> int | None:
+    """Return from where on a target that stopped, or came back, must be looked at; None for any other."""
+    away = [event.interval.start for event in absences if event.interval.kind is Kind.STALE]
+    if away:
+        return min(away) - target.step_seconds
+    missing = stop - 1 - history.newest
+    late = missing >= desk.spec.policy.missing_after_steps * target.step_seconds
+    return history.newest if late else None
+
+
+def _commit(desk: Desk, looks: Sequence[_Look]) -> list[EventChange]:
+    targets = [look.target for look in looks]
+    points = desk.points(targets, min(look.start for look in looks), max(look.stop for look in looks))
+    changes = [change for look in looks for change in _changes(desk, look, points[look.target.id])]
+    if changes:
+        expect = {event.id: event.revision for look in looks for event in look.events}
+        desk.store.commit(desk.claim, Batch(changes=changes, expect=expect))
+    return changes
+
+
+def _changes(desk: Desk, look: _Look, points: Sequence[Points]) -> list[EventChange]:
+    ts = np.unique(np.concatenate([each.ts for each in points]))
+    ts = ts[(ts >= look.start) & (ts < look.stop)]
+    step = look.target.step_seconds
+    found = flag.data_missing(
+        np.zeros(len(ts), dtype=np.bool_), ts, desk.spec.policy, step, observed_until=look.stop - 1
+    )
+    return reconcile(
+        look.events,
+        [_dated(desk, look.target, interval) for interval in found],
+        target_id=look.target.id,
+        span=(look.start, look.stop),
+        detected_at=look.stop,
+    )
+
+
+def _dated(desk: Desk, target: TargetRow, interval: Interval) -> Interval:
+    """Return the interval with the time at which it had lasted long enough, and its points were due."""
+    steps = max(1, desk.spec.policy.missing_after_steps)
+    return replace(interval, detected_at=interval.start + steps * target.step_seconds + target.delay_seconds)

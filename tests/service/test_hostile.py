@@ -1,0 +1,257 @@
+"""Promise 7: hostile series have fixed answers, from raw points to events, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+from databases import Databases
+from desks import (
+    END,
+    HOUR,
+    START,
+    Course,
+    desk,
+    events,
+    hours,
+    ingest,
+    monitor,
+    spans,
+    waves,
+)
+
+from anomaly_service.db.store import SqlStore
+from pipelines import jobs
+from pipelines.desk import Desk
+from pipelines.monitor import Threshold
+from pipelines.records import Event, Kind, ScoreBlock, Status
+from pipelines.slots import DAY
+
+N = (END - START) // HOUR
+FACTORS = {"thousands": 1.0, "billions": 1e10, "billionths": 1e-11}
+"""Values around 100 are taken to around 1e12 and 1e-9."""
+
+
+def constant(value: float) -> np.ndarray:
+    return np.full(N, value)
+
+
+def hostile() -> dict[str, Course]:
+    rng = np.random.default_rng(1)
+    ts = hours()
+    values = {
+        "constant": constant(7.0),
+        "spike": constant(5.0),
+        "hair": constant(5.0),
+        "shift": constant(7.0),
+        "zero": constant(0.0),
+        "counts": rng.poisson(2.0, N).astype(float),
+        "ties": rng.integers(0, 3, N).astype(float),
+        "rare": (rng.random(N) < 0.02).astype(float),
+    }
+    values["spike"][400] = 6.0
+    values["hair"][400] = 5.001
+    values["shift"][400:] = 8.0
+    values["zero"][400:403] = 1.0
+    values["counts"][400:404] = 25.0
+    courses = {host: (ts, value) for host, value in values.items()}
+    courses |= {f"calm{seed}": waves(seed) for seed in range(3)}
+    courses["stops"] = tuple(column[:500] for column in waves(5))  # type: ignore[assignment]  # two columns
+    gap = np.r_[0:450, 462:N]
+    courses["gap"] = tuple(column[gap] for column in waves(6))  # type: ignore[assignment]
+    courses["never"] = tuple(column[:30] for column in waves(7))  # type: ignore[assignment]
+    courses["few"] = tuple(column[np.r_[0:20, N - 20 : N]] for column in waves(8))  # type: ignore[assignment]
+    courses["new"] = tuple(column[-100:] for column in waves(9))  # type: ignore[assignment]
+    return courses
+
+
+def scaled() -> dict[str, Course]:
+    """Return three series with incidents, one of them rounded, each in three units."""
+    courses: dict[str, Course] = {}
+    for number in range(3):
+        ts, value = waves(10 + number)
+        value[400 + 20 * number : 406 + 20 * number] *= 0.4
+        value[500] += 60 + 20 * number
+        value = np.round(value) if number == 2 else value
+        courses |= {f"{unit}{number}": (ts, value * factor) for unit, factor in FACTORS.items()}
+    return courses
+
+
+@pytest.fixture(scope="module", params=Databases.kinds)
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqlStore]:
+    """One database of each kind for the whole file."""
+    databases = Databases(request, tmp_path_factory.mktemp("hostile"))
+    with SqlStore(databases.fresh(request.param)) as opened:
+        yield opened
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a monitor left, by host."""
+
+    at: Desk
+    events: dict[str, list[Event]]
+    scores: dict[str, ScoreBlock]
+    ready: dict[str, dict[str, object]]
+
+
+def watched(at: Desk, end: int = END) -> Watched:
+    """Return what backfill and the night after it leave."""
+    jobs.backfill(at, end)
+    jobs.nightly(at, end, end)
+    hosts = {at.series()[t.series_ids[0]].spec.labels["host"]: t for t in at.targets()}
+    ready = {row["target"]: row for row in jobs.readiness(at)}
+    return Watched(
+        at,
+        events(at),
+        {host: at.store.scores([t.id], 0, 2**40) for host, t in hosts.items()},  # type: ignore[attr-defined]
+        {host: ready[t.key] for host, t in hosts.items()},
+    )
+
+
+@pytest.fixture(scope="module")
+def seen(store: SqlStore) -> Watched:
+    ingest(store, "hostile", hostile())
+    return watched(desk(store, monitor("hostile")))
+
+
+@pytest.mark.parametrize(
+    ("host", "first", "last"), [("spike", 400, 400), ("hair", 400, 400), ("zero", 400, 402)]
+)
+def test_a_constant_series_has_any_change_flagged_once(
+    seen: Watched, host: str, first: int, last: int
+) -> None:
+    assert spans(seen.events[host]) == [("anomaly", first, last)]
+
+
+def test_a_constant_series_that_moves_to_another_level_is_flagged_once(seen: Watched) -> None:
+    (found,) = spans(seen.events["shift"])
+    assert found[:2] == ("anomaly", 400)
+    assert found[2] < 400 + 24
+
+
+def test_a_constant_series_that_stays_is_normal(seen: Watched) -> None:
+    assert seen.events["constant"] == []
+    assert np.isfinite(seen.scores["constant"].settled).sum() > N - 20
+
+
+@pytest.mark.parametrize("host", ["counts", "ties", "rare"])
+def test_integers_and_ties_do_not_collapse(seen: Watched, host: str) -> None:
+    scores = seen.scores[host]
+    own = scores.settled[~np.isnan(scores.settled)]
+    assert len(own) > N - 20
+    assert np.isfinite(own).all()
+    assert len(np.unique(own)) > 0.9 * len(own)
+    assert np.mean(scores.settled_anomaly >= 1.0) < 0.03
+    assert len(seen.events[host]) <= 1
+
+
+def test_an_incident_among_small_counts_is_found(seen: Watched) -> None:
+    assert spans(seen.events["counts"]) == [("anomaly", 400, 403)]
+
+
+def test_all_points_missing_for_a_while_is_a_gap(seen: Watched) -> None:
+    assert spans(seen.events["gap"]) == [("data_missing", 450, 461)]
+
+
+def test_a_series_without_a_model_that_has_no_more_points_is_stale(seen: Watched) -> None:
+    (event,) = seen.events["never"]
+    assert event.interval.kind is Kind.STALE
+    assert event.status is Status.OPEN
+    assert event.interval.start == START + 30 * HOUR
+    assert len(seen.scores["never"].ts) == 0
+
+
+def test_a_gap_of_a_series_without_a_model_is_an_event(seen: Watched) -> None:
+    assert spans(seen.events["few"]) == [("data_missing", 20, N - 21)]
+
+
+@pytest.mark.parametrize("host", ["few", "never", "new"])
+def test_fewer_than_eight_windows_are_learning_without_a_score(seen: Watched, host: str) -> None:
+    assert seen.ready[host]["state"] == "learning"
+    assert len(seen.scores[host].ts) == 0
+
+
+def test_a_new_series_knows_when_its_first_model_may_be_there(seen: Watched) -> None:
+    first = int(hours()[-100])
+    ready_by = seen.ready["new"]["ready_by"]
+    assert isinstance(ready_by, int)
+    assert first + 10 * DAY <= ready_by < first + 11 * DAY
+    assert (ready_by % DAY) == 3 * HOUR + 15 * 60
+
+
+def test_a_series_without_points_is_learning_without_a_date(store: SqlStore) -> None:
+    ingest(store, "empty", {"none": (np.empty(0), np.empty(0))})
+    at = desk(store, monitor("empty"))
+    jobs.backfill(at, END)
+    assert [(row["state"], row["ready_by"]) for row in jobs.readiness(at)] == [("learning", None)]
+
+
+def test_a_series_that_stops_is_stale_until_it_comes_back(seen: Watched) -> None:
+    (event,) = seen.events["stops"]
+    assert event.interval.kind is Kind.STALE
+    assert event.status is Status.OPEN
+    assert event.interval.start == START + 500 * HOUR
+
+
+def test_values_of_any_size_give_the_intervals_of_the_scaled_series(store: SqlStore) -> None:
+    ingest(store, "scaled", scaled())
+    found = watched(desk(store, monitor("scaled"))).events
+    for number in range(3):
+        one, *others = (spans(found[f"{unit}{number}"]) for unit in FACTORS)
+        assert [kind for kind, _, _ in one] != []
+        assert others == [one, one]
+
+
+@pytest.mark.parametrize("delay_seconds", [0, 1800])
+def test_a_series_is_stale_three_steps_and_the_delay_after_its_last_point(
+    store: SqlStore, delay_seconds: int
+) -> None:
+    name = f"late{delay_seconds}"
+    stop = END - 10 * HOUR
+    courses = {"on": waves(1, hours()), "off": waves(2, hours(START, stop))}
+    ingest(store, name, courses, delay_seconds=delay_seconds)
+    at = desk(store, monitor(name))
+    jobs.backfill(at, stop)
+    due = stop - HOUR + 3 * HOUR + delay_seconds
+    jobs.tick(at, due - 1)
+    assert events(at, Kind.STALE)["off"] == []
+    jobs.tick(at, due)
+    (stale,) = events(at, Kind.STALE)["off"]
+    assert stale.interval.start == stop
+    jobs.tick(at, due + 3 * HOUR)
+    (later,) = events(at, Kind.STALE)["off"]
+    assert later.id == stale.id
+    assert events(at, Kind.STALE)["on"] == []
+
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+@pytest.mark.parametrize("first_day", [(2025, 3, 12), (2025, 10, 8)], ids=["spring", "autumn"])
+def test_a_change_of_the_clock_causes_no_event(store: SqlStore, first_day: tuple[int, int, int]) -> None:
+    start = int(datetime(*first_day, tzinfo=BERLIN).timestamp())
+    ts = np.arange(start, start + 24 * DAY, 900)
+    moments = [datetime.fromtimestamp(int(t), BERLIN) for t in ts]
+    change = next(
+        int(t)
+        for t, a, b in zip(ts[1:], moments, moments[1:], strict=False)
+        if a.utcoffset() != b.utcoffset()
+    )
+    local = np.array([at.hour * 3600 + at.minute * 60 for at in moments])
+    courses = {}
+    for number in range(3):
+        noise = np.random.default_rng(number).normal(0, 20, len(ts))
+        evening = 300 * (local // 3600 == 20 + number)
+        courses[str(number)] = (ts, 1000 + 400 * np.sin(2 * np.pi * local / DAY + number) + evening + noise)
+    metric = f"clock{first_day[1]}"
+    assert start + 10 * DAY < change < start + 24 * DAY - 3 * DAY
+    ingest(store, metric, courses, timezone="Europe/Berlin", step_seconds=900)
+    # So few alarms that one in the week after the change is not chance.
+    spec = monitor(metric, fit_every_seconds=7 * DAY, threshold=Threshold(alarms_per_week=0.1))
+    found = watched(desk(store, spec), start + 24 * DAY).events
+    assert [e for own in found.values() for e in own if e.interval.end >= change] == []
