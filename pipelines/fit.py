@@ -74,6 +74,7 @@ class NotReady:
     """A target that has too little data in the span to be fitted."""
 
     target_id: int
+    key: str
     why: str
 
 
@@ -103,7 +104,7 @@ def fit_targets(task: FitTask) -> FitOutcome:
         member = _prepare(asked, spec)
         why = _too_little(member, config.window)
         if why:
-            outcome.not_ready.append(NotReady(asked.target.id, why))
+            outcome.not_ready.append(NotReady(asked.target.id, asked.target.key, why))
         else:
             members.append(member)
     for alike in _batches(members, config.window, cls.folds, pooled=spec.scope == "group"):
@@ -125,11 +126,24 @@ def _prepare(asked: FitTarget, spec: MonitorSpec) -> _Member:
     return _Member(asked, recipe, prepare.apply(recipe, asked.points, start, asked.stop))
 
 
+def least_seconds(spec: MonitorSpec, step_seconds: int) -> int:
+    """Return the shortest span that a model of this monitor can be learned from."""
+    return MIN_WINDOWS * bank.config_of(spec.detector, spec.params)[1].window * step_seconds
+
+
 def _too_little(member: _Member, window: int) -> str:
-    seen = int((~member.prepared.missing.all(axis=1)).sum())
-    if seen >= MIN_WINDOWS * window:
+    """Return why a target cannot be fitted; empty where it can."""
+    seen, need = int((~member.prepared.missing.all(axis=1)).sum()), MIN_WINDOWS * window
+    if seen >= need:
         return ""
-    return f"{seen} points in the fit window, {MIN_WINDOWS} windows of {window} need {MIN_WINDOWS * window}"
+    asked = member.asked
+    most = (asked.stop - asked.start) // asked.target.step_seconds
+    if most < need:
+        return (
+            f"fit.window holds {most} points, {MIN_WINDOWS} windows of {window} need {need}; "
+            "lengthen fit.window or shorten params.window"
+        )
+    return f"{seen} points in fit.window, {MIN_WINDOWS} windows of {window} need {need}"
 
 
 def _batches(members: Iterable[_Member], window: int, folds: int, *, pooled: bool) -> list[list[_Member]]:

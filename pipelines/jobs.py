@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.desk import Desk
+from pipelines.fit import least_seconds
 from pipelines.plan import History, histories, ready_by
 from pipelines.records import EventChange, Json, SeriesRow, TargetRow
 from pipelines.refit import FirstScores, Refitted, due, refit
@@ -246,11 +247,12 @@ def _readiness(
     series: dict[int, SeriesRow],
 ) -> Json:
     history = known.get(target.id)
+    least = least_seconds(desk.spec, target.step_seconds)
     return {
         "target": target.key,
         "step_seconds": target.step_seconds,
         "first_ts": history.first if history else None,
         "last_ts": history.newest if history else None,
-        "ready_by": ready_by(desk.spec, history) if history else None,
+        "ready_by": ready_by(desk.spec, history, least) if history else None,
         "state": "ready" if versions else "learning",
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Json, SeriesRow, TargetRow, VersionRow
-from pipelines.slots import DAY, fit_slots, nights
+from pipelines.slots import DAY, fit_days, fit_slots, nights
 
 FIRST_FIT_SECONDS = 14 * DAY
 """A first model waits for two weeks, so that it has seen every hour of the week twice, or for fit.window."""
@@ -35,19 +35,29 @@ def histories(targets: Iterable[TargetRow], series: Mapping[int, SeriesRow]) -> 
     return found
 
 
-def ready_by(spec: MonitorSpec, history: History) -> int:
-    """Return when a target's first model may be fitted, epoch seconds."""
-    wait = min(spec.fit_window_seconds, FIRST_FIT_SECONDS)
+def ready_by(spec: MonitorSpec, history: History, least: int = 0) -> int:
+    """Return when a target's first model may be fitted, epoch seconds.
+
+    Args:
+        least: the shortest span a model can be learned from, seconds; longer than two weeks where
+            points are far apart.
+    """
+    wait = min(spec.fit_window_seconds, max(FIRST_FIT_SECONDS, least))
     after = history.first + wait
     return nights(spec.nightly, after, after + 3 * DAY)[0]
 
 
-def wanted_slots(spec: MonitorSpec, key: str, history: History, until: int) -> list[int]:
-    """Return every scheduled fit of a target up to ``until``: its first night, then the regular ones."""
-    first = ready_by(spec, history)
+def wanted_slots(spec: MonitorSpec, key: str, history: History, until: int, least: int = 0) -> list[int]:
+    """Return every scheduled fit of a target up to ``until``: its first night, then the regular ones.
+
+    None once no point came since the slot before: a series that stopped has nothing new to teach,
+    and would otherwise be tried again every night, at more slots every week.
+    """
+    first = ready_by(spec, history, least)
     if first > until:
         return []
-    return [first, *fit_slots(spec, key, first + 1, until + 1)]
+    last = min(until, history.newest + fit_days(spec) * DAY)
+    return [first, *fit_slots(spec, key, first + 1, last + 1)]
 
 
 def fingerprint(spec: MonitorSpec) -> str:

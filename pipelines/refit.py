@@ -9,10 +9,22 @@ import numpy as np
 
 from pipelines import calibrate
 from pipelines.desk import Desk, batches, targets_per_task
-from pipelines.fit import FitOutcome, FitTarget, FitTask, Fitted, NotReady, UnseenScores, fit_targets
+from pipelines.fit import (
+    FitOutcome,
+    FitTarget,
+    FitTask,
+    Fitted,
+    NotReady,
+    UnseenScores,
+    fit_targets,
+    least_seconds,
+)
 from pipelines.plan import History, fingerprint, histories, newest_by, wanted_slots
 from pipelines.records import Json, LineRow, Mode, Points, TargetRow, VersionRow
 from pipelines.store import NewVersion
+
+TOLD = 5
+"""The reasons of at most so many targets without a model are told; the rest is counted."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class Refitted:
     Attributes:
         versions: stored versions, by target.
         unseen: what the first version of a new target left of its training span, by target id.
-        not_ready: targets without enough data, with the reason.
+        not_ready: targets without enough data for one of the fits, with the reason.
         lines: reasons why a line could not be drawn as asked.
     """
 
@@ -49,9 +61,14 @@ class Refitted:
     refused: list[str]
 
     def summary(self) -> Json:
+        fitted = {version.target_id for version in self.versions}
+        # Slots come in order of time: of several reasons the newest holds.
+        without = {each.target_id: f"{each.key}: {each.why}" for each in self.not_ready}
+        reasons = [why for target_id, why in without.items() if target_id not in fitted]
         return {
             "fitted": len(self.versions),
-            "not_ready": len(self.not_ready),
+            "not_ready": len(reasons),
+            "not_ready_why": reasons[:TOLD],
             "line_refused": self.refused,
         }
 
@@ -85,7 +102,8 @@ def due(desk: Desk, until: int, *, missing: bool = False, again_from: int | None
 def _slots(desk: Desk, target: TargetRow, history: History, until: int) -> list[int]:
     # A shared model is fitted for all its series at once, so the group's name decides when.
     key = desk.spec.name if desk.spec.scope == "group" else target.key
-    return wanted_slots(desk.spec, key, history, until)
+    least = least_seconds(desk.spec, target.step_seconds)
+    return wanted_slots(desk.spec, key, history, until, least)
 
 
 def _fitted_slots(desk: Desk, targets: Sequence[TargetRow]) -> dict[int, tuple[set[int], int]]:

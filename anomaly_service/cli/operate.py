@@ -150,6 +150,10 @@ def _summary(by_monitor: dict[str, Any], as_json: bool) -> None:
     for row in done:
         for reason in row.get("line_refused", ()):
             show.note(f"{row['monitor']}: {reason}")
+        for reason in row.get("not_ready_why", ()):
+            show.note(f"{row['monitor']}: no model for {reason}.")
+        if row.get("not_ready", 0) > len(row.get("not_ready_why", ())):
+            show.note(f"{row['monitor']}: {row['not_ready']} series have no new model in all.")
 
 
 def _changes(result: dict[str, Any], dry_run: bool) -> None:

@@ -98,3 +98,17 @@ def test_the_fingerprint_changes_with_what_a_fit_depends_on_and_nothing_else() -
     assert fingerprint(replace(SPEC, detector="kde")) != fingerprint(SPEC)
     assert fingerprint(replace(SPEC, params={"window": 12})) != fingerprint(SPEC)
     assert fingerprint(replace(SPEC, name="other", infer_every_seconds=60)) == fingerprint(SPEC)
+
+
+def test_points_far_apart_make_a_first_fit_wait_until_there_can_be_enough() -> None:
+    spec = replace(SPEC, fit_window_seconds=300 * DAY)
+    assert ready_by(spec, History(0, 400 * DAY), least=192 * DAY) >= 192 * DAY
+    assert ready_by(SPEC, History(0, 400 * DAY), least=192 * DAY) < 44 * DAY
+
+
+def test_a_series_that_stopped_is_fitted_once_more_at_most() -> None:
+    stopped = wanted_slots(SPEC, "a", History(0, 40 * DAY), 400 * DAY)
+    going = wanted_slots(SPEC, "a", History(0, 400 * DAY), 400 * DAY)
+    assert stopped == [slot for slot in going if slot <= 47 * DAY]
+    assert sum(slot > 40 * DAY for slot in stopped) <= 1
+    assert wanted_slots(SPEC, "a", History(0, 2 * DAY), 400 * DAY) == going[:1]

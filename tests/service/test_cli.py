@@ -375,6 +375,18 @@ def test_status_as_json_has_the_rows_of_the_health_views(place: Place) -> None:
     assert found["monitors"][0]["monitor"] == "logins-drop"
 
 
+def test_a_job_says_why_a_series_has_no_model(tmp_path: Path) -> None:
+    write_points(tmp_path)
+    (tmp_path / "anomaly.yaml").write_text(CONFIG.replace("window: 28d", "window: 1d"))
+    short = Place(tmp_path)
+    for command in ("migrate", "ingest"):
+        assert short(command).code == 0
+    done = short("backfill")
+    assert done.code == 0
+    assert "logins-drop: no model for logins{realm=eu-1}: fit.window holds 96 points" in done.err
+    assert "8 windows of 24 need 192; lengthen fit.window" in done.err
+
+
 def test_monitors_and_detectors_are_listed(place: Place) -> None:
     assert [row["monitor"] for row in place("monitors", "--json").rows] == ["logins-drop"]
     detectors = {row["detector"]: row for row in place("detectors", "--json").rows}
