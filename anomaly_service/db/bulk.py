@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine
 from pipelines.records import PointBlock, ScoreBlock, Seconds
 
 POINT = np.dtype([("series", np.int64), ("ts", np.int64), ("value", np.float64)])
+VALUE = np.dtype([("ts", np.int64), ("value", np.float64)])
 SCORE = np.dtype(
     [
         ("target", np.int64),
@@ -43,8 +44,8 @@ class Bulk(Protocol):
         """Insert points of which none exists, sorted by series and time."""
         ...
 
-    def upsert_points(self, connection: Connection, points: PointBlock) -> None:
-        """Insert points or replace their values; no key may occur twice."""
+    def change_points(self, connection: Connection, points: PointBlock) -> None:
+        """Give points that exist other values; no key may occur twice."""
         ...
 
     def read_points(self, connection: Connection, ids: Sequence[int], start: int, stop: int) -> PointBlock:
@@ -77,11 +78,10 @@ class SqliteBulk:
     def append_points(self, connection: Connection, points: PointBlock) -> None:
         _driver(connection).executemany("INSERT INTO points VALUES (?, ?, ?)", _columns(points))
 
-    def upsert_points(self, connection: Connection, points: PointBlock) -> None:
+    def change_points(self, connection: Connection, points: PointBlock) -> None:
+        # An eighth faster than an upsert, whose insert has to fail first.
         _driver(connection).executemany(
-            "INSERT INTO points VALUES (?, ?, ?) ON CONFLICT (series_id, ts) "
-            "DO UPDATE SET value = excluded.value WHERE value IS NOT excluded.value",
-            _columns(points),
+            "UPDATE points SET value = ?3 WHERE series_id = ?1 AND ts = ?2", _columns(points)
         )
 
     def read_points(self, connection: Connection, ids: Sequence[int], start: int, stop: int) -> PointBlock:
@@ -93,13 +93,14 @@ class SqliteBulk:
         return _points(np.fromiter(cursor, dtype=POINT))
 
     def read_ranges(self, connection: Connection, ids: Seconds, first: Seconds, last: Seconds) -> PointBlock:
-        ranges = json.dumps(np.stack([ids, first, last], axis=1).tolist())
-        cursor = _driver(connection).execute(
-            "SELECT p.series_id, p.ts, p.value FROM json_each(?) r CROSS JOIN points p "
-            "WHERE p.series_id = (r.value ->> 0) AND p.ts BETWEEN (r.value ->> 1) AND (r.value ->> 2)",
-            (ranges,),
-        )
-        return _points(np.fromiter(cursor, dtype=POINT))
+        # A query per series: the id need not become an object in every row.
+        query = "SELECT ts, value FROM points WHERE series_id = ? AND ts BETWEEN ? AND ?"
+        driver = _driver(connection)
+        ranges = zip(ids.tolist(), first.tolist(), last.tolist(), strict=True)
+        found = [np.fromiter(driver.execute(query, each), dtype=VALUE) for each in ranges]
+        rows = np.concatenate(found) if found else np.empty(0, dtype=VALUE)
+        series = np.repeat(ids, [len(each) for each in found])
+        return PointBlock(series, np.ascontiguousarray(rows["ts"]), np.ascontiguousarray(rows["value"]))
 
     def upsert_scores(self, connection: Connection, scores: ScoreBlock) -> None:
         _driver(connection).executemany(

@@ -51,7 +51,8 @@ def ingest(connection: Connection, bulk: Bulk, batch: Ingest) -> Ingested:
     bulk.append_points(connection, _take(points, later))
     overlap = _take(points, ~later)
     is_new, is_changed = _compare(connection, bulk, overlap)
-    bulk.upsert_points(connection, _take(overlap, is_new | is_changed))
+    bulk.append_points(connection, _take(overlap, is_new))
+    bulk.change_points(connection, _take(overlap, is_changed))
     written = later.copy()
     written[~later] = is_new | is_changed
     _move_bounds(connection, _take(points, written))

@@ -49,7 +49,7 @@ class PostgresBulk:
     def append_points(self, connection: Connection, points: PointBlock) -> None:
         _copy(connection, "points", {"series_id": points.series, "ts": points.ts, "value": points.value})
 
-    def upsert_points(self, connection: Connection, points: PointBlock) -> None:
+    def change_points(self, connection: Connection, points: PointBlock) -> None:
         if not len(points):
             return
         connection.exec_driver_sql(
@@ -74,15 +74,18 @@ class PostgresBulk:
         return _points(rows)
 
     def read_ranges(self, connection: Connection, ids: Seconds, first: Seconds, last: Seconds) -> PointBlock:
+        # Series by series, whatever the planner believes: it has no statistics of the newest times, takes
+        # them for empty, and would compare every point with every range.
         rows = _fetch(
             connection,
-            "SELECT p.series_id, array_agg(p.ts), array_agg(p.value) "
+            "SELECT r.id, p.ts, p.value "
             "FROM unnest(%s::integer[], %s::bigint[], %s::bigint[]) AS r (id, low, high) "
-            "JOIN points p ON p.series_id = r.id AND p.ts BETWEEN r.low AND r.high "
-            "WHERE p.ts BETWEEN %s AND %s GROUP BY p.series_id ORDER BY p.series_id",
+            "CROSS JOIN LATERAL (SELECT array_agg(ts) AS ts, array_agg(value) AS value FROM points "
+            "WHERE series_id = r.id AND ts BETWEEN r.low AND r.high AND ts BETWEEN %s AND %s) AS p "
+            "WHERE p.ts IS NOT NULL",
             (ids.tolist(), first.tolist(), last.tolist(), int(first.min()), int(last.max())),
         )
-        return _points(rows)
+        return _points(sorted(rows, key=lambda row: row[0]))
 
     def upsert_scores(self, connection: Connection, scores: ScoreBlock) -> None:
         connection.exec_driver_sql(
