@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -137,11 +137,12 @@ class Service:
         result: Json = {}
         for desk in self._desks(monitors):
             outcome = jobs.rescore(desk, a, b, self._at(), again=refit, dry_run=dry_run)
+            series = {target.id: target.key for target in desk.targets()}
             result[desk.spec.name] = {
                 **outcome.summary(),
-                "appear": [self._described(c) for c in outcome.appeared],
-                "change": [self._described(c) for c in outcome.changed],
-                "vanish": [self._described(c) for c in outcome.vanished],
+                "appear": [_described(c, series) for c in outcome.appeared],
+                "change": [_described(c, series) for c in outcome.changed],
+                "vanish": [_described(c, series) for c in outcome.vanished],
             }
         return result
 
@@ -227,18 +228,20 @@ class Service:
 
         return Desk(self.store, self.executor, row, spec, on_progress=progress)
 
-    def _described(self, change: EventChange) -> Json:
-        interval = change.interval
-        return {
-            "event_id": change.event_id,
-            "target_id": change.target_id,
-            "kind": str(interval.kind),
-            "start_at": _time(interval.start),
-            "end_at": _time(interval.end),
-            "peak_score": interval.peak_score,
-            "status": str(change.status),
-            "why": change.why,
-        }
+
+def _described(change: EventChange, series: Mapping[int, str]) -> Json:
+    """Return an event's change for people; ``series`` names the targets."""
+    interval = change.interval
+    return {
+        "event_id": change.event_id,
+        "series": series[change.target_id],
+        "kind": str(interval.kind),
+        "start_at": _time(interval.start),
+        "end_at": _time(interval.end),
+        "peak_score": interval.peak_score,
+        "status": str(change.status),
+        "why": change.why,
+    }
 
 
 def _time(ts: int | None) -> str | None:

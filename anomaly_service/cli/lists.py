@@ -12,6 +12,7 @@ from anomaly_service.cli import show
 from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, moment, opened
 
 PANEL = "Lists"
+KINDS = ("anomaly", "flatline", "data_missing", "stale")
 
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many rows.")]
 
@@ -25,9 +26,7 @@ def intervals(
     since: Annotated[
         str | None, typer.Option("--since", metavar="TIME", help="Ending at or after this.")
     ] = None,
-    kind: Annotated[
-        str | None, typer.Option("--kind", help="anomaly, flatline, data_missing or stale.")
-    ] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help=", ".join(KINDS) + ".")] = None,
     unreviewed: Annotated[bool, typer.Option("--unreviewed", help="Only those nobody judged yet.")] = False,
     limit: Limit = 50,
     config: ConfigPath = CONFIG,
@@ -35,6 +34,8 @@ def intervals(
     as_json: AsJson = False,
 ) -> None:
     """List flagged intervals, the newest first."""
+    if kind is not None and kind not in KINDS:
+        raise typer.BadParameter(f"--kind must be one of {', '.join(KINDS)}; got {kind!r}")
     given = {"monitor": monitor, "series": series, "kind": kind}
     equal = {name: value for name, value in given.items() if value is not None}
     found = _rows(config, now, "flagged_intervals", equal, since=moment(since, "--since"))
@@ -80,7 +81,10 @@ def monitors(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = Fal
     """List the monitors with what their intervals turned out to be."""
     found = _rows(config, now, "detector_precision", {})
     show.rows(
-        found, list(found[0]) if found else [], as_json=as_json, empty="The config declares no monitor."
+        found,
+        list(found[0]) if found else [],
+        as_json=as_json,
+        empty="No monitor has flagged anything yet; `anomaly status` names them all.",
     )
 
 

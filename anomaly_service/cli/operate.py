@@ -13,6 +13,7 @@ from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Monitors, No
 PANEL = "At work"
 TOLD = ("monitor", "targets", "fitted", "rows", "appeared", "changed", "vanished")
 """What a job's table shows: models fitted, score rows written, and what became of the intervals."""
+TOLD_OF_A_CHANGE = ("series", "start_at", "end_at", "kind", "event_id", "why")
 VERDICTS = ("confirmed", "expected", "false_positive", "new_trend", "unsure")
 
 
@@ -85,6 +86,11 @@ def rescore(
     assert b is not None
     if a >= b:
         raise typer.BadParameter(f"--from must lie before --to, got {start} and {stop}")
+    if refit and dry_run:
+        raise typer.BadParameter(
+            "--dry-run writes nothing, so it cannot fit models; leave out --refit to see what the present "
+            "models would change"
+        )
     with opened(config, now) as service:
         result = service.rescore(a, b, refit=refit, dry_run=dry_run, monitors=monitor)
     if as_json:
@@ -159,13 +165,13 @@ def _summary(by_monitor: dict[str, Any], as_json: bool) -> None:
 def _changes(result: dict[str, Any], dry_run: bool) -> None:
     """Print which intervals appeared, changed and vanished, or would."""
     listed = [
-        (what, name, change["start_at"], change["end_at"], change["kind"], change["event_id"], change["why"])
+        (what, name, *(change[column] for column in TOLD_OF_A_CHANGE))
         for name, outcome in result.items()
         for what in ("appear", "change", "vanish")
         for change in outcome[what]
     ]
     if listed:
-        show.table(listed, ("what", "monitor", "start", "end", "kind", "event", "why"))
+        show.table(listed, ("what", "monitor", *TOLD_OF_A_CHANGE))
     counts = [sum(row[0] == what for row in listed) for what in ("appear", "change", "vanish")]
     verb = (
         "would appear, {} change, {} vanish; nothing was written"

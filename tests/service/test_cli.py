@@ -185,6 +185,18 @@ def test_a_span_that_ends_before_it_starts_is_wrong_usage(place: Place) -> None:
     assert "--from must lie before --to" in flat(done.err)
 
 
+def test_a_dry_run_cannot_fit(place: Place) -> None:
+    done = place("rescore", "--from", "2025-01-20", "--to", "2025-02-01", "--refit", "--dry-run")
+    assert done.code == 2
+    assert "--dry-run writes nothing" in done.err
+
+
+def test_a_kind_that_is_none_is_wrong_usage(place: Place) -> None:
+    done = place("intervals", "--kind", "outage")
+    assert done.code == 2
+    assert "data_missing" in done.err
+
+
 def test_an_unknown_verdict_is_wrong_usage_and_names_those_there_are(place: Place) -> None:
     done = place("review", 1, "maybe")
     assert done.code == 2
@@ -328,6 +340,15 @@ def test_a_dry_run_writes_nothing(place: Place) -> None:
     assert done.code == 0, done.err
     assert "nothing was written" in done.out
     assert intervals(place, "--limit", 1000) == before
+
+
+def test_a_dry_run_names_the_series_whose_intervals_would_change(place: Place) -> None:
+    strict = place.folder / "strict.yaml"
+    strict.write_text(CONFIG.replace("min_rel_dev_from_expected: 10%", "min_duration: 20h"))
+    span = ("--from", OUTAGE.date(), "--to", NOW.date())
+    done = anomaly("rescore", *span, "--dry-run", "--config", strict, "--now", NOW.isoformat())
+    told = [line for line in done.out.splitlines() if line.startswith(("vanish", "change"))]
+    assert any("logins{realm=kr-1}" in line and OUTAGE.date().isoformat() in line for line in told)
 
 
 def test_repeating_the_work_changes_nothing(place: Place) -> None:
