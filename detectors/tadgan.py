@@ -105,7 +105,7 @@ class TadganDetector(Detector):
     stops by held-out blocks; early stopping keeps the encoder, generator and critic of one moment.
 
     A bank is trained member by member, as stacked convolutions are slower than a loop: meant for
-    ``scope: group``. A default member takes 114 KiB at window 100, 61 KiB at window 24.
+    ``scope: group``. A default member takes 115 KiB at window 100, 63 KiB at window 24.
     """
 
     Config: ClassVar[type[DetectorConfig]] = TadganConfig

@@ -112,7 +112,7 @@ class VaeDetector(Detector):
     series of public cloud metrics, windows of 128, it doubled VUS-PR (buffer 100), from .24 to .47.
 
     A default member at window 24 takes 57 KiB; at window 128, where input and output layers
-    dominate, 134 KiB.
+    dominate, 136 KiB.
     """
 
     Config: ClassVar[type[DetectorConfig]] = VaeConfig
