@@ -183,9 +183,11 @@ def _new_span(
     desk: Desk, target: TargetRow, reach: Reach, start: int, first: FirstScores | None, now: int
 ) -> Span:
     if target.scored_until is None:
-        start = int(first.scores.ts[0]) if first is not None else start
+        start = live_from = int(first.scores.ts[0]) if first is not None else start
     else:
-        first, start = None, min(start, target.scored_until, target.settled_until or start)
+        # Before the new version's time live scores stay what they were when their points came.
+        live_from = min(start, target.scored_until)
+        first, start = None, min(live_from, target.settled_until or live_from)
     stop = max(reach.points, target.scored_until or 0)
     night = _last_night(desk, min(stop, now))
     settled = _settled_until(desk, target, min(night, stop))
@@ -196,7 +198,7 @@ def _new_span(
         target=target,
         start=start,
         stop=stop,
-        live_from=start,
+        live_from=live_from,
         settled_until=max(target.settled_until or 0, settled),
         observed_until=max(reach.observed, stop),
         first=first,

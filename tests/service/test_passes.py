@@ -16,7 +16,7 @@ from pipelines.desk import Desk
 from pipelines.executor import Inline
 from pipelines.monitor import MonitorSpec, NightlyPlan, Threshold
 from pipelines.records import Event, Kind, PointBlock, Policy, SeriesSpec, Status, Verdict
-from pipelines.slots import DAY
+from pipelines.slots import DAY, fit_slots
 from pipelines.store import Ingest
 
 STEP = 3600
@@ -275,3 +275,23 @@ def test_a_series_that_comes_back_keeps_its_event(store: SqlStore) -> None:
     event = next(e for e in events(store, at) if e.id == stale.id)
     assert event.interval.kind is Kind.DATA_MISSING
     assert event.interval.end == END - 3 * STEP
+
+
+def test_a_new_version_leaves_live_scores_before_its_time_as_they_were(store: SqlStore) -> None:
+    block = TELEMETRY.block
+    night = fit_slots(SPEC, "", START + 20 * DAY, END)[0]
+    ingest(store, part(block.ts < night))
+    jobs.backfill(desk(store), night - DAY)
+    jobs.tick(desk(store), night)
+    before = live(store, night)
+    corrected = part((block.ts < night) & (block.ts > night - 12 * STEP))
+    ingest(store, PointBlock(corrected.series, corrected.ts, corrected.value * 1.5))
+    assert jobs.nightly(desk(store), night, night)["fitted"] == 3
+    assert live(store, night) == before
+
+
+def live(store: SqlStore, until: int) -> dict[tuple[int, int], float]:
+    """Return the live scores before a time, by target and time."""
+    block = store.scores([t.id for t in desk(store).targets()], 0, until)
+    rows = zip(block.target, block.ts, block.live, strict=True)
+    return {(int(target), int(ts)): float(score) for target, ts, score in rows if not np.isnan(score)}
