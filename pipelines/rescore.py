@@ -308,7 +308,12 @@ def _commit(
 ) -> None:
     if not ready:
         return
-    blocks = [_kept(job, result, dense=dense, desk=desk) for job, result in ready]
+    stored = {} if dense else _stored(desk, ready)
+    none = np.empty(0, dtype=np.int64)
+    blocks = [
+        _kept(job, result, stored.get(job.span.target.id, none), dense=dense, desk=desk)
+        for job, result in ready
+    ]
     block = _joined(blocks)
     outcome.rows += len(block.ts)
     changes = [change for job, result in ready for change in _changes(job, result, job.events)]
@@ -370,7 +375,20 @@ def _whole(interval: Interval, job: _Job) -> Interval:
     return replace(interval, open=ongoing, detected_at=raised)
 
 
-def _kept(job: _Job, result: Scored, *, dense: bool, desk: Desk) -> ScoreBlock:
+def _stored(desk: Desk, ready: Sequence[tuple[_Job, Scored]]) -> dict[int, np.ndarray]:
+    """Return the times of rows that an earlier pass kept, by target id.
+
+    They are kept whatever they score now, or they would go on showing what hindsight took back.
+    """
+    spans = [job.span for job, _ in ready if job.span.start < (job.span.target.scored_until or 0)]
+    if not spans:
+        return {}
+    ids = [span.target.id for span in spans]
+    block = desk.store.scores(ids, min(span.start for span in spans), max(span.stop for span in spans))
+    return {i: block.ts[block.target == i] for i in ids}
+
+
+def _kept(job: _Job, result: Scored, stored: np.ndarray, *, dense: bool, desk: Desk) -> ScoreBlock:
     """Return the rows of the span itself that the storage mode keeps."""
     span = job.span
     ts = result.ts.astype(np.int64)
@@ -379,7 +397,7 @@ def _kept(job: _Job, result: Scored, *, dense: bool, desk: Desk) -> ScoreBlock:
     keep = (ts >= span.start) & (ts < span.stop)
     keep &= (live & np.isfinite(result.live)) | (settled & np.isfinite(result.settled))
     if not dense:
-        keep &= _near(result, ts, span.target.step_seconds * _window(desk))
+        keep &= _near(result, ts, span.target.step_seconds * _window(desk)) | np.isin(ts, stored)
     nan = np.full(len(ts), np.nan)
     return ScoreBlock(
         target=np.full(int(keep.sum()), span.target.id, dtype=np.int64),

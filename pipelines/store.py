@@ -169,6 +169,10 @@ class Store(Protocol):
         """
         ...
 
+    def scores(self, target_ids: Sequence[int], start: int, stop: int) -> ScoreBlock:
+        """Stored rows of these targets, by target and time; NaN where a score is none."""
+        ...
+
     def events(self, target_ids: Sequence[int], start: int, stop: int) -> list[Event]:
         """Events, whatever their status but ``merged_into``, that overlap the span."""
         ...
