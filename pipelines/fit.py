@@ -108,7 +108,7 @@ def fit_targets(task: FitTask) -> FitOutcome:
         else:
             members.append(member)
     for alike in _batches(members, config.window, cls.folds, pooled=spec.scope == "group"):
-        outcome.fitted.extend(_fit_bank(spec, cls, config, alike))
+        _fit_bank(spec, cls, config, alike, outcome)
     return outcome
 
 
@@ -160,8 +160,13 @@ def block_steps(n_steps: int, window: int, folds: int) -> int:
 
 
 def _fit_bank(
-    spec: MonitorSpec, cls: type[Detector], config: DetectorConfig, members: Sequence[_Member]
-) -> list[Fitted]:
+    spec: MonitorSpec,
+    cls: type[Detector],
+    config: DetectorConfig,
+    members: Sequence[_Member],
+    outcome: FitOutcome,
+) -> None:
+    """Fit members together, and note what became of each."""
     began = time.perf_counter()
     prepared = [member.prepared for member in members]
     windows = bank.windows_of(
@@ -173,10 +178,17 @@ def _fit_bank(
     unseen = _unseen(members, windows, fold)
     live, settled = bank.score_unseen(blind, unseen, fold)
     seconds = (time.perf_counter() - began) / len(members)
-    return [
-        _fitted(spec, whole, unseen, row, member, live[row], settled[row], seconds)
-        for row, member in enumerate(members)
-    ]
+    for row, member in enumerate(members):
+        if live[row].isfinite().any() and settled[row].isfinite().any():
+            fitted = _fitted(spec, whole, unseen, row, member, live[row], settled[row], seconds)
+            outcome.fitted.append(fitted)
+        else:
+            target = member.asked.target
+            why = (
+                f"too many steps without a point in every window of {config.window}; "
+                f"is the source's step of {target.step_seconds} s right?"
+            )
+            outcome.not_ready.append(NotReady(target.id, target.key, why))
 
 
 def _unseen(members: Sequence[_Member], windows: Windows, fold: Tensor) -> Windows:

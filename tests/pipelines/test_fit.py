@@ -1,0 +1,43 @@
+"""Fitting a bank: a target that cannot be fitted says why, and keeps no other from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipelines.fit import FitTarget, FitTask, fit_targets
+from pipelines.monitor import MonitorSpec
+from pipelines.records import Points, TargetRow
+
+HOUR = 3600
+STEPS = 24 * 21
+
+
+def asked(id: int, every: int = 1, steps: int = STEPS) -> FitTarget:
+    """Return a target with a point at every so many steps of an hour."""
+    ts = np.arange(0, steps, every, dtype=np.int64) * HOUR
+    value = np.random.default_rng(id).normal(size=len(ts))
+    target = TargetRow(id, 1, f"t{id}", (id,), HOUR, "UTC", 0)
+    return FitTarget(target, (Points(ts, value),), 0, STEPS * HOUR)
+
+
+@pytest.mark.parametrize("detector", ["gaussian", "robust_z"])
+def test_points_too_far_apart_for_the_step_keep_no_other_target_from_its_fit(detector: str) -> None:
+    spec = MonitorSpec("m", {}, detector=detector, params={"window": 6})
+    outcome = fit_targets(FitTask(spec, (asked(1), asked(2, every=5), asked(3))))
+    assert [fitted.target_id for fitted in outcome.fitted] == [1, 3]
+    assert [
+        (each.key, "is the source's step of 3600 s right?" in each.why) for each in outcome.not_ready
+    ] == [("t2", True)]
+
+
+def test_too_few_points_are_told_with_what_is_needed() -> None:
+    spec = MonitorSpec("m", {}, params={"window": 6})
+    few = fit_targets(FitTask(spec, (asked(1, steps=40),))).not_ready
+    assert few[0].why == "40 points in fit.window, 8 windows of 6 need 48"
+
+
+def test_a_fit_window_that_can_never_hold_enough_says_what_to_change() -> None:
+    spec = MonitorSpec("m", {}, params={"window": 64})
+    short = fit_targets(FitTask(spec, (asked(1),))).not_ready
+    assert "lengthen fit.window or shorten params.window" in short[0].why
