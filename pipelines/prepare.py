@@ -28,6 +28,9 @@ LEVEL_MIN_HISTORY_SECONDS = 7 * seasons.DAY
 LEVEL_MAX_STEP_SECONDS = 3_600
 ODD = 2.0
 """Steps this many spreads from their baseline are odd by themselves: one normal step in twenty is."""
+HUGE = 1e100
+"""Values beyond, such as the largest double as a mark of nothing, count as this: squares stay finite."""
+
 LIMIT = 1e4
 """Scaled values are clipped to this many spreads: float32 moments survive a constant series that moves."""
 SMALL_COUNT = 100.0
@@ -255,7 +258,8 @@ def unseen(
 
 def _between(points: Points, start: int, stop: int) -> Points:
     low, high = np.searchsorted(points.ts, (start, stop))
-    return Points(points.ts[low:high], points.value[low:high])
+    value = points.value[low:high]
+    return Points(points.ts[low:high], np.where(np.isinf(value), value, np.clip(value, -HUGE, HUGE)))
 
 
 def _learn_offset(ts: Seconds, step_seconds: int) -> int:
@@ -279,7 +283,7 @@ def _regular(points: Points, recipe: Recipe, first: int, end: int) -> Values:
     raw = np.full(max(0, end - first), np.nan)
     raw[(points.ts[low:high] - shift) // step - first] = points.value[low:high]
     raw[~np.isfinite(raw)] = np.nan
-    return raw
+    return np.clip(raw, -HUGE, HUGE)
 
 
 def _times(recipe: Recipe, first: int, end: int) -> Seconds:

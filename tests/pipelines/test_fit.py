@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,16 @@ def test_points_too_far_apart_for_the_step_keep_no_other_target_from_its_fit(det
     assert [
         (each.key, "is the source's step of 3600 s right?" in each.why) for each in outcome.not_ready
     ] == [("t2", True)]
+
+
+@pytest.mark.parametrize("marked", [[100, 200], range(0, STEPS, 2), range(STEPS)])
+def test_the_largest_doubles_among_the_values_fail_no_fit(marked: Sequence[int]) -> None:
+    target = asked(1)
+    value = target.points[0].value
+    value[marked] = np.finfo(float).max
+    value[marked[0]] *= -1
+    outcome = fit_targets(FitTask(MonitorSpec("m", {}, params={"window": 6}), (target,)))
+    assert len(outcome.fitted) == 1
 
 
 def test_too_few_points_are_told_with_what_is_needed() -> None:
