@@ -79,9 +79,20 @@ class SeriesSpec:
 
     @property
     def key(self) -> str:
-        """``metric{a=1,b=2}`` with labels sorted: the series' name everywhere."""
-        inner = ",".join(f"{name}={self.labels[name]}" for name in sorted(self.labels))
-        return f"{self.metric}{{{inner}}}" if inner else self.metric
+        """``metric{a=1,b=2}`` with labels sorted: the series' name everywhere.
+
+        A comma, brace, equals sign or backslash inside a name or value has a backslash before it, so
+        that no two series share a key.
+        """
+        inner = ",".join(f"{_escaped(name)}={_escaped(self.labels[name])}" for name in sorted(self.labels))
+        return f"{_escaped(self.metric)}{{{inner}}}" if inner else _escaped(self.metric)
+
+
+_ESCAPES = str.maketrans({char: f"\\{char}" for char in "\\,={}"})
+
+
+def _escaped(text: str) -> str:
+    return text.translate(_ESCAPES)
 
 
 @dataclass(frozen=True)

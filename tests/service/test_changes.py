@@ -132,7 +132,7 @@ def test_a_renamed_monitor_keeps_targets_events_and_reviews(place: Place) -> Non
         assert done["fitted"] == 0
         assert {row.name for row in service.store.monitors()} == {"strain"}
         renamed = [
-            (id_, monitor.replace("strain", "load"), *rest)
+            (id_, str(monitor).replace("strain", "load"), *rest)
             for id_, monitor, *rest in stored(service)["events"]
         ]
         assert renamed == before

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -24,9 +29,13 @@ from desks import (
     waves,
 )
 
+from anomaly_service.cli import main
+from anomaly_service.config import load
 from anomaly_service.db.store import SqlStore
+from anomaly_service.service import Service
 from pipelines import jobs
 from pipelines.desk import Desk
+from pipelines.executor import Inline
 from pipelines.monitor import Threshold
 from pipelines.records import Event, Kind, ScoreBlock, Status
 from pipelines.slots import DAY
@@ -108,7 +117,7 @@ def watched(at: Desk, end: int = END) -> Watched:
     return Watched(
         at,
         events(at),
-        {host: at.store.scores([t.id], 0, 2**40) for host, t in hosts.items()},  # type: ignore[attr-defined]
+        {host: at.store.scores([t.id], 0, 2**40) for host, t in hosts.items()},
         {host: ready[t.key] for host, t in hosts.items()},
     )
 
@@ -255,3 +264,149 @@ def test_a_change_of_the_clock_causes_no_event(store: SqlStore, first_day: tuple
     spec = monitor(metric, fit_every_seconds=7 * DAY, threshold=Threshold(alarms_per_week=0.1))
     found = watched(desk(store, spec), start + 24 * DAY).events
     assert [e for own in found.values() for e in own if e.interval.end >= change] == []
+
+
+# -- files and names ----------------------------------------------------------------
+
+SOURCE = """
+database: {url}
+workers: 1
+sources:
+  files: {{kind: csv, path: "drop/*.csv", timestamp: ts, value: value, metric: metric, labels: [host, zone],
+    step: 1h}}
+monitors:
+  {name}:
+    series: {{metric: load}}
+    params: {{window: 6}}
+    fit: {{every: 4d, window: 10d, stagger: false}}
+"""
+
+HOSTS = (
+    "'; DROP TABLE series; --",
+    '"double" ""quoted""',
+    "{{ 7 * 7 }} ${HOME} {% raw %} %(ts)s %s :since {0}",
+    "[bold]<script>alert(1)</script>[/]",
+    "a,b=c}d{e\\f",
+    "überträgt 気圧 🎮",
+)
+NOW = datetime.fromtimestamp(END, UTC)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, database_url: str) -> Path:
+    """A folder with an empty drop box and a config for it."""
+    (tmp_path / "drop").mkdir()
+    (tmp_path / "anomaly.yaml").write_text(SOURCE.format(url=database_url, name="load"))
+    return tmp_path
+
+
+def service(folder: Path) -> Service:
+    return Service(load(folder / "anomaly.yaml"), now=NOW, executor=Inline())
+
+
+def write(file: Path, rows: Iterable[tuple[object, ...]]) -> None:
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        csv.writer(opened).writerows([("ts", "metric", "host", "zone", "value"), *rows])
+
+
+def rows_of(host: str, course: Course, zone: str = "z") -> list[tuple[object, ...]]:
+    return [(int(t), "load", host, zone, float(v)) for t, v in zip(*course, strict=True)]
+
+
+def incident(seed: int) -> Course:
+    ts, value = waves(seed)
+    value[400:406] *= 0.3
+    return ts, value
+
+
+def points(store: SqlStore) -> dict[str, list[tuple[int, float]]]:
+    found = {}
+    for row in store.series():
+        block = store.points([row.id], 0, 2**40)
+        found[row.spec.labels["host"]] = list(zip(block.ts.tolist(), block.value.tolist(), strict=True))
+    return found
+
+
+def test_a_messy_file_leaves_what_a_tidy_one_would(folder: Path) -> None:
+    tidy = rows_of("a", incident(1))
+    messy = [row if i % 50 else (*row[:4], -1.0) for i, row in enumerate(tidy)]
+    np.random.default_rng(0).shuffle(messy)
+    corrected = [row for i, row in enumerate(tidy) if i % 50 == 0]
+    bad: list[tuple[object, ...]] = [
+        (int(t), "load", "a", "z", text)
+        for t, text in zip(hours(), ("inf", "-Infinity", "1e999"), strict=False)
+    ]
+    bad += [("yesterday", "load", "a", "z", 1.0), (int(hours()[0]), "load", "a", "z", "five")]
+    write(folder / "drop" / "messy.csv", [*messy, *bad, *corrected])
+    with service(folder) as at:
+        (done,) = at.ingest()
+        assert done["rejected"] == len(bad)
+        assert points(at.store) == {"a": [(row[0], row[4]) for row in tidy]}
+        listed = at.config.rejects_folder / "files.rejects.csv"
+        assert len(listed.read_text().splitlines()) == 1 + len(bad)
+        at.backfill()
+        (event,) = at.store.rows("flagged_intervals", {"kind": "anomaly"})
+        # Hour 400 is four in the afternoon of the 20th of October.
+        assert event["start_at"] <= "2024-10-20T16:00:00Z" <= event["end_at"]
+        # The same file under another name, and the same points again, change nothing.
+        before = at.store.rows("flagged_intervals")
+        write(folder / "drop" / "again.csv", tidy)
+        (done,) = at.ingest()
+        assert (done["new"], done["changed"], done["unchanged"]) == (0, 0, len(tidy))
+        at.nightly()
+        assert [row["event_id"] for row in at.store.rows("flagged_intervals")] == [
+            r["event_id"] for r in before
+        ]
+
+
+def test_names_full_of_quotes_and_templates_come_through_unharmed(folder: Path) -> None:
+    rows = [row for seed, host in enumerate(HOSTS) for row in rows_of(host, incident(seed))]
+    write(folder / "drop" / "names.csv", rows)
+    config = ("--config", str(folder / "anomaly.yaml"), "--now", NOW.isoformat())
+    for command in ("ingest", "backfill"):
+        assert cli(command, *config)[0] == 0
+    code, out = cli("intervals", "--json", "--kind", "anomaly", *config)
+    listed = json.loads(out)
+    assert code == 0
+    assert {row["labels"]["host"] for row in listed} == set(HOSTS)
+    assert {row["labels"]["host"] for row in json.loads(cli("series", "--json", *config)[1])} == set(HOSTS)
+    for host in HOSTS:
+        own = [row for row in listed if row["labels"]["host"] == host]
+        wanted = ("--kind", "anomaly", "--series", own[0]["series"])
+        assert json.loads(cli("intervals", "--json", *wanted, *config)[1]) == own
+        event = str(own[0]["event_id"])
+        assert cli("review", event, "expected", "--comment", host, *config)[0] == 0
+    table = cli("intervals", *config)[1]
+    assert all(host in table for host in HOSTS[:1] + HOSTS[3:4])
+    with service(folder) as at:
+        comments = [review["comment"] for row in listed for review in at.store.reviews(row["event_id"])]
+        assert sorted(comments) == sorted(HOSTS)
+        assert len(at.store.rows("series_health")) == len(HOSTS)
+
+
+def test_names_that_look_alike_when_written_out_stay_two_series(folder: Path) -> None:
+    one, two = waves(1), waves(2)
+    write(folder / "drop" / "alike.csv", rows_of("1,zone=2", one, "3") + rows_of("1", two, "2,zone=3"))
+    with service(folder) as at:
+        at.ingest()
+        assert {host: len(own) for host, own in points(at.store).items()} == {"1,zone=2": N, "1": N}
+
+
+def test_a_monitor_with_a_hostile_name_works(folder: Path, database_url: str) -> None:
+    write(folder / "drop" / "a.csv", rows_of("a", incident(1)))
+    name = "it's; {{x}} \\\"%s\\\" 'or' 1=1"
+    text = SOURCE.format(url=database_url, name=json.dumps(name))
+    (folder / "anomaly.yaml").write_text(text)
+    with service(folder) as at:
+        at.ingest()
+        at.backfill([name])
+        assert {row["monitor"] for row in at.store.rows("flagged_intervals")} == {name}
+
+
+def cli(*args: str) -> tuple[int, str]:
+    """Run a command in this process; return its exit code and what it printed."""
+    out = io.StringIO()
+    with redirect_stdout(out), redirect_stderr(io.StringIO()), pytest.raises(SystemExit) as exited:
+        main(list(args))
+    code = exited.value.code
+    return (code if isinstance(code, int) else int(code is not None)), out.getvalue()
