@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from anomaly_service.sources import files
 from anomaly_service.sources.base import Reading, SourceError
 from anomaly_service.sources.csv import CsvConfig, CsvSource
-from pipelines.records import Json
+from pipelines.records import Json, SeriesSpec
 
 NOW = datetime(2024, 6, 5, 12, tzinfo=UTC)
 START = 1_717_200_000
@@ -507,7 +507,7 @@ def naive_twin(lines: Sequence[tuple[str, str, str]]) -> tuple[dict[tuple[str, i
         except ValueError:
             bad.add(number)
         else:
-            points["ccu" + (f"{{realm={realm}}}" if realm else ""), ts] = number_
+            points[SeriesSpec("ccu", {"realm": realm} if realm else {}, 1).key, ts] = number_
     return points, bad
 
 
