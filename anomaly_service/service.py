@@ -147,22 +147,35 @@ class Service:
         return result
 
     def validate(self) -> list[Json]:
-        """Return, per monitor, its series, their step and history, and when each will be ready."""
+        """Return, per monitor, its series, their step and history, and when each will be ready.
+
+        Only reads, so a candidate config may be held against the database in use.
+        """
         from pipelines import jobs
 
+        series = self.store.series()
+        stored = {row.name: row for row in self.store.monitors()}
         out = []
-        for desk in self._desks(None):
-            targets = jobs.readiness(desk)
+        for name, spec in self.config.monitor_specs().items():
+            matched = [row for row in series if spec.selects(row.spec.metric, row.spec.labels)]
+            targets = jobs.readiness(spec, matched, self._fitted(stored.get(name)))
             out.append(
                 {
-                    "monitor": desk.spec.name,
-                    "detector": desk.spec.detector,
+                    "monitor": name,
+                    "detector": spec.detector,
                     "series": len(targets),
                     "ready": sum(t["state"] == "ready" for t in targets),
                     "targets": [{**t, **_iso(t)} for t in targets],
                 }
             )
         return out
+
+    def _fitted(self, monitor: MonitorRow | None) -> set[str]:
+        """Return the keys of a stored monitor's targets that have a model."""
+        if monitor is None:
+            return set()
+        keys = {target.id: target.key for target in self.store.targets(monitor.id)}
+        return {keys[version.target_id] for version in self.store.versions(list(keys))}
 
     # -- the daemon -----------------------------------------------------------------
 
@@ -186,6 +199,8 @@ class Service:
                 result[spec.name] = jobs.nightly(desk, int(claim.scheduled_for.timestamp()), at)
             elif claim.kind is RunKind.BACKFILL:
                 result[spec.name] = jobs.backfill(desk, at)
+            else:
+                raise ValueError(f"no run of kind {claim.kind.value!r} is worked off by the daemon")
         if claim.kind is RunKind.NIGHTLY:
             result["pruned"] = self.prune(now)
         return result

@@ -101,15 +101,45 @@ def fit_targets(task: FitTask) -> FitOutcome:
     outcome = FitOutcome()
     members = []
     for asked in task.targets:
-        member = _prepare(asked, spec)
-        why = _too_little(member, config.window)
+        try:
+            member = _prepare(asked, spec)
+            why = _too_little(member, config.window)
+        except Exception as error:  # recorded: one broken series must not end the night of all others
+            why = _failure(error)
         if why:
             outcome.not_ready.append(NotReady(asked.target.id, asked.target.key, why))
         else:
             members.append(member)
     for alike in _batches(members, config.window, cls.folds, pooled=spec.scope == "group"):
-        _fit_bank(spec, cls, config, alike, outcome)
+        _fit_or_part(spec, cls, config, alike, outcome)
     return outcome
+
+
+def _fit_or_part(
+    spec: MonitorSpec,
+    cls: type[Detector],
+    config: DetectorConfig,
+    members: Sequence[_Member],
+    outcome: FitOutcome,
+) -> None:
+    """Fit a bank; where that fails, fit its members one by one, so that only the culprit is left out."""
+    part = FitOutcome()
+    try:
+        _fit_bank(spec, cls, config, members, part)
+    except Exception as error:  # recorded below, with the target that caused it
+        if len(members) > 1 and spec.scope != "group":
+            for member in members:
+                _fit_or_part(spec, cls, config, [member], outcome)
+            return
+        part = FitOutcome(
+            not_ready=[NotReady(m.asked.target.id, m.asked.target.key, _failure(error)) for m in members]
+        )
+    outcome.fitted += part.fitted
+    outcome.not_ready += part.not_ready
+
+
+def _failure(error: Exception) -> str:
+    return f"the fit failed: {type(error).__name__}: {error}"
 
 
 def _prepare(asked: FitTarget, spec: MonitorSpec) -> _Member:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from pipelines.desk import Desk
 from pipelines.fit import least_seconds
+from pipelines.monitor import MonitorSpec
 from pipelines.plan import History, histories, ready_by
 from pipelines.records import EventChange, Json, SeriesRow, TargetRow
 from pipelines.refit import FirstScores, Refitted, due, refit
@@ -219,42 +220,44 @@ def _reach(desk: Desk, now: int) -> dict[int, Reach]:
     """
     targets = desk.targets()
     known = histories(targets, desk.series())
-    if not known:
-        return {}
-    newest = max(history.newest for history in known.values())
-    live = now - newest < LIVE_SECONDS
+    newest = _newest_by_source(desk.series().values())
     out = {}
     for target in targets:
         if target.id in known:
-            due_until = (now - target.delay_seconds if live else min(newest, now)) + 1
+            source = newest[desk.series()[target.series_ids[0]].spec.source]
+            live = now - source < LIVE_SECONDS
+            due_until = (now - target.delay_seconds if live else min(source, now)) + 1
             last = known[target.id].newest
             out[target.id] = Reach(min(last + 1, due_until), due_until)
     return out
 
 
-def readiness(desk: Desk) -> list[Json]:
-    """Return, for every target of the monitor, its data and when its first model may be there."""
-    targets = desk.targets()
-    series = desk.series()
-    known = histories(targets, series)
-    fitted = desk.versions(targets)
-    return [_readiness(desk, target, known, fitted[target.id], series) for target in targets]
+def _newest_by_source(series: Iterable[SeriesRow]) -> dict[str, int]:
+    newest: dict[str, int] = {}
+    for row in series:
+        newest[row.spec.source] = max(newest.get(row.spec.source, 0), row.last_ts or 0)
+    return newest
 
 
-def _readiness(
-    desk: Desk,
-    target: TargetRow,
-    known: dict[int, History],
-    versions: Sequence[object],
-    series: dict[int, SeriesRow],
-) -> Json:
-    history = known.get(target.id)
-    least = least_seconds(desk.spec, target.step_seconds)
+def readiness(spec: MonitorSpec, series: Iterable[SeriesRow], fitted: Collection[str]) -> list[Json]:
+    """Return, for every series that a monitor selects, its data and when its first model may be there.
+
+    Args:
+        fitted: keys of the targets that have a model.
+    """
+    return [_readiness(spec, row, row.spec.key in fitted) for row in series]
+
+
+def _readiness(spec: MonitorSpec, row: SeriesRow, fitted: bool) -> Json:
+    ready = None
+    if row.first_ts is not None and row.last_ts is not None:
+        least = least_seconds(spec, row.spec.step_seconds)
+        ready = ready_by(spec, History(row.first_ts, row.last_ts), least)
     return {
-        "target": target.key,
-        "step_seconds": target.step_seconds,
-        "first_ts": history.first if history else None,
-        "last_ts": history.newest if history else None,
-        "ready_by": ready_by(desk.spec, history, least) if history else None,
-        "state": "ready" if versions else "learning",
+        "target": row.spec.key,
+        "step_seconds": row.spec.step_seconds,
+        "first_ts": row.first_ts,
+        "last_ts": row.last_ts,
+        "ready_by": ready,
+        "state": "ready" if fitted else "learning",
     }

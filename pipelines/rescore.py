@@ -38,6 +38,9 @@ DENSE_TARGETS = 500
 FLAT_STEPS = 1_000
 """A flat run shows its length only where the span reaches back to its begin, but no further than this."""
 
+COMMIT_TIMES = 3
+"""How often events are reconciled anew because people judged them while their scores were computed."""
+
 WIDEN_TIMES = 8
 """How often a span is widened after an interval that reaches its border, doubling every time."""
 
@@ -109,7 +112,7 @@ def score_spans(desk: Desk, spans: Sequence[Span], *, stage: str, dry_run: bool 
     versions = desk.versions([span.target for span in spans])
     lines = _lines(lines_in_force(desk, dry_run=dry_run))
     dense = _dense(desk)
-    todo = [span for span in spans if versions[span.target.id]]
+    todo = [span for span in spans if versions[span.target.id] and (None in lines or span.target.id in lines)]
     finished = 0
     jobs = [_Job(span, span.start, span.stop, tuple(versions[span.target.id]), ()) for span in todo]
     while jobs:
@@ -320,18 +323,22 @@ def _commit(
     if dry_run:
         outcome.note(changes)
         return
-    try:
-        desk.store.commit(desk.claim, _batch(ready, block, changes))
-    except StaleEventsError:
-        changes = _commit_again(desk, ready, block)
-    outcome.note(changes)
+    outcome.note(_commit_from_newest(desk, ready, block, changes))
 
 
-def _commit_again(desk: Desk, ready: Sequence[tuple[_Job, Scored]], block: ScoreBlock) -> list[EventChange]:
-    """Reconcile anew from the events as they are now: somebody judged one while its scores were computed."""
-    fresh = [(replace(job, events=tuple(_events_now(desk, job))), result) for job, result in ready]
-    changes = [change for job, result in fresh for change in _changes(job, result, job.events)]
-    desk.store.commit(desk.claim, _batch(fresh, block, changes))
+def _commit_from_newest(
+    desk: Desk, ready: Sequence[tuple[_Job, Scored]], block: ScoreBlock, changes: Sequence[EventChange]
+) -> Sequence[EventChange]:
+    """Commit; where somebody judged an event meanwhile, reconcile anew from the events as they are now."""
+    for _ in range(COMMIT_TIMES):
+        try:
+            desk.store.commit(desk.claim, _batch(ready, block, changes))
+        except StaleEventsError:
+            ready = [(replace(job, events=tuple(_events_now(desk, job))), result) for job, result in ready]
+            changes = [change for job, result in ready for change in _changes(job, result, job.events)]
+        else:
+            return changes
+    desk.store.commit(desk.claim, _batch(ready, block, changes))
     return changes
 
 

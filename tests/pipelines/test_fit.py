@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from pipelines import prepare
 from pipelines.fit import FitTarget, FitTask, fit_targets
 from pipelines.monitor import MonitorSpec
+from pipelines.prepare import Prepared, Recipe
 from pipelines.records import Points, TargetRow
 
 HOUR = 3600
@@ -53,3 +57,18 @@ def test_a_fit_window_that_can_never_hold_enough_says_what_to_change() -> None:
     spec = MonitorSpec("m", {}, params={"window": 64})
     short = fit_targets(FitTask(spec, (asked(1),))).not_ready
     assert "lengthen fit.window or shorten params.window" in short[0].why
+
+
+def test_a_target_whose_fit_fails_is_left_out_alone_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = prepare.unseen
+
+    def breaks(recipe: Recipe, points: Sequence[Points], prepared: Prepared, fold: NDArray[Any]) -> Prepared:
+        if points[0].value[0] == asked(2).points[0].value[0]:
+            raise ArithmeticError("no luck")
+        return whole(recipe, points, prepared, fold)
+
+    monkeypatch.setattr(prepare, "unseen", breaks)
+    spec = MonitorSpec("m", {}, params={"window": 6})
+    outcome = fit_targets(FitTask(spec, (asked(1), asked(2), asked(3))))
+    assert [fitted.target_id for fitted in outcome.fitted] == [1, 3]
+    assert [(e.key, e.why) for e in outcome.not_ready] == [("t2", "the fit failed: ArithmeticError: no luck")]

@@ -24,7 +24,7 @@ from anomaly_service.service import Service
 from pipelines import jobs
 from pipelines.executor import Inline
 from pipelines.monitor import MonitorSpec, Threshold
-from pipelines.records import Event, Kind, Verdict
+from pipelines.records import Event, Kind, Status, Verdict
 from pipelines.slots import DAY
 
 NOW = datetime.fromtimestamp(END, UTC)
@@ -192,6 +192,14 @@ def test_another_detector_scores_from_the_next_night_on_and_keeps_events_and_rev
         assert len(filled.reviews(event.id)) == 1
     recent = filled.scores(list(newest), END - 6 * HOUR, END)
     assert set(recent.version) == {v.id for v in newest.values()}
+    # The past keeps what it has, even rescored, until a backfill fits it with the new detector too.
+    assert jobs.rescore(desk(filled, other), START, END, END).vanished == []
+    assert jobs.backfill(desk(filled, other), END)["fitted"] == 9
+    assert jobs.backfill(desk(filled, other), END)["fitted"] == 0
+    kept = {e.id: e for e in filled.events(list(newest), 0, 2**40)}
+    for event in before:
+        assert kept[event.id].reviewed
+        assert kept[event.id].status in (Status.CLOSED, Status.BELOW_LINE)
 
 
 def test_another_threshold_moves_the_line_of_the_past_when_it_is_rescored(filled: SqlStore) -> None:

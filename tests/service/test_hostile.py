@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from desks import (
     hours,
     ingest,
     monitor,
+    readiness,
     spans,
     waves,
 )
@@ -36,6 +37,7 @@ from anomaly_service.service import Service
 from pipelines import jobs
 from pipelines.desk import Desk
 from pipelines.executor import Inline
+from pipelines.jobs import readiness
 from pipelines.monitor import Threshold
 from pipelines.records import Event, Kind, ScoreBlock, Status
 from pipelines.slots import DAY
@@ -91,10 +93,16 @@ def scaled() -> dict[str, Course]:
 
 
 @pytest.fixture(scope="module", params=Databases.kinds)
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqlStore]:
-    """One database of each kind for the whole file."""
+def fresh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
+    """Gives the URLs of new databases, of each kind in turn."""
     databases = Databases(request, tmp_path_factory.mktemp("hostile"))
-    with SqlStore(databases.fresh(request.param)) as opened:
+    return lambda: databases.fresh(request.param)
+
+
+@pytest.fixture(scope="module")
+def store(fresh: Callable[[], str]) -> Iterator[SqlStore]:
+    """One database of each kind for the whole file."""
+    with SqlStore(fresh()) as opened:
         yield opened
 
 
@@ -113,7 +121,7 @@ def watched(at: Desk, end: int = END) -> Watched:
     jobs.backfill(at, end)
     jobs.nightly(at, end, end)
     hosts = {at.series()[t.series_ids[0]].spec.labels["host"]: t for t in at.targets()}
-    ready = {row["target"]: row for row in jobs.readiness(at)}
+    ready = {row["target"]: row for row in readiness(at)}
     return Watched(
         at,
         events(at),
@@ -197,7 +205,7 @@ def test_a_series_without_points_is_learning_without_a_date(store: SqlStore) -> 
     ingest(store, "empty", {"none": (np.empty(0), np.empty(0))})
     at = desk(store, monitor("empty"))
     jobs.backfill(at, END)
-    assert [(row["state"], row["ready_by"]) for row in jobs.readiness(at)] == [("learning", None)]
+    assert [(row["state"], row["ready_by"]) for row in readiness(at)] == [("learning", None)]
 
 
 def test_a_series_that_stops_is_stale_until_it_comes_back(seen: Watched) -> None:
@@ -236,6 +244,38 @@ def test_a_series_is_stale_three_steps_and_the_delay_after_its_last_point(
     (later,) = events(at, Kind.STALE)["off"]
     assert later.id == stale.id
     assert events(at, Kind.STALE)["on"] == []
+
+
+def test_a_source_that_stops_for_days_has_one_event_that_ends_when_it_comes_back(store: SqlStore) -> None:
+    ingest(store, "alone", {"a": waves(2)})
+    spec = monitor("alone")
+    jobs.backfill(desk(store, spec), END)
+    for hour in (3, 20, 26, 80):
+        jobs.tick(desk(store, spec), END + hour * HOUR)
+        jobs.nightly(desk(store, spec), END + hour * HOUR, END + hour * HOUR)
+        (stale,) = events(desk(store, spec), Kind.STALE)["a"]
+    ingest(store, "alone", {"a": waves(2, hours(END + 80 * HOUR, END + 90 * HOUR))})
+    jobs.tick(desk(store, spec), END + 90 * HOUR)
+    (gap,) = events(desk(store, spec), Kind.DATA_MISSING)["a"]
+    assert (gap.id, gap.status) == (stale.id, Status.CLOSED)
+    assert spans([gap]) == [("data_missing", N, N + 79)]
+
+
+def test_gaps_of_learning_series_are_the_same_in_whatever_order_they_were_seen(
+    seen: Watched, fresh: Callable[[], str]
+) -> None:
+    hosts = ("few", "never", "new", "gap", "stops")
+    spec = monitor("hostile")
+    with SqlStore(fresh()) as other:
+        ingest(other, "hostile", {host: course for host, course in hostile().items() if host in hosts})
+        for hour in (40, 100, 300, 20, 500, 505):
+            jobs.tick(desk(other, spec), START + hour * HOUR)
+            if hour == 300:
+                jobs.nightly(desk(other, spec), START + hour * HOUR, START + hour * HOUR)
+        found = watched(desk(other, spec)).events
+    for host in hosts:
+        absences = [e for e in found[host] if e.interval.kind in (Kind.STALE, Kind.DATA_MISSING)]
+        assert spans(absences) == spans(seen.events[host])
 
 
 BERLIN = ZoneInfo("Europe/Berlin")
