@@ -37,7 +37,6 @@ from anomaly_service.service import Service
 from pipelines import jobs
 from pipelines.desk import Desk
 from pipelines.executor import Inline
-from pipelines.jobs import readiness
 from pipelines.monitor import Threshold
 from pipelines.records import Event, Kind, ScoreBlock, Status
 from pipelines.slots import DAY
