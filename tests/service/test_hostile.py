@@ -260,6 +260,19 @@ def test_a_source_that_stops_for_days_has_one_event_that_ends_when_it_comes_back
     assert spans([gap]) == [("data_missing", N, N + 79)]
 
 
+def test_a_tick_sees_a_learning_series_stop_and_come_back(store: SqlStore) -> None:
+    ingest(store, "young", {"a": waves(1, hours(START, START + 50 * HOUR))})
+    jobs.tick(desk(store, monitor("young")), START + 51 * HOUR)
+    assert events(desk(store, monitor("young"))) == {"a": []}
+    jobs.tick(desk(store, monitor("young")), START + 60 * HOUR)
+    (stale,) = events(desk(store, monitor("young")), Kind.STALE)["a"]
+    ingest(store, "young", {"a": waves(1, hours(START + 70 * HOUR, START + 80 * HOUR))})
+    jobs.tick(desk(store, monitor("young")), START + 80 * HOUR)
+    (gap,) = events(desk(store, monitor("young")))["a"]
+    assert (gap.id, gap.status) == (stale.id, Status.CLOSED)
+    assert spans([gap]) == [("data_missing", 50, 69)]
+
+
 def test_gaps_of_learning_series_are_the_same_in_whatever_order_they_were_seen(
     seen: Watched, fresh: Callable[[], str]
 ) -> None:
