@@ -230,7 +230,9 @@ def _change(
 def _claim(event: Event) -> tuple[bool, bool, int, int]:
     """Who chooses first: judged or drawn by people, then still scoring, then the oldest."""
     judged = event.reviewed or event.added
-    return (not judged, event.status is Status.OUTDATED, event.first_detected_at, event.id)
+    # What losing changes (the status of the judged) must not decide who wins, or passes would take turns.
+    outdated = event.status is Status.OUTDATED and not judged
+    return (not judged, outdated, event.first_detected_at, event.id)
 
 
 def _likeness(event: Interval, interval: Interval) -> tuple[bool, float, int]:
