@@ -13,11 +13,17 @@ from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import settings
 
 from anomaly_service.db.migrate import migrate
 from anomaly_service.db.store import SqlStore
 
 DATABASES = ("sqlite", "postgresql")
+
+# The same examples every time, so that a change is judged by what it changed; `make soak` draws new ones.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("new", max_examples=1000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 _numbers = count()
 
