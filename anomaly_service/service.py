@@ -79,14 +79,18 @@ class Service:
             self.store, sources, self.now, self._on_progress, rejects=rejects, should_stop=should_stop
         )
 
-    def sync(self) -> list[tuple[MonitorRow, MonitorSpec]]:
-        """Bring monitors and targets up to date with config and series; return the monitors in force."""
+    def sync(self, only: int | None = None) -> list[tuple[MonitorRow, MonitorSpec]]:
+        """Bring monitors and targets up to date with config and series; return the monitors in force.
+
+        Args:
+            only: id of the one monitor whose targets matter; all of them where None.
+        """
         specs = self.config.monitor_specs()
         rows = self.store.sync_monitors(self.config.monitor_sections())
         series = self.store.series()
         found = []
         for row in rows:
-            if not row.enabled or row.name not in specs:
+            if not row.enabled or row.name not in specs or only not in (None, row.id):
                 continue
             spec = specs[row.name]
             matched = [s for s in series if spec.selects(s.spec.metric, s.spec.labels)]
@@ -189,9 +193,7 @@ class Service:
             raise StoppedError("stopped while reading the sources; what was stored stands")
         at = int(now.timestamp())
         result: Json = {"ingested": ingested}
-        for row, spec in self.sync():
-            if claim.monitor_id not in (None, row.id):
-                continue
+        for row, spec in self.sync(claim.monitor_id):
             desk = replace(self._desk(row, spec), claim=claim, should_stop=should_stop)
             if claim.kind is RunKind.TICK:
                 result[spec.name] = jobs.tick(desk, at)

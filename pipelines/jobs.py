@@ -109,13 +109,17 @@ def backfill(desk: Desk, now: int) -> Json:
 def rescore(
     desk: Desk, start: int, stop: int, now: int, *, again: bool = False, dry_run: bool = False
 ) -> Outcome:
-    """Score a span again with hindsight; with ``again`` by models that are fitted anew for it."""
+    """Score a span again with hindsight; with ``again`` by models that are fitted anew for it.
+
+    The last of the new models scores on beyond the span, so with ``again`` all that follows is scored too.
+    """
     if again and not dry_run:
         generation = 1 + max(
             (v.config.get("generation", 0) for rows in desk.versions(desk.targets()).values() for v in rows),
             default=0,
         )
         refit(desk, [d for d in due(desk, stop, again_from=start) if d.slot >= start], generation=generation)
+        stop = max(stop, now)
     return settle(desk, start, stop, now, dry_run=dry_run, new_versions=again)
 
 

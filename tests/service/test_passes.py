@@ -295,3 +295,15 @@ def live(store: SqlStore, until: int) -> dict[tuple[int, int], float]:
     block = store.scores([t.id for t in desk(store).targets()], 0, until)
     rows = zip(block.target, block.ts, block.live, strict=True)
     return {(int(target), int(ts)): float(score) for target, ts, score in rows if not np.isnan(score)}
+
+
+def test_a_refit_of_a_span_leaves_no_score_of_the_models_it_replaced(store: SqlStore) -> None:
+    undisturbed(store)
+    at = desk(store)
+    start = START + 16 * DAY
+    jobs.rescore(at, start, START + 22 * DAY, END, again=True)
+    targets = [t.id for t in at.targets()]
+    in_force = {v.id for rows in at.versions(at.targets()).values() for v in rows}
+    block = store.scores(targets, start, END)
+    # A model before the span still scores its beginning; whatever scores is the newest of its night.
+    assert {int(version) for version in block.version} <= in_force
