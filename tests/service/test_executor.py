@@ -126,7 +126,8 @@ def test_work_of_a_killed_worker_is_done_again_and_the_others_results_arrive(tmp
     pool = LocalExecutor(2, on_restart=lambda: restarts.append(None))
     items = [(i, str(tmp_path / str(i)) if i in (3, 11) else "") for i in range(20)]
     assert sorted(result for _, result in pool.map(die_once, items)) == list(range(20))
-    assert len(restarts) == 2
+    # Two workers that die at the same moment take one pool down together.
+    assert 1 <= len(restarts) <= 2
     pool.close()
 
 
