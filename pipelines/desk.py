@@ -73,6 +73,13 @@ class Desk:
         by_series = split(self.store.points(ids, start, stop), ids)
         return {t.id: tuple(by_series[i] for i in t.series_ids) for t in targets}
 
+    @property
+    def window(self) -> int:
+        """Steps of a window of the detector as configured now."""
+        from pipelines import bank
+
+        return bank.config_of(self.spec.detector, self.spec.params)[1].window
+
     def check_stop(self) -> None:
         """Raise StoppedError where the job was asked to stop."""
         if self.should_stop():

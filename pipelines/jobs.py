@@ -159,10 +159,7 @@ def _settled_span(desk: Desk, target: TargetRow, reach: Reach, start: int, stop:
 
 def _settled_until(desk: Desk, target: TargetRow, stop: int) -> int:
     """Return up to where every window that covers a point ends before ``stop``."""
-    from pipelines import bank
-
-    window = bank.config_of(desk.spec.detector, desk.spec.params)[1].window
-    return stop - (window - 1) * target.step_seconds
+    return stop - (desk.window - 1) * target.step_seconds
 
 
 def _new_spans(desk: Desk, done: Refitted, now: int) -> list[Span]:

@@ -206,9 +206,9 @@ def _task(desk: Desk, jobs: Sequence[_Job], lines: dict[int | None, dict[str, Li
     for row in sorted(desk.store.calibrations(list(used)), key=_valid_from):
         bodies[row.version_id][str(row.mode)] = row.body
     recipes = {i: Recipe.from_json(v.recipe) for i, v in used.items()}
-    window = _window(desk)
+    window = max((_window(v) for v in used.values()), default=desk.window)
     context = max((r.context_seconds + window * r.step_seconds for r in recipes.values()), default=0)
-    low = min(job.low for job in jobs) - context - window * 2
+    low = min(job.low for job in jobs) - context
     high = max(job.high + window * job.span.target.step_seconds for job in jobs)
     points = desk.points([job.span.target for job in jobs], low, high)
     series = desk.series()
@@ -234,10 +234,11 @@ def _valid_from(row: CalibrationRow) -> int:
     return row.valid_from
 
 
-def _window(desk: Desk) -> int:
+def _window(version: VersionRow) -> int:
+    """Return a version's own window: one of an older configuration may look further back."""
     from pipelines import bank
 
-    return bank.config_of(desk.spec.detector, desk.spec.params)[1].window
+    return bank.config_of(version.detector, version.config["params"])[1].window
 
 
 def _pieces(job: _Job) -> list[tuple[VersionRow, int, int]]:
@@ -404,7 +405,7 @@ def _kept(job: _Job, result: Scored, stored: np.ndarray, *, dense: bool, desk: D
     keep = (ts >= span.start) & (ts < span.stop)
     keep &= (live & np.isfinite(result.live)) | (settled & np.isfinite(result.settled))
     if not dense:
-        keep &= _near(result, ts, span.target.step_seconds * _window(desk)) | np.isin(ts, stored)
+        keep &= _near(result, ts, span.target.step_seconds * desk.window) | np.isin(ts, stored)
     nan = np.full(len(ts), np.nan)
     return ScoreBlock(
         target=np.full(int(keep.sum()), span.target.id, dtype=np.int64),
