@@ -137,6 +137,11 @@ class Windows:
         return self.missing.unfold(1, self.window, 1).transpose(2, 3)
 
     @property
+    def grid(self) -> Tensor:
+        """Index of every point on its target's UTC grid, int64, shape ``(n_targets, n_points)``."""
+        return self.start.unsqueeze(1) + torch.arange(self.n_points)
+
+    @property
     def missing_share(self) -> Tensor:
         """Share of missing values in each window, shape ``(n_targets, n_windows)``."""
         total = self.missing.to(torch.float32).mean(dim=2).cumsum(dim=1)
@@ -313,8 +318,10 @@ class Detector(ABC):
     """Authors and year, such as 'Parzen 1962'."""
     folds: ClassVar[int] = 5
     """Models fitted for calibration, each blind to one share of the blocks (networks: 2)."""
-    blind_to: ClassVar[str] = ""
-    """At most one of 'spike', 'level', 'variance', 'shape', with the reason in the docstring."""
+    baseline: ClassVar[bool] = False
+    """True for what is not meant to be good but to show what a model adds."""
+    blind_to: ClassVar[frozenset[str]] = frozenset()
+    """Of 'spike', 'level', 'variance', 'shape', one at most but for a baseline; the docstring says why."""
 
     def __init__(self, config: DetectorConfig | None = None) -> None:
         self.config: Any = config if config is not None else self.Config()

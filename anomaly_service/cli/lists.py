@@ -90,7 +90,7 @@ def monitors(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = Fal
 
 @app.command(rich_help_panel=PANEL)
 def detectors(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
-    """List the installed detectors and what each generative family can do."""
+    """List the installed detectors and what each can do; baselines show what a model adds."""
     from detectors import registry
 
     found = [_taxonomy(name, registry.get(name)) for name in registry.names()]
@@ -98,7 +98,7 @@ def detectors(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = Fa
 
 
 def _taxonomy(name: str, cls: Any) -> dict[str, object]:
-    """Return a detector's row: family, density and which of the three abilities it has."""
+    """Return a detector's row: family, density, which of the three abilities it has, what it is for."""
     from detectors.base import Encodes, HasLogProb
 
     return {
@@ -108,6 +108,7 @@ def _taxonomy(name: str, cls: Any) -> dict[str, object]:
         "log_prob": issubclass(cls, HasLogProb),
         "encode": issubclass(cls, Encodes),
         "folds": cls.folds,
+        "baseline": cls.baseline,
         "paper": cls.paper,
     }
 

@@ -84,6 +84,46 @@ def kernel_log_density(
     return math.log(total / left)
 
 
+def window_deviations(windows: Windows, target: int) -> Array:
+    """Root of the mean variance of the channels of every window, of its observed steps only."""
+    out = np.zeros(windows.n_windows)
+    for s in range(windows.n_windows):
+        values = windows.values[target, s].double().numpy()
+        seen = ~windows.mask[target, s].numpy()
+        channels = [values[seen[:, c], c].var() for c in range(windows.n_channels) if seen[:, c].any()]
+        out[s] = math.sqrt(np.mean(channels)) if channels else 0.0
+    return out
+
+
+def season_profile(windows: Windows, target: int, period: int) -> Array:
+    """Median of the training steps at every phase of a season, ``(period, n_channels)``; NaN without one."""
+    at: dict[tuple[int, int], list[float]] = {}
+    for i in range(windows.n_points):
+        for channel in range(windows.n_channels):
+            if windows.touched[target, i] and not windows.missing[target, i, channel]:
+                phase = (int(windows.start[target]) + i) % period
+                at.setdefault((phase, channel), []).append(float(windows.series[target, i, channel]))
+    out = np.full((period, windows.n_channels), np.nan)
+    for (phase, channel), values in at.items():
+        out[phase, channel] = np.median(values)
+    return out
+
+
+def season_correlation(x: Array, period: int) -> float:
+    """Mean product of all pairs of steps at the same phase of different seasons, over the mean square."""
+    x = x - np.nanmean(x)
+    pairs = [x[i] * x[j] for i in range(len(x)) for j in range(i + period, len(x), period)]
+    return float(np.nanmean(pairs) / np.nanmean(x**2))
+
+
+def split_mix(index: int, seed: int) -> int:
+    """SplitMix64 in integers that know no overflow."""
+    z = (seed + (index + 1) * 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return z ^ (z >> 31)
+
+
 def _flat(windows: Windows, target: int) -> tuple[Array, NDArray[np.bool_]]:
     used = (windows.weight[target] > 0).numpy()
     values = windows.values[target].flatten(1).double().numpy()

@@ -27,6 +27,7 @@ def test_a_span_keeps_its_place_on_the_grid() -> None:
     part = counting(2, 10, 4).span(3, 5)
     assert part.n_windows == 2
     assert part.start.tolist() == [3, 3]
+    assert part.grid.tolist() == [[3, 4, 5, 6, 7]] * 2
     assert part.values[0, 0, :, 0].tolist() == [3, 4, 5, 6]
 
 

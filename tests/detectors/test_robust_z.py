@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from detectors.base import Windows
-from detectors.robust_z import FLOOR, RobustZDetector
+from detectors.baseline import FLOOR
+from detectors.robust_z import RobustZDetector
 
 WINDOW = RobustZDetector().config.window
 
@@ -48,6 +49,23 @@ def test_only_points_inside_weighted_windows_teach() -> None:
 def test_a_constant_series_gets_the_floor() -> None:
     detector = RobustZDetector().fit(Windows.of(torch.full((1, 100, 1), 5.0), WINDOW))
     assert detector.state()["sigma"] == pytest.approx(FLOOR)
+
+
+def test_a_step_that_is_missing_is_not_off() -> None:
+    windows = Windows.of(10 + noise(400, 1, 6), WINDOW)
+    detector = RobustZDetector().fit(windows)
+    hide = torch.zeros(1, 400, dtype=torch.bool)
+    hide[0, 3] = True
+    assert detector.score(windows.hidden(hide))[0, 0, 3] == 0
+    assert detector.score(windows)[0, 0, 3] > 0
+
+
+def test_a_history_half_of_which_is_absurd_leaves_numbers() -> None:
+    series = noise(400, 1, 7)
+    series[0, ::4], series[0, 1::4] = 3e38, -3e38
+    detector = RobustZDetector().fit(Windows.of(series, WINDOW))
+    assert detector.state()["sigma"].isfinite().all()
+    assert detector.sample(9).isfinite().all()
 
 
 def test_log_prob_is_that_of_independent_normal_steps() -> None:
