@@ -218,6 +218,7 @@ class Service:
             "points": self.store.delete_points_before(at - int(keep.points.total_seconds())),
             "scores": self.store.delete_scores_before(scores_from),
             "versions": self.store.prune_versions(keep.model_versions, scores_from),
+            "lines": self.store.prune_lines(scores_from),
         }
 
     # -- inside ---------------------------------------------------------------------

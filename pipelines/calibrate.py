@@ -15,12 +15,13 @@ high", because unseen data may hold real incidents.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.evidence import GRID, Realised, Seen
 from pipelines.flag import Flags, Indices, run_bounds, shape_bounds
 from pipelines.monitor import Threshold
 from pipelines.records import Json, Policy, Seconds, Values
@@ -65,6 +66,9 @@ TYPICAL_VARIETY = 0.15
 PRIOR_TARGETS = 10.0
 """Targets whose ratios weigh as much as the two figures above."""
 
+TAIL_DECADES = 12.0
+"""How far a curve of alarms goes on beyond the last that can be counted: no budget asks for less."""
+
 MAX_LEVELS = 64
 MAX_POOLED = 1000
 MAX_GRID = 1500
@@ -73,6 +77,9 @@ MIN_LINE = float(np.log10(2.0))
 """The lowest line: half of the points lie above."""
 
 LN10 = float(np.log(10.0))
+
+Curve = tuple[Values, Values]
+"""Surprises, ascending, and how many alarms there are from there up."""
 
 
 class BudgetError(ValueError):
@@ -135,6 +142,7 @@ def draw(
     *,
     tail_from: Sequence[Json] | Pool = (),
     previous: Json | None = None,
+    realised: Realised | None = None,
 ) -> Json:
     """Return tail and line of a monitor, or of one target with the tail of its monitor.
 
@@ -145,6 +153,7 @@ def draw(
         tail_from: bodies that shape the tail, if more than ``bodies``; many draws from the same
             ones share a ``Pool`` of them.
         previous: the line so far; it stands where there is no body.
+        realised: what lines turned out to give since, over the targets of ``tail_from``.
 
     Raises:
         BudgetError: more alarms are asked for than a line above half of the points can give.
@@ -157,7 +166,7 @@ def draw(
     pool = tail_from if isinstance(tail_from, Pool) else Pool(tail_from or bodies)
     match threshold.method:
         case "alarms":
-            line = _alarm_line(bodies, threshold, pool)
+            line = _alarm_line(bodies, threshold, pool, realised or Realised.none())
         case "quantile":
             line = _quantile_line(bodies, threshold, pool.tail)
         case "sigma":
@@ -181,9 +190,14 @@ class Pool:
         return _fit_tail(self.bodies)
 
     @cached_property
-    def alarms(self) -> tuple[Values, Values]:
-        """Surprises, ascending, and the alarms that all targets together have from there up."""
+    def alarms(self) -> Curve:
+        """The alarms that all targets together had, as counted."""
         return _pooled_curve(self.bodies, self.tail, "alarms")
+
+    @cached_property
+    def curve(self) -> Curve:
+        """The same beyond where they can be counted."""
+        return _extended(self.alarms, self.alarms)
 
 
 @dataclass(frozen=True)
@@ -241,31 +255,29 @@ class Calibrated:
     scale: Scale
     line: float
     """Surprise at the line."""
+    seen: Seen = field(default_factory=Seen.none)
+    """What scores since the fit correct."""
 
     @classmethod
-    def of(cls, body: Json, line: Json) -> Calibrated:
+    def of(cls, body: Json, line: Json, seen: Seen | None = None) -> Calibrated:
         """Return the calibration of one target under the line of its monitor."""
-        scale = Scale.of(body, line)
+        calibrated = cls(Scale.of(body, line), line.get("surprise", MIN_LINE), seen or Seen.none())
         if "surprise" in line:
-            return cls(scale, line["surprise"])
+            return calibrated
         at = (
             body["dynamic"]
             if line["method"] == "dynamic"
             else body["mean"] + line["value"] * body["deviation"]
         )
-        return cls(scale, max(float(scale.surprise(np.array([at]))[0]), MIN_LINE))
+        return replace(calibrated, line=max(float(calibrated.surprise(np.array([at]))[0]), MIN_LINE))
 
     def surprise(self, scores: Values) -> Values:
-        """Return ``Scale.surprise``."""
-        return self.scale.surprise(scores)
+        """Return ``Scale.surprise`` in the light of what was seen since the fit."""
+        return self.seen.corrected(self.scale.surprise(scores))
 
     def anomaly_score(self, scores: Values) -> Values:
         """Return surprise over surprise at the line: 1 is the line; shape and NaN as in ``scores``."""
-        return self.scale.surprise(scores) / self.line
-
-    def line_score(self) -> float:
-        """Return the raw score at the line."""
-        return float(self.scale.score_at(np.array([self.line]))[0])
+        return self.surprise(scores) / self.line
 
 
 def _tail_surprise(z: Values, shape: float) -> Values:
@@ -394,15 +406,32 @@ def _alarm_curve(
 ) -> Json:
     """Return, per score level, how many alarms and how many steps a line there would give."""
     known = np.sort(score[~np.isnan(score)])
-    shown = np.where(passes & ~np.isnan(score), score, -np.inf)
-    shaped = _shaped(shown, policy, step_seconds)
+    shaped = _shaped(_shown(score, passes), policy, step_seconds)
     levels = _levels(shaped, u, float(known[len(known) // 2]), window)
-    alarms = _count_runs(shaped, levels)
-    # Trimming changes which runs last long enough, and nothing else.
-    if policy.cooldown_seconds > 0 or (odd is not None and policy.min_duration_seconds > 0):
-        alarms = np.array([len(shape_bounds(shown >= at, policy, step_seconds, odd)[0]) for at in levels])
+    alarms = alarms_at(score, levels, policy, step_seconds, passes, odd)
     points = len(known) - np.searchsorted(known, levels, side="left")
     return {"levels": levels.tolist(), "alarms": alarms.tolist(), "points": points.tolist()}
+
+
+def alarms_at(
+    score: Values, levels: Values, policy: Policy, step_seconds: int, allowed: Flags, own: Flags | None
+) -> NDArray[np.int64]:
+    """Return how many intervals a line at each level gives, shape of ``levels`` (ascending).
+
+    Args:
+        score: of regular steps, NaN for none; in any unit that the levels share.
+        allowed, own: as in ``learn``.
+    """
+    shown = _shown(score, allowed)
+    # Trimming changes which runs last long enough, and nothing else.
+    if policy.cooldown_seconds > 0 or (own is not None and policy.min_duration_seconds > 0):
+        counts = [len(shape_bounds(shown >= at, policy, step_seconds, own)[0]) for at in levels]
+        return np.array(counts, dtype=np.int64)
+    return _count_runs(_shaped(shown, policy, step_seconds), levels)
+
+
+def _shown(score: Values, passes: Flags) -> Values:
+    return np.where(passes & ~np.isnan(score), score, -np.inf)
 
 
 def _shaped(shown: Values, policy: Policy, step_seconds: int) -> Values:
@@ -564,44 +593,75 @@ def _log_survival(
 # -- where the line is --------------------------------------------------------------
 
 
-def _alarm_line(bodies: Sequence[Json], threshold: Threshold, pool: Pool) -> Json:
+def _alarm_line(bodies: Sequence[Json], threshold: Threshold, pool: Pool, realised: Realised) -> Json:
     """Return the line at which the unseen scores give as many alarms as the budget asks for.
 
     Raises:
         BudgetError: no line below which more than half of the points lie gives so many.
     """
-    weeks = sum(b["seconds"] for b in bodies) / WEEK
+    weeks = _weeks(bodies)
     share = weeks / len(bodies) if threshold.per == "monitor" else weeks
     asked = threshold.alarms_per_week * share
     shared = bodies is pool.bodies or len(bodies) == len(pool.bodies)
-    levels, alarms = pool.alarms if shared else _pooled_curve(bodies, pool.tail, "alarms")
-    most = float(alarms.max(initial=0.0))
-    if most == 0.0:
+    own = pool.alarms if shared else _pooled_curve(bodies, pool.tail, "alarms")
+    if own[1].max(initial=0.0) == 0.0:
         # Nothing ever moved: any change is an alarm, so only the number of points says how rare one is.
         return _line(np.log10(max(sum(b["n"] for b in bodies) / asked, 10.0)), threshold, asked, 0.0)
+    curve = pool.curve if shared else _extended(own, pool.alarms)
+    if realised.weeks:
+        curve = _realised(curve, pool, realised)
+    most = float(curve[1][0])
     if asked > most:
         raise BudgetError(
             f"alarms_per_week of {threshold.alarms_per_week:g} needs a line that more than half of the "
             f"normal points exceed; the largest possible is {most / share:.3g} per {threshold.per}"
         )
-    placed = max(asked, min(MIN_ALARMS, most))
-    surprise = _solve(levels, alarms, placed)
-    return _line(_along_the_tail(surprise, placed / asked, pool), threshold, asked, placed)
+    return _line(_falling_to(curve, asked), threshold, asked, max(asked, min(MIN_ALARMS, most)))
 
 
-def _along_the_tail(surprise: float, fewer: float, pool: Pool) -> float:
-    """Return the surprise at which there are ``fewer`` times fewer alarms.
+def _weeks(bodies: Sequence[Json]) -> float:
+    """Return the series-weeks of unseen scores that the bodies were learned from."""
+    return float(sum(b["seconds"] for b in bodies)) / WEEK
 
-    As far as the pool has alarms to count it is their number that falls so much, beyond that it
-    is the probability of the tail.
+
+def _extended(own: Curve, pooled: Curve) -> Curve:
+    """Return a curve of alarms beyond where a handful can be counted.
+
+    Its own steps down to ``MIN_ALARMS``; from there as the pool's fall, as far as the pool has alarms
+    to count; beyond that as the probability of the tail does.
     """
-    levels, alarms = pool.alarms
-    here = float(alarms[np.searchsorted(levels, surprise)]) if surprise <= levels[-1] else 0.0
-    counted = min(fewer, here / MIN_ALARMS)
-    if counted > 1.0:
-        surprise = max(surprise, _solve(levels, alarms, here / counted))
-        fewer /= counted
-    return surprise + float(np.log10(fewer)) / _steepness(levels, alarms)
+    levels, alarms = own
+    last = np.append(np.diff(alarms) < 0, True) & (alarms > 0)
+    few = min(MIN_ALARMS, float(alarms.max()))
+    at = _solve(levels, alarms, few)
+    counted = last & (alarms > few)
+    x, n = np.append(levels[counted], at), np.append(alarms[counted], few)
+    pool_x, pool_n = pooled
+    here = float(pool_n[np.searchsorted(pool_x, at)]) if at <= pool_x[-1] else 0.0
+    on = np.append(np.diff(pool_n) < 0, True) & (pool_x > at) & (pool_n >= MIN_ALARMS) & (pool_n < here)
+    x, n = np.append(x, pool_x[on]), np.append(n, few * pool_n[on] / max(here, 1.0))
+    if here > MIN_ALARMS:
+        x, n = np.append(x, _solve(pool_x, pool_n, MIN_ALARMS)), np.append(n, few * MIN_ALARMS / here)
+    fall = TAIL_DECADES * _steepness(pool_x, pool_n)
+    return np.append(x, max(x[-1], at) + TAIL_DECADES), np.append(n, n[-1] * 10.0**-fall)
+
+
+def _realised(curve: Curve, pool: Pool, realised: Realised) -> Curve:
+    """Return a curve corrected by what lines turned out to give, falling."""
+    expected = np.exp(np.interp(GRID, pool.curve[0], np.log(pool.curve[1]))) / _weeks(pool.bodies)
+    ratio = np.log(realised.ratio(expected))
+    low, high = np.searchsorted(GRID, [curve[0][0], curve[0][-1]])
+    x = np.unique(np.append(curve[0], GRID[low:high]))
+    log_n = np.interp(x, curve[0], np.log(curve[1])) + np.interp(x, GRID, ratio)
+    # Where few alarms were counted the ratio may rise faster than the curve falls.
+    return x, np.exp(np.maximum.accumulate(log_n[::-1])[::-1])
+
+
+def _falling_to(curve: Curve, wanted: float) -> float:
+    """Return the surprise at which a curve falls to a number of alarms, between steps on a log scale."""
+    x, log_n = curve[0][::-1], np.log(curve[1][::-1])
+    # A hair apart, so that of equal counts the highest surprise is taken.
+    return float(np.interp(np.log(wanted), log_n + 1e-12 * np.arange(len(log_n)), x))
 
 
 def _steepness(levels: Values, alarms: Values) -> float:

@@ -296,9 +296,7 @@ def _allowed(spec: MonitorSpec, member: _Member) -> NDArray[np.bool_] | None:
     """
     if not flag.is_gated(spec.policy):
         return None
-    prepared = member.prepared
-    yhat = prepare.restore(member.recipe, prepared, np.zeros_like(prepared.values), slice(None))
-    return flag.allowed(prepared.raw, yhat, spec.policy)
+    return flag.allowed(member.prepared.raw, prepare.usual(member.recipe, member.prepared), spec.policy)
 
 
 def _card(

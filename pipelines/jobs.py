@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.desk import Desk
 from pipelines.fit import least_seconds
 from pipelines.monitor import MonitorSpec
 from pipelines.plan import History, histories, ready_by
+from pipelines.recalibrate import recalibrate
 from pipelines.records import EventChange, Json, SeriesRow, TargetRow
-from pipelines.refit import FirstScores, Refitted, due, refit
+from pipelines.refit import Due, FirstScores, Refitted, due, refit
 from pipelines.rescore import Outcome, Span, score_spans
 from pipelines.slots import DAY, nights
 from pipelines.store import Batch
@@ -74,32 +75,55 @@ def _live_span(target: TargetRow, stop: int, reach: Reach) -> Span:
 def fit(desk: Desk, now: int) -> Json:
     """Fit what is due, then score what that changes."""
     _watched(desk, _reach(desk, now), whole=True)
-    done = refit(desk, due(desk, now))
+    done = _refitted(desk, due(desk, now), now)
     outcome = score_spans(desk, _new_spans(desk, done, now), stage="score")
     return {**done.summary(), **outcome.summary()}
 
 
+def _refitted(
+    desk: Desk, wanted: Sequence[Due], until: int, *, generation: int = 0, again_from: int | None = None
+) -> Refitted:
+    """Fit what is wanted, then hold all calibrations against the scores up to a data time."""
+    done = refit(desk, wanted, generation=generation)
+    done.refused += recalibrate(desk, until, again_from=again_from)
+    return done
+
+
 def nightly(desk: Desk, at: int, now: int) -> Json:
-    """Bring live scores up to date, fit what is due, and rescore the late window with hindsight.
+    """Bring live scores up to date, fit and calibrate what is due, rescore the late window with hindsight.
 
     Args:
         at: the night this run is scheduled for, epoch seconds; decides what is due.
         now: up to where points are due, epoch seconds.
     """
+    # What came after the night waits for its models and lines: they are in force from then on.
+    ticked = _caught_up(desk, min(at, now))
+    _watched(desk, _reach(desk, now), whole=True)
+    done = _refitted(desk, due(desk, at), at)
+    fresh = score_spans(desk, _new_spans(desk, done, now), stage="score")
+    since = _caught_up(desk, now)
+    settled = settle(desk, at - desk.spec.nightly.window_seconds, at, now)
+    return {
+        "ticked": ticked,
+        **done.summary(),
+        "fresh": fresh.summary(),
+        "since": since,
+        "settled": settled.summary(),
+    }
+
+
+def _caught_up(desk: Desk, now: int) -> Json:
+    """Tick until nothing is left up to a time; return what the last tick did."""
     ticked = tick(desk, now)
     while ticked["more"]:
         ticked = tick(desk, now)
-    _watched(desk, _reach(desk, now), whole=True)
-    done = refit(desk, due(desk, at))
-    fresh = score_spans(desk, _new_spans(desk, done, now), stage="score")
-    settled = settle(desk, at - desk.spec.nightly.window_seconds, at, now)
-    return {"ticked": ticked, **done.summary(), "fresh": fresh.summary(), "settled": settled.summary()}
+    return ticked
 
 
 def backfill(desk: Desk, now: int) -> Json:
     """Step through data time as the daemon would have: every fit on its night, every score unseen."""
     away = _watched(desk, _reach(desk, now), whole=True)
-    done = refit(desk, due(desk, now, missing=True))
+    done = _refitted(desk, due(desk, now, missing=True), now)
     outcome = score_spans(desk, _new_spans(desk, done, now), stage="score")
     outcome.note(away)
     ticked = tick(desk, now)
@@ -118,7 +142,8 @@ def rescore(
             (v.config.get("generation", 0) for rows in desk.versions(desk.targets()).values() for v in rows),
             default=0,
         )
-        refit(desk, [d for d in due(desk, stop, again_from=start) if d.slot >= start], generation=generation)
+        wanted = [d for d in due(desk, stop, again_from=start) if d.slot >= start]
+        _refitted(desk, wanted, max(stop, now), generation=generation, again_from=start)
         stop = max(stop, now)
     return settle(desk, start, stop, now, dry_run=dry_run, new_versions=again)
 

@@ -225,6 +225,11 @@ def restore(
     return np.stack(columns, axis=-1)
 
 
+def usual(recipe: Recipe, prepared: Prepared) -> Values:
+    """Return what season and level alone say of every step, in the series' unit, ``(n, n_channels)``."""
+    return restore(recipe, prepared, np.zeros_like(prepared.values), slice(None))
+
+
 def odd(values: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return the steps that are odd by themselves, shape ``(n,)``, from ``(n, n_channels)``."""
     return np.asarray((np.abs(values) >= ODD).any(axis=1))
@@ -628,10 +633,12 @@ def _runs(marked: NDArray[np.bool_]) -> tuple[Seconds, Seconds]:
 
 def _flat_runs(raw: Values, week: Seconds) -> tuple[int, int]:
     """Return the most steps in a row with one value: ever, and in the usual week."""
-    starts, lengths = _runs(raw[1:] == raw[:-1])
+    same = raw[1:] == raw[:-1]
+    # A run over several weeks is a run in each of them.
+    starts, lengths = _runs(same & (week[1:] == week[:-1]))
     longest = np.ones(int(week[-1] - week[0]) + 1, dtype=np.int64)
     np.maximum.at(longest, week[starts] - week[0], lengths + 1)
-    return int(longest.max()), int(np.median(longest))
+    return int(_runs(same)[1].max(initial=0)) + 1, int(np.median(longest))
 
 
 def _packed_profile(profile: Values) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines import calibrate
+from pipelines import lines
 from pipelines.desk import Desk, batches, targets_per_task
 from pipelines.fit import (
     FitOutcome,
@@ -19,8 +19,8 @@ from pipelines.fit import (
     fit_targets,
     least_seconds,
 )
-from pipelines.plan import History, fingerprint, histories, newest_by, wanted_slots
-from pipelines.records import Json, LineRow, Mode, Points, TargetRow, VersionRow
+from pipelines.plan import History, fingerprint, histories, wanted_slots
+from pipelines.records import Json, Points, TargetRow, VersionRow
 from pipelines.store import NewVersion
 
 TOLD = 5
@@ -140,7 +140,9 @@ def refit(desk: Desk, wanted: Sequence[Due], *, generation: int = 0) -> Refitted
         desk.check_stop()
         _store(desk, task, outcome, done, generation)
         desk.on_progress("fit", len(done.versions) / max(1, len(wanted)))
-    done.refused += draw_lines(desk, sorted({v.train_stop for v in done.versions}))
+    drawn = lines.draw(desk, sorted({v.train_stop for v in done.versions}))
+    desk.store.add_lines(desk.claim, drawn.rows)
+    done.refused += drawn.refused
     return done
 
 
@@ -208,86 +210,3 @@ def _new_version(desk: Desk, fitted: Fitted, generation: int) -> NewVersion:
         shared_weights=fitted.group,
         calibrations=fitted.calibrations,
     )
-
-
-def draw_lines(desk: Desk, slots: Sequence[int]) -> list[str]:
-    """Draw and store the monitor's line at each slot; return what was refused."""
-    lines, refused = _drawn(desk, slots)
-    desk.store.add_lines(desk.claim, lines)
-    return refused
-
-
-def lines_in_force(desk: Desk, *, dry_run: bool = False) -> list[LineRow]:
-    """Return the monitor's lines, drawn anew where its threshold has changed since.
-
-    Versions and what they teach stay; only where the line lies on them is decided again, for all
-    of the past too, so that a rescore of any span follows the config as it is now.
-
-    Args:
-        dry_run: do not store what is drawn.
-    """
-    mark = _mark(desk)
-    rows = desk.store.lines(desk.monitor.id)
-    stale = {row.valid_from for row in rows if row.body.get("threshold") != mark}
-    # Those of another `per` are left behind, where the new ones do not take their place.
-    kept = [row for row in rows if row.body.get("threshold") == mark]
-    fresh = stale - {row.valid_from for row in kept}
-    if not fresh:
-        return kept
-    begun = {v.train_stop for rows in desk.versions(desk.targets()).values() for v in rows}
-    lines, _ = _drawn(desk, [slot for slot in sorted(fresh) if slot >= min(begun, default=slot + 1)])
-    if not dry_run:
-        desk.store.add_lines(desk.claim, lines)
-    return kept + lines
-
-
-def _mark(desk: Desk) -> Json:
-    """Return what a line was asked to be."""
-    return asdict(desk.spec.threshold)
-
-
-def _drawn(desk: Desk, slots: Sequence[int]) -> tuple[list[LineRow], list[str]]:
-    """Return the line at each slot from the versions in force then, and what was refused."""
-    if not slots:
-        return [], []
-    versions = desk.versions(desk.targets())
-    bodies: dict[tuple[int, Mode], Json] = {}
-    ids = [v.id for rows in versions.values() for v in rows]
-    for row in desk.store.calibrations(ids):
-        bodies[row.version_id, row.mode] = row.body
-    refused: list[str] = []
-    lines: list[LineRow] = []
-    for slot in slots:
-        in_force = newest_by(versions, slot)
-        for mode in Mode:
-            known = {v.target_id: bodies[v.id, mode] for v in in_force if (v.id, mode) in bodies}
-            lines += _lines_at(desk, slot, mode, known, refused)
-    return lines, sorted(set(refused))
-
-
-def _lines_at(
-    desk: Desk, slot: int, mode: Mode, bodies: dict[int, Json], refused: list[str]
-) -> list[LineRow]:
-    everything = list(bodies.values())
-    pool = calibrate.Pool(everything)
-    if desk.spec.threshold.per == "series":
-        asked: list[tuple[int | None, list[Json]]] = [(i, [body]) for i, body in bodies.items()]
-    else:
-        asked = [(None, everything)]
-    return [
-        LineRow(desk.monitor.id, target_id, mode, slot, _draw(desk, own, pool, refused))
-        for target_id, own in asked
-        if own
-    ]
-
-
-def _draw(desk: Desk, own: list[Json], pool: calibrate.Pool, refused: list[str]) -> Json:
-    """Draw a line; where the data cannot hold the budget, say so and halve it until they can."""
-    threshold = desk.spec.threshold
-    while True:
-        try:
-            line = calibrate.draw(own, threshold, tail_from=pool)
-            return {**line, "threshold": _mark(desk)}
-        except calibrate.BudgetError as error:
-            refused.append(str(error))
-            threshold = replace(threshold, alarms_per_week=threshold.alarms_per_week / 2)

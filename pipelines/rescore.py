@@ -8,25 +8,23 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pipelines import flag
+from pipelines.assemble import Asked, Part, assemble
 from pipelines.desk import Desk, batches, targets_per_task
+from pipelines.lines import LineBook
 from pipelines.plan import pieces
-from pipelines.prepare import Recipe
 from pipelines.reconcile import reconcile
 from pipelines.records import (
-    CalibrationRow,
     Event,
     EventChange,
     Interval,
     Json,
-    LineRow,
-    Mode,
     ScoreBlock,
     Status,
     TargetRow,
     VersionRow,
 )
-from pipelines.refit import FirstScores, lines_in_force
-from pipelines.score import LinesAt, Piece, Scored, ScoreTarget, ScoreTask, score_targets
+from pipelines.refit import FirstScores
+from pipelines.score import Scored, ScoreTask, score_targets
 from pipelines.store import Batch, StaleEventsError
 
 NEAR = 0.5
@@ -110,14 +108,14 @@ def score_spans(desk: Desk, spans: Sequence[Span], *, stage: str, dry_run: bool 
     """Score, flag, reconcile and commit every span; with ``dry_run`` commit nothing."""
     outcome = Outcome(targets=len(spans))
     versions = desk.versions([span.target for span in spans])
-    lines = _lines(lines_in_force(desk, dry_run=dry_run))
+    book = LineBook(desk, dry_run=dry_run)
     dense = _dense(desk)
-    todo = [span for span in spans if versions[span.target.id] and (None in lines or span.target.id in lines)]
+    todo = [span for span in spans if versions[span.target.id] and book.any]
     finished = 0
     jobs = [_Job(span, span.start, span.stop, tuple(versions[span.target.id]), ()) for span in todo]
     while jobs:
         again: list[_Job] = []
-        for group, scored in _scored(desk, jobs, lines):
+        for group, scored in _scored(desk, jobs, book):
             desk.check_stop()
             ready = []
             for job, result in zip(group, scored, strict=True):
@@ -133,15 +131,13 @@ def score_spans(desk: Desk, spans: Sequence[Span], *, stage: str, dry_run: bool 
     return outcome
 
 
-def _scored(
-    desk: Desk, jobs: Sequence[_Job], lines: dict[int | None, dict[str, LinesAt]]
-) -> Iterator[tuple[list[_Job], list[Scored]]]:
+def _scored(desk: Desk, jobs: Sequence[_Job], book: LineBook) -> Iterator[tuple[list[_Job], list[Scored]]]:
     groups: dict[int, list[_Job]] = {}
 
     def tasks() -> Iterator[ScoreTask]:
         for group in batches(sorted(jobs, key=_length), _batch_size(jobs)):
             placed = [_placed(desk, job, events) for job, events in _with_events(desk, group)]
-            task = _task(desk, placed, lines)
+            task = _task(desk, placed, book)
             groups[id(task)] = placed
             yield task
 
@@ -200,88 +196,28 @@ def _floor(job: _Job) -> int:
     return job.versions[0].train_stop
 
 
-def _task(desk: Desk, jobs: Sequence[_Job], lines: dict[int | None, dict[str, LinesAt]]) -> ScoreTask:
-    used = {v.id: v for job in jobs for v, _, _ in _pieces(job)}
-    bodies: dict[int, dict[str, Json]] = {i: {} for i in used}
-    for row in sorted(desk.store.calibrations(list(used)), key=_valid_from):
-        bodies[row.version_id][str(row.mode)] = row.body
-    recipes = {i: Recipe.from_json(v.recipe) for i, v in used.items()}
-    window = max((_window(v) for v in used.values()), default=desk.window)
-    context = max((r.context_seconds + window * r.step_seconds for r in recipes.values()), default=0)
-    low = min(job.low for job in jobs) - context
-    high = max(job.high + window * job.span.target.step_seconds for job in jobs)
-    points = desk.points([job.span.target for job in jobs], low, high)
-    series = desk.series()
-    targets = []
-    for job in jobs:
-        target = job.span.target
-        targets.append(
-            ScoreTarget(
-                target=target,
-                points=points[target.id],
-                pieces=tuple(_piece(job, v, a, b, bodies) for v, a, b in _pieces(job)),
-                lines=lines.get(target.id) or lines[None],
-                settled_until=job.span.settled_until,
-                observed_until=job.span.observed_until,
-                newest=max(series[i].last_ts or 0 for i in target.series_ids),
-            )
+def _task(desk: Desk, jobs: Sequence[_Job], book: LineBook) -> ScoreTask:
+    asked = [
+        Asked(
+            target=job.span.target,
+            parts=tuple(_parts(job)),
+            settled_until=job.span.settled_until,
+            observed_until=job.span.observed_until,
+            first=job.span.first,
         )
-    weights = desk.store.weights({v.weights_id for v in used.values()})
-    return ScoreTask(desk.spec, tuple(targets), weights)
+        for job in jobs
+    ]
+    targets, weights = assemble(desk, asked, book)
+    return ScoreTask(desk.spec, targets, weights)
 
 
-def _valid_from(row: CalibrationRow) -> int:
-    return row.valid_from
-
-
-def _window(version: VersionRow) -> int:
-    """Return a version's own window: one of an older configuration may look further back."""
-    from pipelines import bank
-
-    return bank.config_of(version.detector, version.config["params"])[1].window
-
-
-def _pieces(job: _Job) -> list[tuple[VersionRow, int, int]]:
+def _parts(job: _Job) -> list[Part]:
     found = pieces(job.versions, job.low, job.high)
     first = job.span.first
     if first is not None and job.low < first.version.train_stop:
         stop = min(first.version.train_stop, job.high)
         return [(first.version, job.low, stop), *found]
     return found
-
-
-def _piece(
-    job: _Job, version: VersionRow, start: int, stop: int, bodies: dict[int, dict[str, Json]]
-) -> Piece:
-    first = job.span.first
-    seen = first is not None and stop <= version.train_stop
-    return Piece(
-        version_id=version.id,
-        detector=version.detector,
-        params=version.config["params"],
-        recipe=version.recipe,
-        weights_id=version.weights_id,
-        bodies=bodies[version.id],
-        start=start,
-        stop=stop,
-        learned_steps=(version.train_stop - version.train_start) // job.span.target.step_seconds,
-        unseen=first.scores if first is not None and seen else None,
-    )
-
-
-def _lines(rows: Sequence[LineRow]) -> dict[int | None, dict[str, LinesAt]]:
-    """Return the lines by target id (None: the whole monitor's) and mode."""
-    owners = {row.target_id for row in rows}
-    out: dict[int | None, dict[str, LinesAt]] = {}
-    for owner in owners:
-        out[owner] = {}
-        for mode in Mode:
-            own = sorted(
-                (r for r in rows if r.target_id == owner and r.mode == mode), key=lambda r: r.valid_from
-            )
-            times = np.array([r.valid_from for r in own], dtype=np.int64)
-            out[owner][str(mode)] = LinesAt(times, tuple(r.body for r in own))
-    return out
 
 
 def _wider(job: _Job, result: Scored, desk: Desk) -> _Job | None:

@@ -7,25 +7,46 @@ function of points, version and line, so any span may be computed again, in any 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from detectors.base import Detector, Windows
 from pipelines import bank, flag, prepare
 from pipelines.calibrate import Calibrated
+from pipelines.evidence import Seen
 from pipelines.fit import UnseenScores
-from pipelines.monitor import MonitorSpec
+from pipelines.monitor import WEEK, MonitorSpec
 from pipelines.records import Interval, Json, Kind, Mode, Points, Seconds, TargetRow, Values
 
 MODES = (Mode.LIVE, Mode.SETTLED)
 
 
 @dataclass(frozen=True)
+class SeenAt:
+    """What was seen of one target's scores in one mode, from each data time on, ascending."""
+
+    valid_from: Seconds = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    seen: tuple[Seen, ...] = ()
+
+    def then(self, at: int, seen: Seen) -> SeenAt:
+        """Return this with what is known from a later time on."""
+        return SeenAt(np.append(self.valid_from, at), (*self.seen, seen))
+
+
+@dataclass(frozen=True)
 class Piece:
-    """A version, and the half-open span of timestamps that are its to score."""
+    """A version, and the half-open span of timestamps that are its to score.
+
+    Attributes:
+        bodies: what its fit taught of its scores, by mode.
+        seen: what scores since have taught, by mode.
+        learned_steps: steps of its training span.
+        unseen: scores that are there already: of the training span, by models that did not see it.
+    """
 
     version_id: int
     detector: str
@@ -36,8 +57,8 @@ class Piece:
     start: int
     stop: int
     learned_steps: int
+    seen: dict[str, SeenAt] = field(default_factory=dict)
     unseen: UnseenScores | None = None
-    """Scores that are there already: of the training span, by models that did not see it."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +122,8 @@ class _Row:
 
 
 @dataclass
-class _Steps:
-    """The scores of one row's own steps, and what it takes to explain them."""
+class Steps:
+    """The scores of one piece's own steps, and what it takes to explain them."""
 
     row: _Row
     inside: slice
@@ -116,15 +137,20 @@ class _Steps:
 def score_targets(task: ScoreTask) -> list[Scored]:
     """Return the scores and intervals of every target, in order."""
     torch.set_num_threads(1)
-    rows = [row for owner, target in enumerate(task.targets) for row in _rows(owner, target, task.spec)]
-    steps: dict[int, list[_Steps]] = defaultdict(list)
+    raw = raw_scores(task.spec, task.targets, task.weights)
+    return [scored(task.spec, target, steps) for target, steps in zip(task.targets, raw, strict=True)]
+
+
+def raw_scores(
+    spec: MonitorSpec, targets: Sequence[ScoreTarget], weights: dict[int, bytes]
+) -> list[list[Steps]]:
+    """Return the raw scores of every target, a list of its pieces in order of time for each."""
+    rows = [row for owner, target in enumerate(targets) for row in _rows(owner, target, spec)]
+    steps: dict[int, list[Steps]] = defaultdict(list)
     for alike in _alike(rows):
-        for done in _score_rows(alike, task.weights):
+        for done in _score_rows(alike, weights):
             steps[done.row.owner].append(done)
-    return [
-        _scored(task.spec, target, sorted(steps[owner], key=lambda s: s.row.piece.start))
-        for owner, target in enumerate(task.targets)
-    ]
+    return [sorted(steps[owner], key=lambda s: s.row.piece.start) for owner in range(len(targets))]
 
 
 def _rows(owner: int, target: ScoreTarget, spec: MonitorSpec) -> list[_Row]:
@@ -147,12 +173,12 @@ def _alike(rows: Sequence[_Row]) -> list[list[_Row]]:
     groups: dict[tuple[object, ...], list[_Row]] = defaultdict(list)
     for row in rows:
         size = len(row.prepared.ts)
-        params = tuple(sorted(row.piece.params.items()))
-        groups[row.piece.detector, str(params), size.bit_length(), row.prepared.values.shape[1]].append(row)
+        kind = (row.piece.detector, str(sorted(row.piece.params.items())), row.piece.unseen is None)
+        groups[*kind, size.bit_length(), row.prepared.values.shape[1]].append(row)
     return list(groups.values())
 
 
-def _score_rows(rows: Sequence[_Row], weights: dict[int, bytes]) -> list[_Steps]:
+def _score_rows(rows: Sequence[_Row], weights: dict[int, bytes]) -> list[Steps]:
     cls, config = bank.config_of(rows[0].piece.detector, rows[0].piece.params)
     ids = sorted({row.piece.weights_id for row in rows})
     place = {weights_id: at for at, weights_id in enumerate(ids)}
@@ -160,29 +186,38 @@ def _score_rows(rows: Sequence[_Row], weights: dict[int, bytes]) -> list[_Steps]
     models = models.select([place[row.piece.weights_id] for row in rows])
     starts = [row.recipe.index(int(row.prepared.ts[0])) if len(row.prepared.ts) else 0 for row in rows]
     windows = bank.windows_of([row.prepared for row in rows], config.window, starts)
+    if rows[0].piece.unseen is not None:
+        return [_seen_steps(row, models, windows, at) for at, row in enumerate(rows)]
     live, settled = (scores.numpy() for scores in bank.score_steps(models, windows))
     return [_own_steps(row, live[at], settled[at], models, windows, at) for at, row in enumerate(rows)]
 
 
 def _own_steps(
     row: _Row, live: Values, settled: Values, models: Detector, windows: Windows, at: int
-) -> _Steps:
-    ts = row.prepared.ts
-    first, stop = np.searchsorted(ts, [row.piece.start, row.piece.stop])
-    inside = slice(int(first), int(stop))
-    live, settled = live[inside], settled[inside]
-    if row.piece.unseen is not None:
-        live = _looked_up(row.piece.unseen, row.piece.unseen.live, ts[inside])
-        settled = _looked_up(row.piece.unseen, row.piece.unseen.settled, ts[inside])
-    return _Steps(row, inside, live, settled, models, windows, at)
+) -> Steps:
+    inside = _inside(row)
+    return Steps(row, inside, live[inside], settled[inside], models, windows, at)
 
 
-def _looked_up(unseen: UnseenScores, values: Values, ts: Seconds) -> Values:
-    at = np.minimum(np.searchsorted(unseen.ts, ts), len(unseen.ts) - 1)
-    return np.where(unseen.ts[at] == ts, values[at], np.nan)
+def _inside(row: _Row) -> slice:
+    """Return the steps that are the piece's own: those around them are its margin."""
+    first, stop = np.searchsorted(row.prepared.ts, [row.piece.start, row.piece.stop])
+    return slice(int(first), int(stop))
 
 
-def _scored(spec: MonitorSpec, target: ScoreTarget, steps: Sequence[_Steps]) -> Scored:
+def _seen_steps(row: _Row, models: Detector, windows: Windows, at: int) -> Steps:
+    """Return steps that have their scores already."""
+    unseen, inside = row.piece.unseen, _inside(row)
+    assert unseen is not None
+    ts = row.prepared.ts[inside]
+    found = np.minimum(np.searchsorted(unseen.ts, ts), len(unseen.ts) - 1)
+    known = unseen.ts[found] == ts
+    live, settled = (np.where(known, each[found], np.nan) for each in (unseen.live, unseen.settled))
+    return Steps(row, inside, live, settled, models, windows, at)
+
+
+def scored(spec: MonitorSpec, target: ScoreTarget, steps: Sequence[Steps]) -> Scored:
+    """Return a target's scores under its lines, and what they flag."""
     columns = {
         "ts": [s.row.prepared.ts[s.inside] for s in steps],
         "version": [np.full(len(s.live), s.row.piece.version_id) for s in steps],
@@ -196,22 +231,31 @@ def _scored(spec: MonitorSpec, target: ScoreTarget, steps: Sequence[_Steps]) -> 
     return Scored(target.target.id, found=found, **joined)  # type: ignore[arg-type]  # columns by name
 
 
-def _anomaly_scores(target: ScoreTarget, steps: _Steps, mode: Mode) -> Values:
-    """Return anomaly scores with the line in force at each timestamp."""
-    ts = steps.row.prepared.ts[steps.inside]
+def _anomaly_scores(target: ScoreTarget, steps: Steps, mode: Mode) -> Values:
+    """Return anomaly scores under what was in force at each timestamp."""
     scores = steps.live if mode is Mode.LIVE else steps.settled
-    lines = target.lines[str(mode)]
-    body = steps.row.piece.bodies[str(mode)]
-    in_force = np.maximum(np.searchsorted(lines.valid_from, ts, side="right") - 1, 0)
-    out = np.full(len(ts), np.nan)
-    for at in np.unique(in_force):
-        rows = in_force == at
-        out[rows] = Calibrated.of(body, lines.bodies[int(at)]).anomaly_score(scores[rows])
+    out = np.full(len(scores), np.nan)
+    for rows, body, line, seen in in_force(target, steps, mode):
+        out[rows] = Calibrated.of(body, line, seen).anomaly_score(scores[rows])
     return out
 
 
+def in_force(
+    target: ScoreTarget, steps: Steps, mode: Mode
+) -> Iterator[tuple[NDArray[np.bool_], Json, Json, Seen]]:
+    """Yield which steps go by which body, line and evidence: functions of their time alone."""
+    ts = steps.row.prepared.ts[steps.inside]
+    lines, piece = target.lines[str(mode)], steps.row.piece
+    seen = piece.seen.get(str(mode), SeenAt())
+    line_at = np.maximum(np.searchsorted(lines.valid_from, ts, side="right") - 1, 0)
+    seen_at = np.searchsorted(seen.valid_from, ts, side="right") - 1
+    for line, known in np.unique(np.stack([line_at, seen_at]), axis=1).T.tolist():
+        evidence = seen.seen[known] if known >= 0 else Seen.none()
+        yield (line_at == line) & (seen_at == known), piece.bodies[str(mode)], lines.bodies[line], evidence
+
+
 def _found(
-    spec: MonitorSpec, target: ScoreTarget, steps: Sequence[_Steps], joined: dict[str, np.ndarray]
+    spec: MonitorSpec, target: ScoreTarget, steps: Sequence[Steps], joined: dict[str, np.ndarray]
 ) -> tuple[Interval, ...]:
     ts = joined["ts"].astype(np.int64)
     if not len(ts):
@@ -250,12 +294,13 @@ def _gaps(spec: MonitorSpec, target: ScoreTarget, ts: Seconds, missing: np.ndarr
     )
 
 
-def _flat(newest: _Steps, ts: Seconds, raw: np.ndarray, step_seconds: int) -> list[Interval]:
+def _flat(newest: Steps, ts: Seconds, raw: np.ndarray, step_seconds: int) -> list[Interval]:
     """Return the runs of equal values of a single series; many channels rest together only by design."""
     if raw.shape[1] > 1:
         return []
     usual = newest.row.recipe.channels[0].usual_flat
-    learned = newest.row.piece.learned_steps
+    # What is usual is the longest run of a week, so a week is what it is held against.
+    learned = min(newest.row.piece.learned_steps, WEEK // step_seconds)
     return flag.flatline(raw[:, 0], ts, usual, step_seconds, learned_steps=learned)
 
 
@@ -274,7 +319,7 @@ def _rule_time(interval: Interval) -> int:
     return interval.start + int(length / max(interval.peak_score, 1.0))
 
 
-def _expected(steps: Sequence[_Steps], candidates: Sequence[tuple[int, int]]) -> Values:
+def _expected(steps: Sequence[Steps], candidates: Sequence[tuple[int, int]]) -> Values:
     """Return what would have been normal, in the series' unit: the model's word near candidates, else NaN."""
     total = sum(len(s.live) for s in steps)
     yhat = np.full((total, steps[0].row.prepared.raw.shape[1]), np.nan)
@@ -289,7 +334,7 @@ def _expected(steps: Sequence[_Steps], candidates: Sequence[tuple[int, int]]) ->
     return yhat
 
 
-def _expected_run(part: _Steps, first: int, last: int) -> Values:
+def _expected_run(part: Steps, first: int, last: int) -> Values:
     """Return the expectation of one run with it and one window around it hidden."""
     window = part.windows.window
     first, last = first + part.inside.start, last + part.inside.start

@@ -152,12 +152,35 @@ class Store(Protocol):
         ...
 
     def weights(self, weights_ids: Iterable[int]) -> dict[int, bytes]: ...
-    def calibrations(self, version_ids: Sequence[int]) -> list[CalibrationRow]: ...
+    def calibrations(
+        self, version_ids: Sequence[int], span: tuple[int, int] | None = None
+    ) -> list[CalibrationRow]:
+        """Return the calibrations of these versions; with a span only those that become valid in it."""
+        ...
+
+    def add_calibrations(
+        self, claim: Claim | None, rows: Sequence[CalibrationRow], lines: Sequence[LineRow] = ()
+    ) -> None:
+        """Append calibrations and lines; one whose key (with its valid_from) is there is replaced."""
+        ...
+
     def add_lines(self, claim: Claim | None, lines: Sequence[LineRow]) -> None:
         """Append lines; one with the same monitor, target, mode and valid_from is replaced."""
         ...
 
-    def lines(self, monitor_id: int) -> list[LineRow]: ...
+    def lines(
+        self,
+        monitor_id: int,
+        span: tuple[int, int] | None = None,
+        target_ids: Sequence[int] | None = None,
+    ) -> list[LineRow]:
+        """Return the monitor's lines.
+
+        Args:
+            span: only those in force at some time of it; the earliest is in force before its time too.
+            target_ids: the monitor's own, and of the lines of single targets only theirs.
+        """
+        ...
 
     # scores and events
     def commit(self, claim: Claim | None, batch: Batch) -> list[Event]:

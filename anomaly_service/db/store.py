@@ -156,25 +156,42 @@ class SqlStore:
         with self._read() as connection:
             return versions.weights(connection, weights_ids)
 
-    def add_calibrations(self, claim: Claim | None, rows: Sequence[CalibrationRow]) -> None:
-        """Append calibrations; one with the same version, mode and valid_from is replaced."""
+    def add_calibrations(
+        self, claim: Claim | None, rows: Sequence[CalibrationRow], lines: Sequence[LineRow] = ()
+    ) -> None:
+        """Append calibrations and lines; one whose key (with its valid_from) is there is replaced."""
         with self._write(claim) as connection:
             versions.add_calibrations(connection, rows)
+            versions.add_lines(connection, lines)
+            failpoint("calibrate-before-commit")
+        failpoint("calibrate-after-commit")
 
-    def calibrations(self, version_ids: Sequence[int]) -> list[CalibrationRow]:
-        """Return the calibrations of these versions by version, mode and time."""
+    def calibrations(
+        self, version_ids: Sequence[int], span: tuple[int, int] | None = None
+    ) -> list[CalibrationRow]:
+        """Return the calibrations of these versions by version, mode and time; those valid from a span on."""
         with self._read() as connection:
-            return versions.calibrations(connection, version_ids)
+            return versions.calibrations(connection, version_ids, span)
 
     def add_lines(self, claim: Claim | None, lines: Sequence[LineRow]) -> None:
         """Append lines; one with the same monitor, target, mode and valid_from is replaced."""
         with self._write(claim) as connection:
             versions.add_lines(connection, lines)
 
-    def lines(self, monitor_id: int) -> list[LineRow]:
-        """Return the monitor's lines by target, mode and time."""
+    def lines(
+        self,
+        monitor_id: int,
+        span: tuple[int, int] | None = None,
+        target_ids: Sequence[int] | None = None,
+    ) -> list[LineRow]:
+        """Return the monitor's lines by target, mode and time; those in force in a span, of some targets."""
         with self._read() as connection:
-            return versions.lines(connection, monitor_id)
+            return versions.lines(connection, monitor_id, span, target_ids)
+
+    def prune_lines(self, before: int) -> int:
+        """Delete the lines that were no longer in force at this time."""
+        with self._write() as connection:
+            return versions.prune_lines(connection, before)
 
     def prune_versions(self, keep: int, before: int) -> int:
         """Delete all but the newest ``keep`` versions per target that nothing from ``before`` on needs."""

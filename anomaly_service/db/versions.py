@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Exists,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from anomaly_service.db.engine import db_now
 from anomaly_service.db.sql import among, upsert
@@ -170,13 +182,17 @@ def weights(connection: Connection, ids: Iterable[int]) -> dict[int, bytes]:
     return {id_: bytes(data) for id_, data in connection.execute(query)}
 
 
-def calibrations(connection: Connection, version_ids: Sequence[int]) -> list[CalibrationRow]:
+def calibrations(
+    connection: Connection, version_ids: Sequence[int], span: tuple[int, int] | None
+) -> list[CalibrationRow]:
     """Return the calibrations of these versions by version, mode and time."""
     query = (
         select(Calibration.version_id, Calibration.mode, Calibration.valid_from, Calibration.body)
         .where(among(connection, Calibration.version_id, _ints(version_ids)))
         .order_by(Calibration.version_id, Calibration.mode, Calibration.valid_from)
     )
+    if span is not None:
+        query = query.where(Calibration.valid_from >= span[0], Calibration.valid_from < span[1])
     return [CalibrationRow(id_, Mode(mode), ts, body) for id_, mode, ts, body in connection.execute(query)]
 
 
@@ -196,17 +212,45 @@ def add_lines(connection: Connection, lines: Sequence[LineRow]) -> None:
     upsert(connection, Line, values, ["monitor_id", "target_id", "mode", "valid_from"])
 
 
-def lines(connection: Connection, monitor_id: int) -> list[LineRow]:
+def lines(
+    connection: Connection,
+    monitor_id: int,
+    span: tuple[int, int] | None,
+    target_ids: Sequence[int] | None,
+) -> list[LineRow]:
     """Return the monitor's lines by target (the whole monitor's first), mode and time."""
     query = (
         select(Line.monitor_id, Line.target_id, Line.mode, Line.valid_from, Line.body)
         .where(Line.monitor_id == monitor_id)
         .order_by(Line.target_id, Line.mode, Line.valid_from)
     )
+    if span is not None:
+        start, stop = span
+        begun = or_(Line.valid_from < stop, ~_another(lambda other: other < Line.valid_from))
+        query = query.where(begun, ~_another(lambda other: (other > Line.valid_from) & (other <= start)))
+    if target_ids is not None:
+        query = query.where(among(connection, Line.target_id, [0, *_ints(target_ids)]))
     return [
         LineRow(id_, target or None, Mode(mode), ts, body)
         for id_, target, mode, ts, body in connection.execute(query)
     ]
+
+
+def _another(when: Callable[[Any], ColumnElement[bool]]) -> Exists:
+    """Return whether the same owner and mode have another line, at such a time."""
+    other = Line.__table__.alias()
+    return exists().where(
+        other.c.monitor_id == Line.monitor_id,
+        other.c.target_id == Line.target_id,
+        other.c.mode == Line.mode,
+        when(other.c.valid_from),
+    )
+
+
+def prune_lines(connection: Connection, before: int) -> int:
+    """Delete lines that were no longer in force at a time; return how many."""
+    gone = _another(lambda other: (other > Line.valid_from) & (other <= before))
+    return connection.execute(delete(Line).where(gone)).rowcount
 
 
 def prune(connection: Connection, keep: int, before: int) -> int:

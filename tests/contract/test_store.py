@@ -366,6 +366,62 @@ def test_calibrations_are_valid_from_the_end_of_training(store: SqlStore) -> Non
     ]
 
 
+def test_calibrations_of_a_span_are_those_that_become_valid_in_it(store: SqlStore) -> None:
+    row = store.add_versions(None, [version(watch(store)[0])])[0]
+    later = [CalibrationRow(row.id, Mode.LIVE, T0 + k, {"seen": k}) for k in (1, 2, 3)]
+    store.add_calibrations(None, later)
+    assert store.calibrations([row.id], (T0 + 1, T0 + 3)) == later[:2]
+
+
+def test_calibrations_and_lines_of_a_night_are_stored_together_or_not_at_all(store: SqlStore) -> None:
+    row = store.add_versions(None, [version(watch(store)[0])])[0]
+    monitor = store.monitors()[0].id
+    line = LineRow(monitor, None, Mode.LIVE, T0 + 1, {"line": 3.0})
+    with pytest.raises(Exception, match=r"(?i)foreign key"):
+        store.add_calibrations(
+            None,
+            [CalibrationRow(row.id, Mode.LIVE, T0 + 1, {})],
+            [line, LineRow(999, None, Mode.LIVE, T0, {})],
+        )
+    assert (len(store.calibrations([row.id])), store.lines(monitor)) == (2, [])
+    store.add_calibrations(None, [CalibrationRow(row.id, Mode.LIVE, T0 + 1, {})], [line])
+    assert (len(store.calibrations([row.id])), store.lines(monitor)) == (3, [line])
+
+
+def test_the_lines_of_a_span_are_those_in_force_in_it(store: SqlStore) -> None:
+    first, second = watch(store)
+    monitor = store.monitors()[0].id
+    lines = {
+        (owner, at): LineRow(monitor, owner, Mode.LIVE, T0 + at, {"line": at})
+        for owner in (None, first, second)
+        for at in (0, 10, 20)
+    }
+    store.add_lines(None, list(lines.values()))
+
+    def found(span: tuple[int, int] | None, targets: Sequence[int] | None = None) -> list[tuple[Any, int]]:
+        rows = store.lines(monitor, span, targets)
+        assert all(row == lines[row.target_id, row.valid_from - T0] for row in rows)
+        return [(row.target_id, row.valid_from - T0) for row in rows]
+
+    assert found((T0 + 10, T0 + 20), []) == [(None, 10)]
+    assert found((T0 + 9, T0 + 11), []) == [(None, 0), (None, 10)]
+    assert found((T0 + 99, T0 + 100), [second]) == [(None, 20), (second, 20)]
+    # Before all of them the earliest is in force.
+    assert found((T0 - 9, T0 - 8), [first]) == [(None, 0), (first, 0)]
+    assert found(None, []) == [(None, 0), (None, 10), (None, 20)]
+    assert len(found(None)) == 9
+
+
+def test_lines_no_longer_in_force_are_pruned(store: SqlStore) -> None:
+    watch(store)
+    monitor = store.monitors()[0].id
+    lines = [LineRow(monitor, None, mode, T0 + at, {}) for mode in Mode for at in (0, 10, 20)]
+    store.add_lines(None, lines)
+    assert store.prune_lines(T0 + 10) == 2
+    assert {row.valid_from - T0 for row in store.lines(monitor)} == {10, 20}
+    assert store.prune_lines(T0 + 19) == 0
+
+
 def test_a_line_of_the_same_time_is_replaced(store: SqlStore) -> None:
     target = watch(store)[0]
     monitor = store.monitors()[0].id
@@ -704,6 +760,7 @@ def test_a_lapsed_lease_is_taken_over_and_the_old_claim_commits_nothing(store: S
         lambda: store.give_back(old),
         lambda: store.add_versions(old, [version(target)]),
         lambda: store.add_lines(old, []),
+        lambda: store.add_calibrations(old, []),
     ):
         with pytest.raises(LostClaimError):
             refused()

@@ -15,6 +15,7 @@ from scipy.stats import genpareto, poisson
 
 from pipelines import calibrate
 from pipelines.calibrate import BudgetError, Calibrated, Scale
+from pipelines.evidence import GRID, SHARES, Realised, Seen
 from pipelines.flag import shape_runs
 from pipelines.monitor import Threshold
 from pipelines.records import Json, Policy
@@ -55,6 +56,11 @@ NORMAL: dict[str, Normal] = {
         np.where(rng.random(n + WINDOW - 1) < 0.02, rng.lognormal(0, 1, n + WINDOW - 1), 0.0)
     ),
 }
+
+
+def line_score(calibrated: Calibrated) -> float:
+    """Return the raw score at the line."""
+    return float(calibrated.scale.score_at(np.array([calibrated.line]))[0])
 
 
 def realised(
@@ -138,6 +144,52 @@ def test_a_larger_budget_never_lifts_the_line(budget: float, factor: float) -> N
     assert low["surprise"] <= high["surprise"]
 
 
+def test_what_was_realised_draws_the_line_to_where_the_budget_is_kept() -> None:
+    rng = np.random.default_rng(11)
+    bodies = [learn(NORMAL["white"](6 * PER_WEEK, rng)) for _ in range(10)]
+    threshold = Threshold(alarms_per_week=10.0)
+    plain = calibrate.draw(bodies, threshold)
+    # The noise has grown by a tenth since: at every surprise more alarms came than were promised.
+    louder = [1.1 * NORMAL["white"](4 * PER_WEEK, rng) for _ in bodies]
+    scale = Scale.of(bodies[0], plain)
+    everywhere = np.ones(4 * PER_WEEK, dtype=np.bool_)
+    counts = [calibrate.alarms_at(scale.surprise(x), GRID, Policy(), STEP, everywhere, None) for x in louder]
+    realised = Realised(40.0, np.sum(counts, axis=0).astype(float))
+    line = calibrate.draw(bodies, threshold, realised=realised)
+    fresh = [scale.surprise(1.1 * NORMAL["white"](4 * PER_WEEK, rng)) for _ in bodies]
+    alarms = [
+        sum(len(shape_runs(s >= at["surprise"], Policy(), STEP)) for s in fresh) for at in (plain, line)
+    ]
+    assert alarms[0] > 2 * 40
+    assert 0.6 * 40 <= alarms[1] <= 1.5 * 40
+
+
+def test_incidents_among_what_was_realised_lift_the_line_a_little_and_not_out_of_sight() -> None:
+    bodies = [learn(NORMAL["energy of ar(.95)"](6 * PER_WEEK, np.random.default_rng(k))) for k in range(10)]
+    threshold = Threshold(alarms_per_week=3.0)
+    plain = calibrate.draw(bodies, threshold)["surprise"]
+    levels, alarms = calibrate.Pool(bodies).curve
+    weeks = 40.0
+    expected = np.exp(np.interp(GRID, levels, np.log(alarms))) * weeks / 60.0
+    incidents = calibrate.draw(bodies, threshold, realised=Realised(weeks, expected + 8.0))["surprise"]
+    assert plain < incidents < plain + np.log10(2.5)
+    as_promised = calibrate.draw(bodies, threshold, realised=Realised(weeks, expected))["surprise"]
+    assert as_promised == pytest.approx(plain, abs=0.05)
+
+
+def test_a_series_line_moves_with_what_its_monitor_realised() -> None:
+    rng = np.random.default_rng(5)
+    bodies = [learn(NORMAL["white"](6 * PER_WEEK, rng)) for _ in range(6)]
+    threshold = Threshold(alarms_per_week=1.0, per="series")
+    pool = calibrate.Pool(bodies)
+    many = Realised(24.0, np.full(len(GRID), 200.0))
+    plain, moved = (
+        calibrate.draw(bodies[:1], threshold, tail_from=pool, realised=known)["surprise"]
+        for known in (None, many)
+    )
+    assert moved > plain + 0.3
+
+
 # -- surprise -----------------------------------------------------------------------
 
 BODIES = [
@@ -178,7 +230,7 @@ def test_surprise_is_continuous_where_the_tail_begins(body: Json) -> None:
 @given(bodies)
 def test_the_line_has_anomaly_score_one(body: Json) -> None:
     calibrated = Calibrated.of(body, LINE)
-    np.testing.assert_allclose(calibrated.anomaly_score(np.array([calibrated.line_score()])), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(calibrated.anomaly_score(np.array([line_score(calibrated)])), 1.0, rtol=1e-6)
 
 
 def test_a_score_of_none_stays_none() -> None:
@@ -347,15 +399,24 @@ def test_a_sigma_line_lies_so_many_deviations_above_the_mean() -> None:
     scores = np.random.default_rng(0).standard_normal(PER_WEEK)
     body = learn(scores)
     calibrated = Calibrated.of(body, calibrate.draw([body], Threshold(method="sigma", value=3.0)))
-    assert calibrated.line_score() == pytest.approx(scores.mean() + 3 * scores.std(), rel=1e-6)
+    assert line_score(calibrated) == pytest.approx(scores.mean() + 3 * scores.std(), rel=1e-6)
 
 
 def test_a_dynamic_line_lies_between_the_calm_and_the_incident() -> None:
     scores = np.abs(np.random.default_rng(0).standard_normal(PER_WEEK))
     scores[500:510] = 40.0
     body = learn(scores)
-    line = Calibrated.of(body, calibrate.draw([body], Threshold(method="dynamic"))).line_score()
+    line = line_score(Calibrated.of(body, calibrate.draw([body], Threshold(method="dynamic"))))
     assert np.delete(scores, np.arange(500, 510)).max() < line < 40.0
+
+
+def test_a_sigma_line_follows_what_was_seen_so_that_one_is_still_the_line() -> None:
+    scores = np.random.default_rng(0).standard_normal(PER_WEEK)
+    body = learn(scores)
+    line = calibrate.draw([body], Threshold(method="sigma", value=3.0))
+    seen = Seen(500.0, 500.0 * np.minimum(2 * SHARES, 1.0))
+    at = scores.mean() + 3 * scores.std()
+    assert Calibrated.of(body, line, seen).anomaly_score(np.array([at]))[0] == pytest.approx(1.0, rel=1e-6)
 
 
 def test_an_unknown_method_is_refused_with_the_known() -> None:

@@ -254,12 +254,14 @@ class Result:
         settled: settled score by monitor, target and time.
         events: those that are not outdated, with their peak.
         versions: of which models there are, and how large.
+        lines: surprise at the line, and series-weeks of alarms counted, by monitor, mode and night.
     """
 
     points: dict[tuple[str, int], float]
     settled: dict[tuple[str, str, int], float]
     events: dict[tuple[str, str, str, int, int, str], float]
     versions: set[tuple[str, str, str, int, int]]
+    lines: dict[tuple[str, str, int], tuple[float, float]]
 
 
 def result(url: str) -> Result:
@@ -267,7 +269,13 @@ def result(url: str) -> Result:
         names = {row.id: row.name for row in store.monitors()}
         targets = {t.id: t for i in names for t in store.targets(i)}
         keys = {t.id: (names[t.monitor_id], t.key) for t in targets.values()}
-        return Result(_points(store), _settled(store, keys), _events(store, keys), _versions(store, keys))
+        return Result(
+            _points(store),
+            _settled(store, keys),
+            _events(store, keys),
+            _versions(store, keys),
+            _lines(store, names),
+        )
 
 
 Keys = dict[int, tuple[str, str]]
@@ -304,6 +312,17 @@ def _versions(store: SqlStore, keys: Keys) -> set[tuple[str, str, str, int, int]
     found = {(*keys[v.target_id], v.detector, v.train_stop, len(weights[v.weights_id])) for v in versions}
     assert len(found) == len(versions), "a version is there twice"
     return found
+
+
+def _lines(store: SqlStore, names: dict[int, str]) -> dict[tuple[str, str, int], tuple[float, float]]:
+    return {
+        (name, str(row.mode), row.valid_from): (
+            row.body["surprise"],
+            row.body.get("realised", {"weeks": 0.0})["weeks"],
+        )
+        for i, name in names.items()
+        for row in store.lines(i)
+    }
 
 
 if __name__ == "__main__":

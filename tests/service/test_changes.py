@@ -292,7 +292,7 @@ def test_every_threshold_finds_the_incidents(filled: SqlStore, threshold: Thresh
         assert any(a <= drop + 5 and b >= drop for _, a, b in spans(own))
         assert len(own) <= 8
     owners = {row.target_id for row in filled.lines(at.monitor.id)}
-    assert owners == ({t.id for t in at.targets()} if threshold.per == "series" else {None})
+    assert owners == {None, *(t.id for t in at.targets() if threshold.per == "series")}
 
 
 def test_storing_scores_near_events_only_changes_no_event(new_store: Callable[[], SqlStore]) -> None:

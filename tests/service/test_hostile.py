@@ -155,6 +155,15 @@ def test_a_constant_series_that_stays_is_normal(seen: Watched) -> None:
     assert np.isfinite(seen.scores["constant"].settled).sum() > N - 20
 
 
+def test_a_constant_series_stays_normal_however_long_the_history_it_is_learned_from(store: SqlStore) -> None:
+    ts = hours(START, START + 9 * 7 * DAY)
+    ingest(store, "load", {"constant": (ts, np.full(len(ts), 7.0))})
+    at = desk(store, monitor("load", fit_window_seconds=42 * DAY, fit_every_seconds=7 * DAY))
+    jobs.backfill(at, int(ts[-1]) + 1)
+    jobs.nightly(at, int(ts[-1]) + 1, int(ts[-1]) + 1)
+    assert events(at)["constant"] == []
+
+
 @pytest.mark.parametrize("host", ["counts", "ties", "rare"])
 def test_integers_and_ties_do_not_collapse(seen: Watched, host: str) -> None:
     scores = seen.scores[host]

@@ -23,7 +23,9 @@ FAILPOINTS = (
     "ingest-before-commit",
     "ingest-after-commit",
     "fit-before-commit",
+    "calibrate-before-commit",
     "fit-after-commit",
+    "calibrate-after-commit",
     "reconcile-before-commit",
     "score-before-commit",
     "score-after-commit",
@@ -60,6 +62,9 @@ def assert_same(found: Result, expected: Result) -> None:
     assert list(found.events.values()) == pytest.approx(
         [expected.events[key] for key in found.events], rel=1e-4
     )
+    assert found.lines.keys() == expected.lines.keys()
+    for key, line in found.lines.items():
+        assert line == pytest.approx(expected.lines[key], rel=1e-6), key
     assert found.settled.keys() == expected.settled.keys()
     np.testing.assert_allclose(
         list(found.settled.values()), [expected.settled[key] for key in found.settled], rtol=1e-5, atol=1e-9
@@ -98,6 +103,7 @@ def test_the_world_has_something_to_lose(undisturbed: tuple[Result, float]) -> N
     assert len(left.settled) > 2000
     assert len(left.events) >= 8
     assert len({(monitor, stop) for monitor, _, _, stop, _ in left.versions}) >= 4
+    assert sum(weeks > 0 for _, weeks in left.lines.values()) >= 4
 
 
 @pytest.mark.parametrize(("kind", "seed"), [(kind, seed) for kind, seeds in PINNED.items() for seed in seeds])

@@ -1,0 +1,152 @@
+"""What the scores of past days say of a calibration: counted in a worker, night by night.
+
+Runs inside a worker: plain values, arrays and bytes in and out. What a night learns depends only on
+points, versions and the nights before it, so it may be computed again with the same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines import bank, calibrate, flag, prepare
+from pipelines.calibrate import WEEK, Scale
+from pipelines.evidence import GRID, Realised, Seen
+from pipelines.monitor import MonitorSpec
+from pipelines.records import Mode, Seconds, Values
+from pipelines.score import MODES, ScoreTarget, SeenAt, Steps, in_force, raw_scores
+from pipelines.slots import DAY
+
+
+@dataclass(frozen=True)
+class ObserveTarget:
+    """One target, and the nights that are to learn from a day of its scores each.
+
+    Attributes:
+        scoring: points, pieces and lines of those days.
+        nights: when what is learned becomes valid, ascending, epoch seconds.
+        days: the half-open span of timestamps that each night learns from, ascending, ``(n_nights, 2)``.
+        seen: what earlier nights have seen, by mode.
+    """
+
+    scoring: ScoreTarget
+    nights: Seconds
+    days: Seconds
+    seen: dict[str, SeenAt]
+
+
+@dataclass(frozen=True)
+class ObserveTask:
+    spec: MonitorSpec
+    targets: tuple[ObserveTarget, ...]
+    weights: dict[int, bytes]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a target's nights learned, each a sequence over them, by mode.
+
+    Attributes:
+        seen: everything seen up to each night, faded.
+        realised: what the day of each night alone would have raised.
+    """
+
+    target_id: int
+    seen: dict[str, tuple[Seen, ...]]
+    realised: dict[str, tuple[Realised, ...]]
+
+
+def observe_targets(task: ObserveTask) -> list[Observed]:
+    """Return what the nights of every target learn, in order."""
+    torch.set_num_threads(1)
+    raw = raw_scores(task.spec, [target.scoring for target in task.targets], task.weights)
+    return [_observed(task.spec, target, steps) for target, steps in zip(task.targets, raw, strict=True)]
+
+
+def _observed(spec: MonitorSpec, target: ObserveTarget, steps: Sequence[Steps]) -> Observed:
+    out = Observed(target.scoring.target.id, {}, {})
+    for mode in MODES:
+        course = _Course.of(spec, target.scoring, steps, mode)
+        timeline = target.seen.get(str(mode), SeenAt())
+        seen, realised = [], []
+        for night, (start, stop) in zip(target.nights.tolist(), target.days.tolist(), strict=True):
+            day = course.between(start, stop)
+            seen.append(_then(timeline, night, day))
+            realised.append(day.realised(spec, timeline))
+            timeline = timeline.then(night, seen[-1])
+        out.seen[str(mode)], out.realised[str(mode)] = tuple(seen), tuple(realised)
+    return out
+
+
+def _then(timeline: SeenAt, night: int, day: _Course) -> Seen:
+    """Return what is known at a night, from what was known at the last one."""
+    last, at = (timeline.seen[-1], int(timeline.valid_from[-1])) if timeline.seen else (Seen.none(), night)
+    return last.then(Seen.of(day.surprise, day.window), (night - at) / DAY)
+
+
+@dataclass(frozen=True)
+class _Course:
+    """A stretch of a target's regular steps.
+
+    Attributes:
+        surprise: under the bodies as they were fitted, NaN for none.
+        allowed: where the policy's direction and deviations hold.
+        odd: steps that are odd by themselves.
+        window: steps that a score looks at.
+    """
+
+    ts: Seconds
+    surprise: Values
+    allowed: NDArray[np.bool_]
+    odd: NDArray[np.bool_]
+    window: int
+    step_seconds: int
+
+    @classmethod
+    def of(cls, spec: MonitorSpec, target: ScoreTarget, steps: Sequence[Steps], mode: Mode) -> _Course:
+        window = max((bank.config_of(p.detector, p.params)[1].window for p in target.pieces), default=1)
+        parts = [_columns(spec, target, each, mode) for each in steps]
+        nothing = (np.empty(0, dtype=np.int64), np.empty(0), np.empty(0, np.bool_), np.empty(0, np.bool_))
+        ts, surprise, allowed, odd = (np.concatenate(column) for column in zip(nothing, *parts, strict=True))
+        return cls(ts, surprise, allowed, odd, window, target.target.step_seconds)
+
+    def between(self, start: int, stop: int) -> _Course:
+        a, b = np.searchsorted(self.ts, [start, stop]).tolist()
+        return replace(
+            self,
+            ts=self.ts[a:b],
+            surprise=self.surprise[a:b],
+            allowed=self.allowed[a:b],
+            odd=self.odd[a:b],
+        )
+
+    def realised(self, spec: MonitorSpec, timeline: SeenAt) -> Realised:
+        """Return the alarms these steps would have raised at every surprise, as they were corrected then."""
+        known_at = np.searchsorted(timeline.valid_from, self.ts, side="right") - 1
+        surprise = self.surprise.copy()
+        for known in np.unique(known_at[known_at >= 0]).tolist():
+            rows = known_at == known
+            surprise[rows] = timeline.seen[known].corrected(surprise[rows])
+        alarms = calibrate.alarms_at(surprise, GRID, spec.policy, self.step_seconds, self.allowed, self.odd)
+        weeks = np.count_nonzero(~np.isnan(surprise)) * self.step_seconds / WEEK
+        return Realised(float(weeks), alarms.astype(np.float64))
+
+
+def _columns(
+    spec: MonitorSpec, target: ScoreTarget, steps: Steps, mode: Mode
+) -> tuple[Seconds, Values, NDArray[np.bool_], NDArray[np.bool_]]:
+    prepared, recipe = steps.row.prepared, steps.row.recipe
+    scores = steps.live if mode is Mode.LIVE else steps.settled
+    surprise = np.full(len(scores), np.nan)
+    for rows, body, line, _ in in_force(target, steps, mode):
+        surprise[rows] = Scale.of(body, line).surprise(scores[rows])
+    inside = steps.inside
+    allowed = np.ones(len(scores), dtype=np.bool_)
+    if flag.is_gated(spec.policy):
+        # As at the fit: with an interval and a window around it hidden, a model knows no better.
+        allowed = flag.allowed(prepared.raw, prepare.usual(recipe, prepared), spec.policy)[inside]
+    return prepared.ts[inside], surprise, allowed, prepare.odd(prepared.values[inside])

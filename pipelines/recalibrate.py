@@ -1,0 +1,246 @@
+"""Hold every calibration against the scores that came since, night by night, and draw the line anew.
+
+Each night learns from one day of scores that lies behind the late window, so that no late point changes
+what it learned: for every target how often its surprises were reached, a row beside the calibration
+of the version in force; for the monitor how many alarms were realised, part of its line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipelines import lines
+from pipelines.assemble import Asked, assemble, window_seconds
+from pipelines.desk import Desk, batches, targets_per_task
+from pipelines.evidence import Realised, Seen, total
+from pipelines.lines import LineBook
+from pipelines.observe import Observed, ObserveTarget, ObserveTask, observe_targets
+from pipelines.plan import History, histories, newest_by, pieces
+from pipelines.records import CalibrationRow, Json, Mode, TargetRow, VersionRow
+from pipelines.score import SeenAt
+from pipelines.slots import DAY, nights
+
+NIGHTS_AT_ONCE = 28
+"""Nights whose rows are committed together; their days are read and scored in one go."""
+
+
+@dataclass
+class _Target:
+    """One target on its way through the nights.
+
+    Attributes:
+        nights: those it still has to learn from.
+        seen: what it has seen so far, by mode, from as far back as corrections reach.
+    """
+
+    target: TargetRow
+    versions: list[VersionRow]
+    nights: list[int]
+    seen: dict[str, SeenAt] = field(default_factory=dict)
+
+
+def recalibrate(desk: Desk, until: int, *, again_from: int | None = None) -> list[str]:
+    """Learn from every night up to a data time that has not been learned from; return what was refused.
+
+    Args:
+        until: epoch seconds; nights at or before it.
+        again_from: learn again from nights from here on, as the models of that span are new.
+    """
+    versions = desk.versions(desk.targets())
+    begun = min((rows[0].train_stop for rows in versions.values() if rows), default=until + 1)
+    counted = lines.last_counted(desk)
+    since = begun - 1 if counted is None else counted
+    since = since if again_from is None else min(since, again_from - 1)
+    monitor_nights = nights(desk.spec.nightly, since + 1, until + 1)
+    waiting = _waiting(desk, versions, since, until)
+    every = sorted({*monitor_nights, *(night for each in waiting for night in each.nights)})
+    refused: list[str] = []
+    for done, few in enumerate(batches(every, NIGHTS_AT_ONCE), 1):
+        desk.check_stop()
+        refused += _learn(desk, waiting, few, set(monitor_nights))
+        desk.on_progress("calibrate", min(done * NIGHTS_AT_ONCE, len(every)) / len(every))
+    return sorted(set(refused))
+
+
+def _waiting(desk: Desk, versions: Mapping[int, list[VersionRow]], since: int, until: int) -> list[_Target]:
+    """Return the targets with nights to learn from; the usual one has those since the last, all at once."""
+    known = histories(desk.targets(), desk.series())
+    targets = [t for t in desk.targets() if versions[t.id] and t.id in known]
+    begun = min((versions[t.id][0].train_stop for t in targets), default=until + 1)
+    every = nights(desk.spec.nightly, begun, until + 1)
+    timelines = _recent_timelines(desk, targets, versions, since)
+    out = []
+    for target in targets:
+        usable = [n for n in every if _is_usable(desk, target, versions[target.id], known[target.id], n)]
+        timeline = timelines.get(target.id, {})
+        if usable and usable[-1] > since and not timeline:
+            # Its versions are older than what the monitor has learned from: it makes up for all nights.
+            timeline = _whole_timeline(desk, versions[target.id], since)
+        last = max((int(s.valid_from[-1]) for s in timeline.values()), default=0)
+        todo = [night for night in usable if night > last]
+        if todo:
+            out.append(_Target(target, versions[target.id], todo, timeline))
+    return out
+
+
+def _recent_timelines(
+    desk: Desk, targets: Sequence[TargetRow], versions: Mapping[int, list[VersionRow]], since: int
+) -> dict[int, dict[str, SeenAt]]:
+    """Return what was seen up to a night, from as far back as corrections of the next day reach."""
+    low = since - max((_lag(desk, t) for t in targets), default=0) - 3 * DAY
+    owner = {v.id: t.id for t in targets for v, _, _ in pieces(versions[t.id], low, since + 1)}
+    return _timelines(desk.store.calibrations(sorted(owner), (low, since + 1)), owner)
+
+
+def _whole_timeline(desk: Desk, versions: Sequence[VersionRow], since: int) -> dict[str, SeenAt]:
+    owner = {v.id: v.target_id for v in versions}
+    found = _timelines(desk.store.calibrations(sorted(owner), (0, since + 1)), owner)
+    return next(iter(found.values()), {})
+
+
+def _timelines(rows: Sequence[CalibrationRow], owner: Mapping[int, int]) -> dict[int, dict[str, SeenAt]]:
+    """Return what was seen, by target id and mode; of rows of two versions at one night the newer counts."""
+    out: dict[int, dict[str, SeenAt]] = {}
+    for row in sorted(rows, key=lambda row: (row.valid_from, row.version_id)):
+        if "seen" in row.body:
+            own = out.setdefault(owner[row.version_id], {})
+            known = own.get(str(row.mode), SeenAt())
+            own[str(row.mode)] = known.then(row.valid_from, Seen.from_json(row.body["seen"]))
+    return out
+
+
+def _lag(desk: Desk, target: TargetRow) -> int:
+    """Return how far behind a night its day ends: late points are in, for every window that covers it."""
+    return desk.spec.nightly.window_seconds + (desk.window - 1) * target.step_seconds
+
+
+def _day(desk: Desk, target: TargetRow, night: int) -> tuple[int, int]:
+    """Return the half-open span that a night learns from: the day since the last night, seen from a lag."""
+    lag = _lag(desk, target)
+    return nights(desk.spec.nightly, night - 3 * DAY, night)[-1] - lag, night - lag
+
+
+def _is_usable(
+    desk: Desk, target: TargetRow, versions: Sequence[VersionRow], history: History, night: int
+) -> bool:
+    """True where the day of a night holds points, and a version to score them."""
+    start, stop = _day(desk, target, night)
+    return start <= history.newest and stop > versions[0].train_stop
+
+
+def _learn(desk: Desk, waiting: Sequence[_Target], few: Sequence[int], counted: set[int]) -> list[str]:
+    """Learn from some nights, draw their lines, and store both in one go."""
+    realised: dict[tuple[int, Mode], list[Realised]] = {
+        (night, mode): [] for night in few if night in counted for mode in Mode
+    }
+    rows: list[CalibrationRow] = []
+    by_id = {each.target.id: each for each in waiting}
+    for task, found in desk.executor.map(observe_targets, _tasks(desk, waiting, few)):
+        desk.check_stop()
+        for asked, observed in zip(task.targets, found, strict=True):
+            rows += _noted(by_id[observed.target_id], asked.nights.tolist(), observed, realised)
+    rows = _with_bodies(desk, rows, by_id)
+    drawn = lines.draw(desk, [n for n in few if n in counted], _faded(desk, realised))
+    if rows or drawn.rows:
+        desk.store.add_calibrations(desk.claim, rows, drawn.rows)
+    return drawn.refused
+
+
+def _tasks(desk: Desk, waiting: Sequence[_Target], few: Sequence[int]) -> Iterator[ObserveTask]:
+    book = LineBook(desk)
+    if not book.any:
+        return
+    own = [(each, [n for n in each.nights if few[0] <= n <= few[-1]]) for each in waiting]
+    asked = [(each, those) for each, those in own if those]
+    seconds = few[-1] - few[0] + DAY
+    steps = max((seconds / each.target.step_seconds for each, _ in asked), default=1.0)
+    # Every target brings its context along, about two days of it.
+    for group in batches(asked, targets_per_task(steps + 600)):
+        yield _task(desk, group, book)
+
+
+def _task(desk: Desk, group: Sequence[tuple[_Target, list[int]]], book: LineBook) -> ObserveTask:
+    days = [[_day(desk, each.target, night) for night in own] for each, own in group]
+    asked = [
+        Asked(
+            target=each.target,
+            parts=tuple(pieces(each.versions, spans[0][0], spans[-1][1])),
+            settled_until=spans[-1][1],
+            # Windows that reach beyond the last day cover its points.
+            observed_until=spans[-1][1] + max(window_seconds(v) for v in each.versions),
+        )
+        for (each, _), spans in zip(group, days, strict=True)
+    ]
+    scoring, weights = assemble(desk, asked, book)
+    targets = [
+        ObserveTarget(target, np.array(own), np.array(spans), _reaching(each.seen, spans[0][0]))
+        for (each, own), spans, target in zip(group, days, scoring, strict=True)
+    ]
+    return ObserveTask(desk.spec, tuple(targets), weights)
+
+
+def _reaching(seen: Mapping[str, SeenAt], start: int) -> dict[str, SeenAt]:
+    """Return what was in force at a time, and all since."""
+
+    def part(timeline: SeenAt) -> SeenAt:
+        first = max(int(np.searchsorted(timeline.valid_from, start, side="right")) - 1, 0)
+        return SeenAt(timeline.valid_from[first:], timeline.seen[first:])
+
+    return {mode: part(timeline) for mode, timeline in seen.items()}
+
+
+def _noted(
+    waiting: _Target,
+    own: Sequence[int],
+    observed: Observed,
+    realised: dict[tuple[int, Mode], list[Realised]],
+) -> list[CalibrationRow]:
+    """Add what a target's nights learned to what is known; return its rows."""
+    rows = []
+    for mode in Mode:
+        timeline = waiting.seen.get(str(mode), SeenAt())
+        for k, night in enumerate(own):
+            seen = observed.seen[str(mode)][k]
+            timeline = timeline.then(night, seen)
+            (version,) = newest_by({waiting.target.id: waiting.versions}, night)
+            rows.append(CalibrationRow(version.id, mode, night, {"seen": seen.to_json()}))
+            if (night, mode) in realised:
+                realised[night, mode].append(observed.realised[str(mode)][k])
+        waiting.seen[str(mode)] = timeline
+    return rows
+
+
+def _with_bodies(
+    desk: Desk, rows: Sequence[CalibrationRow], waiting: Mapping[int, _Target]
+) -> list[CalibrationRow]:
+    """Return the rows; one of the night a version begins goes into the row that its fit left."""
+    begins = {v.id: v.train_stop for each in waiting.values() for v in each.versions}
+    meeting = {row.version_id for row in rows if begins[row.version_id] == row.valid_from}
+    bodies = lines.fitted_bodies(desk, meeting)
+
+    def whole(row: CalibrationRow) -> CalibrationRow:
+        if begins[row.version_id] != row.valid_from:
+            return row
+        body: Json = {**bodies[row.version_id, row.mode], **row.body}
+        return CalibrationRow(row.version_id, row.mode, row.valid_from, body)
+
+    return [whole(row) for row in rows]
+
+
+def _faded(
+    desk: Desk, realised: Mapping[tuple[int, Mode], Sequence[Realised]]
+) -> dict[tuple[int, Mode], Realised]:
+    """Return what was realised up to each night: everything before it, faded, and its own day."""
+    out: dict[tuple[int, Mode], Realised] = {}
+    for mode in Mode:
+        own = sorted(night for night, of in realised if of is mode)
+        last, known = lines.evidence_before(desk, own[0], mode) if own else (None, Realised.none())
+        for night in own:
+            days = 0.0 if last is None else (night - last) / DAY
+            known = known.then(total(realised[night, mode]), days)
+            last = night
+            out[night, mode] = known
+    return out

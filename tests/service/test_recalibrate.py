@@ -1,0 +1,252 @@
+"""Every night holds the calibrations against the scores that came since, and draws the line anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from desks import END, HOUR, START, desk, hours, ingest, monitor, waves
+
+from anomaly_service.db.store import SqlStore
+from pipelines import jobs
+from pipelines.calibrate import Calibrated
+from pipelines.desk import Desk
+from pipelines.evidence import Realised, Seen
+from pipelines.monitor import MonitorSpec, Threshold
+from pipelines.records import CalibrationRow, LineRow, Mode, Policy
+from pipelines.slots import DAY, nights
+
+SPEC = monitor("load", threshold=Threshold(alarms_per_week=3.0))
+LAG = SPEC.nightly.window_seconds
+
+
+@pytest.fixture
+def filled(store: SqlStore) -> SqlStore:
+    return fill(store)
+
+
+def fill(store: SqlStore, hosts: str = "012", **more: float) -> SqlStore:
+    ingest(store, "load", {host: course(int(host), **more) for host in hosts})
+    return store
+
+
+def course(seed: int, louder: float = 1.0, days: float = 24) -> tuple[np.ndarray, np.ndarray]:
+    """Return a daily rhythm whose noise is louder in the last ten days."""
+    ts, value = waves(seed, hours(START, START + int(days * DAY)))
+    rhythm = 100 + 20 * np.sin(2 * np.pi * ts / DAY + seed)
+    return ts, rhythm + (value - rhythm) * np.where(ts >= END - 10 * DAY, louder, 1.0)
+
+
+def rows(at: Desk) -> list[CalibrationRow]:
+    """Return what nights have seen, in order of target, mode and night."""
+    owner = {v.id: v.target_id for own in at.versions(at.targets()).values() for v in own}
+    found = [row for row in at.store.calibrations(list(owner)) if "seen" in row.body]
+    return sorted(found, key=lambda row: (owner[row.version_id], row.mode, row.valid_from))
+
+
+def counted(at: Desk) -> dict[tuple[Mode, int], Realised]:
+    """Return what was realised up to each night, by mode and night."""
+    lines = at.store.lines(at.monitor.id, target_ids=())
+    return {
+        (row.mode, row.valid_from): Realised.from_json(row.body["realised"])
+        for row in lines
+        if "realised" in row.body
+    }
+
+
+def learned(at: Desk) -> tuple[list[tuple[int, str, int, str]], list[LineRow]]:
+    """Return everything that nights have learned, ids of versions left out."""
+    begins = {v.id: (v.target_id, v.train_stop) for own in at.versions(at.targets()).values() for v in own}
+    seen = [(*begins[row.version_id], row.mode, row.valid_from, str(row.body["seen"])) for row in rows(at)]
+    return sorted(seen), at.store.lines(at.monitor.id)  # type: ignore[return-value]  # five columns
+
+
+def test_every_night_leaves_a_calibration_of_each_series_and_a_line(filled: SqlStore) -> None:
+    at = desk(filled, SPEC)
+    jobs.backfill(at, END - 2 * DAY)
+    before = {(row.version_id, row.mode, row.valid_from) for row in rows(at)}
+    (night,) = nights(SPEC.nightly, END - 2 * DAY + 1, END - DAY + 1)
+    jobs.nightly(at, night, night)
+    new = {(row.version_id, row.mode, row.valid_from) for row in rows(at)} - before
+    in_force = {own[-1].id for own in at.versions(at.targets()).values()}
+    assert new == {(version, mode, night) for version in in_force for mode in Mode}
+    assert {mode for mode, at_night in counted(at) if at_night == night} == set(Mode)
+
+
+def test_a_night_learns_from_the_day_behind_the_late_window(filled: SqlStore) -> None:
+    at = desk(filled, SPEC)
+    jobs.backfill(at, END)
+    first = at.versions(at.targets())[1][0].train_stop
+    known = counted(at)
+    live = {night: found for (mode, night), found in known.items() if mode is Mode.LIVE}
+    usual = 3 * 24 * HOUR / (7 * DAY)
+    for night, found in live.items():
+        days = sum(np.exp(-(night - n) / DAY / 28) for n in live if first < n - LAG and n <= night)
+        # A night's first day holds only what the first version scores.
+        assert found.weeks == pytest.approx(usual * days, rel=0.25, abs=usual)
+    assert live[min(live)].weeks == 0.0
+
+
+def test_a_night_repeated_learns_nothing_twice(filled: SqlStore) -> None:
+    at = desk(filled, SPEC)
+    jobs.backfill(at, END)
+    before = learned(at)
+    jobs.nightly(at, END, END)
+    jobs.backfill(at, END)
+    assert learned(at) == before
+
+
+def test_nights_one_by_one_learn_what_they_learn_at_once(new_store: Callable[[], SqlStore]) -> None:
+    at_once, one_by_one = (desk(fill(new_store()), SPEC) for _ in range(2))
+    jobs.backfill(at_once, END)
+    for night in nights(SPEC.nightly, START + 10 * DAY, END + 1):
+        jobs.nightly(one_by_one, night, night)
+    seen, lines = learned(at_once)
+    seen_too, lines_too = learned(one_by_one)
+    assert (seen, lines) == (seen_too, lines_too)
+
+
+def test_points_that_change_within_the_late_window_change_nothing_learned(
+    new_store: Callable[[], SqlStore],
+) -> None:
+    found = []
+    for corrected in (False, True):
+        store = fill(new_store())
+        at = desk(store, SPEC)
+        night = nights(SPEC.nightly, END - 6 * DAY, END)[1]
+        assert night not in {v.train_stop for own in at.versions(at.targets()).values() for v in own}
+        jobs.backfill(at, night - 1)
+        if corrected:
+            ts, value = course(0)
+            late = (ts > night - LAG) & (ts < night)
+            ingest(store, "load", {"0": (ts[late], 3 * value[late])})
+        jobs.nightly(replace(at, _series={}), night, night)
+        found.append(learned(at)[1][-1])
+    assert found[0] == found[1]
+
+
+def test_a_series_that_grew_louder_is_held_to_its_budget_again(new_store: Callable[[], SqlStore]) -> None:
+    alarms = []
+    for spec in (SPEC, replace(SPEC, nightly=replace(SPEC.nightly, window_seconds=30 * DAY))):
+        # With a late window of a month no night has learned anything yet.
+        store = fill(new_store(), "0123456", louder=1.35)
+        at = desk(store, replace(spec, fit_every_seconds=60 * DAY))
+        jobs.backfill(at, END)
+        alarms.append(len(store.events([t.id for t in at.targets()], END - 5 * DAY, END)))
+    assert alarms[0] < 0.7 * alarms[1]
+
+
+def test_a_point_is_held_against_what_was_known_the_night_before_it(filled: SqlStore) -> None:
+    at = desk(filled, SPEC)
+    jobs.backfill(at, END)
+    versions = at.versions(at.targets())[1]
+    block = filled.scores([1], versions[0].train_stop, END)
+    lines = [row for row in filled.lines(at.monitor.id) if row.mode is Mode.LIVE]
+    kept = [row for row in filled.calibrations([v.id for v in versions]) if row.mode is Mode.LIVE]
+    for ts, version, live, anomaly in zip(
+        block.ts, block.version, block.live, block.live_anomaly, strict=True
+    ):
+        own = [row for row in kept if row.version_id == version and row.valid_from <= ts]
+        body = next(row.body for row in own if "knots" in row.body)
+        seen = [row.body["seen"] for row in own if "seen" in row.body]
+        line = max((row for row in lines if row.valid_from <= ts), key=lambda row: row.valid_from)
+        known = Calibrated.of(body, line.body, Seen.from_json(seen[-1] if seen else None))
+        assert known.anomaly_score(np.array([live]))[0] == pytest.approx(anomaly, rel=1e-6, nan_ok=True)
+
+
+def test_alarms_of_another_policy_say_nothing_about_this_one(filled: SqlStore) -> None:
+    at = desk(filled, SPEC)
+    jobs.backfill(at, END - 2 * DAY)
+    assert max(found.weeks for found in counted(at).values()) > 1.0
+    strict = desk(filled, replace(SPEC, policy=Policy(min_duration_seconds=3 * HOUR)))
+    jobs.backfill(strict, END)
+    # Counted anew, from the first night on: the scores are there to count them in.
+    fresh = desk(filled, replace(SPEC, policy=Policy(min_duration_seconds=3 * HOUR)))
+    marks = {
+        row.body["realised"]["mark"]
+        for row in filled.lines(fresh.monitor.id, target_ids=())
+        if "realised" in row.body
+    }
+    assert len(marks) == 1
+
+
+def test_another_threshold_keeps_what_was_realised(filled: SqlStore) -> None:
+    at = desk(filled, SPEC)
+    jobs.backfill(at, END)
+    before = counted(at)
+    for threshold in (Threshold(alarms_per_week=0.5), Threshold(alarms_per_week=1.0, per="series")):
+        other = desk(filled, replace(SPEC, threshold=threshold))
+        jobs.rescore(other, START, END, END)
+        assert {key: found.to_json() for key, found in counted(other).items()} == {
+            key: found.to_json() for key, found in before.items()
+        }
+
+
+def test_a_series_that_joins_makes_up_for_its_nights_and_leaves_the_lines_of_others(
+    filled: SqlStore,
+) -> None:
+    jobs.backfill(desk(filled, SPEC), END - DAY)
+    before = {(row.mode, row.valid_from): row.body for row in filled.lines(1)}
+    ingest(filled, "load", {"9": course(9)})
+    at = desk(filled, SPEC)
+    jobs.backfill(at, END)
+    (new,) = [t.id for t in at.targets() if t.key.endswith("host=9}")]
+    begins = {v.id: v.target_id for own in at.versions(at.targets()).values() for v in own}
+    by_target: dict[int, set[int]] = {}
+    for row in rows(at):
+        by_target.setdefault(begins[row.version_id], set()).add(row.valid_from)
+    assert by_target[new] == by_target[1]
+    slots = {v.train_stop for v in at.versions(at.targets())[new]}
+    unmoved = {key: body for key, body in before.items() if key[1] not in slots}
+    after = {(row.mode, row.valid_from): row.body for row in filled.lines(1)}
+    assert {key: after[key] for key in unmoved} == unmoved
+
+
+def test_models_fitted_anew_are_held_against_the_scores_anew(filled: SqlStore) -> None:
+    at = desk(filled, SPEC)
+    jobs.backfill(at, END)
+    replaced = {v.id for own in at.versions(at.targets()).values() for v in own}
+    start = at.versions(at.targets())[1][1].train_stop
+    jobs.rescore(at, start, END, END, again=True)
+    fresh = {v.id for own in at.versions(at.targets()).values() for v in own} - replaced
+    assert fresh
+    known = {row.version_id for row in rows(at)}
+    assert fresh <= known
+
+
+def test_a_series_that_stopped_is_not_read_again_every_night(filled: SqlStore) -> None:
+    ingest(filled, "load", {"8": course(8, days=16)})
+    at = desk(filled, SPEC)
+    jobs.backfill(at, END)
+    (stopped,) = [t for t in at.targets() if t.key.endswith("host=8}")]
+    last = max(row.valid_from for row in rows(at) if row.version_id in _ids(at, stopped.id))
+    assert last <= START + 16 * DAY + LAG + 2 * DAY
+
+
+def _ids(at: Desk, target_id: int) -> set[int]:
+    return {v.id for v in at.versions(at.targets())[target_id]}
+
+
+def test_what_nights_have_seen_is_small(filled: SqlStore) -> None:
+    at = desk(filled, SPEC)
+    jobs.backfill(at, END)
+    begins = {v.id: v.train_stop for own in at.versions(at.targets()).values() for v in own}
+    small = [row for row in rows(at) if row.valid_from != begins[row.version_id]]
+    assert small
+    assert max(len(str(row.body)) for row in small) < 200
+    assert all(Seen.from_json(row.body["seen"]).samples >= 0 for row in small)
+
+
+def spec_with(**changes: object) -> MonitorSpec:
+    return replace(SPEC, **changes)  # type: ignore[arg-type]  # any field
+
+
+@pytest.mark.parametrize("changes", [{"scope": "group"}, {"scores": "near_events"}])
+def test_groups_and_sparse_scores_are_held_against_what_came_too(
+    filled: SqlStore, changes: dict[str, object]
+) -> None:
+    at = desk(filled, spec_with(**changes))
+    jobs.backfill(at, END)
+    assert len({row.valid_from for row in rows(at)}) >= 5
