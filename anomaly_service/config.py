@@ -308,7 +308,8 @@ def _database(value: str, info: ValidationInfo) -> str:
     return absolute_sqlite(value, info)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -338,7 +339,7 @@ class Config(Section):
     )
     http: HttpSection = HttpSection()
     workers: Annotated[Whole, Field(ge=1)] = Field(
-        default_factory=_cores,
+        default_factory=cores,
         description="Processes that fit and score; the machine's cores where not given.",
     )
     rejects: RelativePath | None = Field(

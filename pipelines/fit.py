@@ -204,10 +204,14 @@ def _fit_bank(
     )
     block = block_steps(min(len(p.ts) for p in prepared), config.window, cls.folds)
     fold = (torch.arange(windows.n_points) // block) % cls.folds
-    whole, blind = _models(cls, config, windows, fold, pooled=spec.scope == "group")
+    pooled = spec.scope == "group"
+    whole = _whole(cls, config, windows, pooled=pooled)
+    fitted_at = time.perf_counter()
+    blind = _blind(cls, config, windows, fold, pooled=pooled)
     unseen = _unseen(members, windows, fold)
     live, settled = bank.score_unseen(blind, unseen, fold)
-    seconds = (time.perf_counter() - began) / len(members)
+    calibrated_at = time.perf_counter()
+    seconds = ((fitted_at - began) / len(members), (calibrated_at - fitted_at) / len(members))
     for row, member in enumerate(members):
         if live[row].isfinite().any() and settled[row].isfinite().any():
             fitted = _fitted(spec, whole, unseen, row, member, live[row], settled[row], seconds)
@@ -230,18 +234,22 @@ def _unseen(members: Sequence[_Member], windows: Windows, fold: Tensor) -> Windo
     return bank.windows_of(rows, windows.window, windows.start.tolist())
 
 
-def _models(
+def _whole(cls: type[Detector], config: DetectorConfig, windows: Windows, *, pooled: bool) -> Detector:
+    """Return the bank fitted on everything."""
+    if not pooled:
+        return cls(config).fit(windows)
+    return cls(config).fit(windows.pooled()).select([0] * windows.n_targets)
+
+
+def _blind(
     cls: type[Detector], config: DetectorConfig, windows: Windows, fold: Tensor, *, pooled: bool
-) -> tuple[Detector, list[Detector]]:
-    """Return the bank fitted on everything, and one bank per fold that did not see it."""
+) -> list[Detector]:
+    """Return one bank per fold that did not see it."""
     folds = fold.expand(windows.n_targets, -1)
     if not pooled:
-        return cls(config).fit(windows), list(cls(config).cross_fit(windows, folds))
-    flat = windows.pooled()
-    everyone = [0] * windows.n_targets
-    whole = cls(config).fit(flat)
-    blind = cls(config).cross_fit(flat, folds.reshape(1, -1))
-    return whole.select(everyone), [each.select(everyone) for each in blind]
+        return list(cls(config).cross_fit(windows, folds))
+    banks = cls(config).cross_fit(windows.pooled(), folds.reshape(1, -1))
+    return [bank.select([0] * windows.n_targets) for bank in banks]
 
 
 def _fitted(
@@ -252,7 +260,7 @@ def _fitted(
     member: _Member,
     live: Tensor,
     settled: Tensor,
-    seconds: float,
+    seconds: tuple[float, float],
 ) -> Fitted:
     ts = member.prepared.ts
     scores = {Mode.LIVE: live[: len(ts)].numpy(), Mode.SETTLED: settled[: len(ts)].numpy()}
@@ -300,7 +308,12 @@ def _allowed(spec: MonitorSpec, member: _Member) -> NDArray[np.bool_] | None:
 
 
 def _card(
-    whole: Detector, windows: Windows, row: int, unseen: Values, weights: bytes, seconds: float
+    whole: Detector,
+    windows: Windows,
+    row: int,
+    unseen: Values,
+    weights: bytes,
+    seconds: tuple[float, float],
 ) -> Json:
     return bank.finite(
         {
@@ -312,6 +325,7 @@ def _card(
             "missing_share": float(windows.missing[row].to(torch.float32).mean()),
             "unseen_score_mean": float(np.nanmean(unseen)) if np.isfinite(unseen).any() else None,
             "bytes": len(weights),
-            "fit_seconds": round(seconds, 4),
+            "fit_seconds": round(seconds[0], 4),
+            "calibrate_seconds": round(seconds[1], 4),
         }
     )

@@ -1,0 +1,283 @@
+"""Commands that say how good it is: backtest on labelled series, replay on one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from anomaly_service.cli import show
+from anomaly_service.cli.options import CONFIG, Monitors, Now, app, load, serving
+
+if TYPE_CHECKING:
+    from anomaly_service.backtests import Results, Test
+    from pipelines.backtest import Candidate
+
+PANEL = "How good it is"
+DEFAULT_DETECTOR = "gaussian"
+
+COLUMNS = (
+    ("dataset", "dataset"), ("detector", "detector"), ("labelled", "labelled"), ("vus_pr", "VUS-PR"),
+    ("vus_roc", "VUS-ROC"), ("auc_pr", "AUC-PR"), ("auc_roc", "AUC-ROC"), ("overlap_f1", "overlap F1"),
+    ("overlap_f1_live", "live"), ("affiliation_f1", "affil. F1"), ("nab_standard", "NAB"),
+    ("share_flagged", "flagged"), ("alarms_per_week", "alarms/wk"), ("alarms_per_week_live", "live"),
+    ("alarms_asked_per_week", "asked"), ("delay_steps_median", "delay"),
+    ("fit_seconds_per_10k", "fit s/10k"), ("score_seconds_per_10k", "score s/10k"), ("peak_mib", "MiB"),
+)  # fmt: skip
+
+
+@app.command(rich_help_panel=PANEL)
+def backtest(
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="A folder of labelled series, or of several data sets."),
+    ] = None,
+    reviewed: Annotated[
+        bool, typer.Option("--reviewed", help="The database's own series, with people's reviews as labels.")
+    ] = False,
+    detector: Annotated[
+        str | None,
+        typer.Option("--detector", metavar="D,E", help=f"Any of `anomaly detectors`; {DEFAULT_DETECTOR}."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Test the monitors of this config file instead.", dir_okay=False),
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="unsupervised, or train: fit on the training rows, judge the rest.")
+    ] = "unsupervised",
+    window: Annotated[
+        int | None,
+        typer.Option("--window", min=1, help="Steps; 100, 24 under 1,000 rows, 10 of several channels."),
+    ] = None,
+    alarms: Annotated[
+        float, typer.Option("--alarms-per-week", help="False alarms a week that each series may raise.")
+    ] = 1.0,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Test the plain baselines beside it.")
+    ] = True,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", metavar="A,B", help="Only these data sets of the folder.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Processes; as many as there are cores.")
+    ] = None,
+    json_out: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="OUT", help="Keep every figure here; a later run goes on from it."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="DIR", help="Write index.html with pictures here.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Do again what --json holds already.")] = False,
+    monitor: Monitors = None,
+    now: Now = None,
+) -> None:
+    """Say how good detectors are on labelled series, with the service's own fit, score and flag."""
+    from anomaly_service import backtests
+    from anomaly_service.config import cores
+    from anomaly_service.executors.local import LocalExecutor
+    from pipelines.backtest import SPLITS
+
+    if (data is None) == (not reviewed):
+        raise typer.BadParameter(
+            "name a folder with --data DIR, or the database's own series with --reviewed"
+        )
+    if split not in SPLITS:
+        raise typer.BadParameter(f"--split must be one of {', '.join(SPLITS)}; got {split!r}")
+    names = _names(detector)
+    if reviewed:
+        wanted = _on_reviewed(config or CONFIG, names, monitor, split, baselines, report is not None)
+        problems: Sequence[str] = ()
+    else:
+        assert data is not None
+        if names and config:
+            raise typer.BadParameter("--detector and --config exclude each other with --data")
+        candidates = _candidates(config, names, monitor, window, alarms, baselines)
+        wanted, problems = _on_folder(data, dataset, candidates, split, report is not None)
+    keeper = backtests.Keeper(json_out, report / "figures" if report else None)
+    executor = LocalExecutor(jobs or cores())
+    with show.Stages() as stages:
+        try:
+            results = backtests.run(wanted, executor, keeper, stages.update, fresh=fresh)
+        finally:
+            executor.close()
+    for problem in problems:
+        results.note(problem)
+    _print(results, wanted, json_out)
+    if report is not None:
+        of = "reviewed series" if reviewed else data
+        _write_report(report, results, wanted, f"Backtest of {of}, {split}")
+    if not results.of(test.key for test in wanted):
+        raise typer.Exit(1)
+
+
+def _names(detector: str | None) -> list[str]:
+    return [name.strip() for name in detector.split(",") if name.strip()] if detector else []
+
+
+def _candidates(
+    config: Path | None,
+    names: Sequence[str],
+    monitors: Sequence[str] | None,
+    window: int | None,
+    alarms: float,
+    baselines: bool,
+) -> list[Candidate]:
+    """Return what is to be tested: named detectors or a config's monitors, and the baselines."""
+    from pipelines.backtest import Candidate
+    from pipelines.monitor import MonitorSpec, Threshold
+
+    params = {} if window is None else {"window": window}
+    threshold = Threshold(alarms_per_week=alarms, per="series")
+
+    def plain(name: str) -> Candidate:
+        return Candidate(name, MonitorSpec(name, {}, detector=name, params=params, threshold=threshold))
+
+    if config is not None:
+        found = [Candidate(name, _with_window(spec)) for name, spec in _specs(config, monitors).items()]
+    else:
+        found = [plain(name) for name in names or [DEFAULT_DETECTOR]]
+    taken = {each.name for each in found}
+    found += [plain(name) for name in _baselines() if baselines and name not in taken]
+    for each in found:
+        _check(each)
+    return found
+
+
+def _specs(config: Path, monitors: Sequence[str] | None) -> dict[str, Any]:
+    from anomaly_service.service import UnknownMonitorError
+
+    specs = load(config).monitor_specs()
+    for name in monitors or ():
+        if name not in specs:
+            raise UnknownMonitorError(f"no monitor named {name!r}; {config} declares {', '.join(specs)}")
+    return {name: spec for name, spec in specs.items() if not monitors or name in monitors}
+
+
+def _with_window(spec: Any) -> Any:
+    """Return a monitor's spec with its window spelled out: where it names none, its detector's own."""
+    from dataclasses import replace
+
+    from pipelines.bank import config_of
+
+    return replace(spec, params={"window": config_of(spec.detector, spec.params)[1].window, **spec.params})
+
+
+def _baselines() -> list[str]:
+    from detectors import registry
+
+    return [name for name in registry.names() if registry.get(name).baseline]
+
+
+def _check(candidate: Candidate) -> None:
+    """Refuse an unknown detector or setting before any work is done."""
+    from pipelines.bank import config_of
+
+    config_of(candidate.spec.detector, candidate.spec.params)
+
+
+def _on_folder(
+    data: Path, dataset: str | None, candidates: Sequence[Candidate], split: str, pictured: bool
+) -> tuple[list[Test], Sequence[str]]:
+    from anomaly_service import backtests
+    from anomaly_service.labelled import find
+
+    found = find(data, _names(dataset))
+    return list(backtests.tests(found.files, candidates, split, pictured=pictured)), found.problems
+
+
+def _on_reviewed(
+    config: Path,
+    names: Sequence[str],
+    monitors: Sequence[str] | None,
+    split: str,
+    baselines: bool,
+    pictured: bool,
+) -> list[Test]:
+    """Return the tests on the database's own series: each monitor's settings on the series it watches."""
+    from dataclasses import replace
+
+    from anomaly_service import backtests
+    from anomaly_service.reviewed import reviewed_series
+    from pipelines.backtest import Candidate
+
+    if split == "train":
+        raise typer.BadParameter("--split train needs training rows, which --reviewed series do not name")
+    specs = _specs(config, monitors)
+    with serving(load(config), None, quiet=True) as service:
+        series = reviewed_series(service.store, specs)
+    if not series:
+        raise typer.BadParameter(
+            "nobody has reviewed an interval of these monitors yet; judge some first: anomaly review"
+        )
+    wanted: list[Test] = []
+    for name, own in series.items():
+        spec = _with_window(specs[name])
+        detectors = [*(names or [spec.detector]), *(_baselines() if baselines else ())]
+        candidates = [
+            Candidate(
+                each, spec if each == spec.detector else replace(spec, detector=each, params=_shared(spec))
+            )
+            for each in dict.fromkeys(detectors)
+        ]
+        for each in candidates:
+            _check(each)
+        wanted += backtests.tests(own, candidates, split, pictured=pictured)
+    return wanted
+
+
+def _shared(spec: Any) -> dict[str, Any]:
+    """Return the settings that another detector takes over: the window."""
+    return {"window": spec.params["window"]}
+
+
+def _print(results: Results, wanted: Sequence[Test], json_out: Path | None) -> None:
+    from pipelines.scoreboard import summarise
+
+    rows = results.of(test.key for test in wanted)
+    summary = summarise(rows)
+    show.table(
+        [[_cell(row, name) for name, _ in COLUMNS] for row in summary], [label for _, label in COLUMNS]
+    )
+    for problem in results.problems:
+        show.note(f"left out: {problem}")
+    short = [row for row in rows if row["why"] and not row["baseline"]]
+    for row in short[:5]:
+        show.note(f"no model, so counted as knowing nothing: {row['series']}: {row['why']}")
+    if len(short) > 5:
+        show.note(f"{len(short) - 5} more without a model")
+    if json_out is not None:
+        show.note(f"Every figure of every series: {json_out}")
+
+
+def _cell(row: dict[str, Any], name: str) -> object:
+    value = row[name]
+    if value is None or isinstance(value, str):
+        return value
+    if name == "labelled":
+        return f"{value} of {row['series']}"
+    if name == "share_flagged":
+        return f"{100 * value:.1f} %"
+    if name in ("delay_steps_median", "peak_mib"):
+        return f"{value:.0f}"
+    return (
+        f"{value:.1f}"
+        if name == "nab_standard"
+        else f"{value:.3f}"
+        if "per_week" not in name
+        else f"{value:.2f}"
+    )
+
+
+def _write_report(folder: Path, results: Results, wanted: Sequence[Test], title: str) -> None:
+    from anomaly_service.report import Report
+    from pipelines.scoreboard import summarise
+
+    rows = results.of(test.key for test in wanted)
+    page = folder / "index.html"
+    text = Report(title, summarise(rows), rows, results.pictures, results.problems).html()
+    page.write_text(text, encoding="utf-8")
+    show.note(f"Report with a picture of every series: {page}")

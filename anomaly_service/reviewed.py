@@ -1,0 +1,99 @@
+"""The database's own series as labelled ones: what people confirmed is the truth."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anomaly_service.db.store import SqlStore
+from pipelines.monitor import MonitorSpec
+from pipelines.records import Json, SeriesRow, Verdict
+
+if TYPE_CHECKING:
+    from pipelines.backtest import Labelled
+
+TRUE = (Verdict.CONFIRMED, Verdict.NEW_TREND)
+FALSE = (Verdict.EXPECTED, Verdict.FALSE_POSITIVE)
+VALUES = ("anomaly", "flatline")
+"""Kinds of intervals that hold values; gaps have none to judge."""
+
+
+@dataclass(frozen=True)
+class ReviewedSeries:
+    """A series of the database with what people said of its intervals."""
+
+    labelled: Labelled
+
+    @property
+    def dataset(self) -> str:
+        return self.labelled.dataset
+
+    @property
+    def series(self) -> str:
+        return self.labelled.series
+
+    def digest(self) -> str:
+        """Return a digest of points and reviews: equal ones give equal results."""
+        own = self.labelled
+        parts = [own.ts.tobytes(), own.values.tobytes(), str((own.truth, own.unsure)).encode()]
+        return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+    def read(self) -> Labelled:
+        return self.labelled
+
+
+def reviewed_series(store: SqlStore, specs: Mapping[str, MonitorSpec]) -> dict[str, list[ReviewedSeries]]:
+    """Return every series of which at least one interval was judged, by monitor.
+
+    ``confirmed`` and ``new_trend`` label an interval, with the borders people gave it; ``expected`` and
+    ``false_positive`` say it is normal; what nobody judged, or only with ``unsure``, counts neither way.
+    """
+    by_key = {row.spec.key: row for row in store.series()}
+    out: dict[str, list[ReviewedSeries]] = {}
+    for name in specs:
+        events: dict[str, list[Json]] = {}
+        for event in store.rows("flagged_intervals", {"monitor": name}):
+            if event["kind"] in VALUES:
+                events.setdefault(event["series"], []).append(event)
+        judged = {key: own for key, own in sorted(events.items()) if any(_is_judged(each) for each in own)}
+        found = [_labelled(store, name, by_key[key], own) for key, own in judged.items() if key in by_key]
+        if found:
+            out[name] = [ReviewedSeries(each) for each in found]
+    return out
+
+
+def _is_judged(event: Json) -> bool:
+    return event["review_verdict"] in (*TRUE, *FALSE)
+
+
+def _labelled(store: SqlStore, monitor: str, series: SeriesRow, events: list[Json]) -> Labelled:
+    from pipelines.backtest import Labelled
+
+    assert series.last_ts is not None
+    block = store.points([series.id], series.first_ts or 0, series.last_ts + 1)
+    true = [_span(event) for event in events if event["review_verdict"] in TRUE]
+    return Labelled(
+        dataset=monitor,
+        series=series.spec.key,
+        ts=block.ts,
+        values=block.value[:, np.newaxis],
+        truth=tuple(sorted(true)),
+        step_seconds=series.spec.step_seconds,
+        unsure=tuple(sorted(_span(event) for event in events if not _is_judged(event))),
+        timezone=series.spec.timezone,
+    )
+
+
+def _span(event: Json) -> tuple[int, int]:
+    return _seconds(event["start_at"]), _seconds(event["end_at"])
+
+
+def _seconds(at: Any) -> int:
+    """Return epoch seconds of a time as a view shows it."""
+    at = at if isinstance(at, datetime) else datetime.fromisoformat(at)
+    return int(at.timestamp())
