@@ -42,7 +42,7 @@ class Service:
         self.store = SqlStore(config.database)
         self._now = now
         self._executor = executor
-        self._on_progress = on_progress or (lambda stage, share: None)
+        self.on_progress = on_progress or (lambda stage, share: None)
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +76,7 @@ class Service:
 
         sources, rejects = self.config.build_sources(), self.config.rejects_folder
         return ingest(
-            self.store, sources, self.now, self._on_progress, rejects=rejects, should_stop=should_stop
+            self.store, sources, self.now, self.on_progress, rejects=rejects, should_stop=should_stop
         )
 
     def sync(self, only: int | None = None) -> list[tuple[MonitorRow, MonitorSpec]]:
@@ -242,7 +242,7 @@ class Service:
         from pipelines.desk import Desk
 
         def progress(stage: str, share: float) -> None:
-            self._on_progress(f"{stage} {spec.name}", share)
+            self.on_progress(f"{stage} {spec.name}", share)
 
         return Desk(self.store, self.executor, row, spec, on_progress=progress)
 

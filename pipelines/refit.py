@@ -99,6 +99,25 @@ def due(desk: Desk, until: int, *, missing: bool = False, again_from: int | None
     return sorted(found, key=lambda each: each.slot)
 
 
+def due_between(desk: Desk, start: int, stop: int) -> list[Due]:
+    """Return the fits that a half-open span asks for and that are not there, from the last before it on."""
+    targets = desk.targets()
+    known = histories(targets, desk.series())
+    there = {i: {v.train_stop for v in rows} for i, rows in desk.versions(targets).items()}
+    if desk.spec.scope == "group" and there:
+        # All of a group are fitted together, or the shared model would be another.
+        together = set.intersection(*there.values())
+        there = dict.fromkeys(there, together)
+    found = []
+    for target in targets:
+        slots = _slots(desk, target, known[target.id], stop - 1) if target.id in known else []
+        first = max((slot for slot in slots if slot <= start), default=start)
+        found += [
+            Due(target, slot, first=False) for slot in slots if slot >= first and slot not in there[target.id]
+        ]
+    return sorted(found, key=lambda each: each.slot)
+
+
 def _slots(desk: Desk, target: TargetRow, history: History, until: int) -> list[int]:
     # A shared model is fitted for all its series at once, so the group's name decides when.
     key = desk.spec.name if desk.spec.scope == "group" else target.key

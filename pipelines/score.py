@@ -314,9 +314,10 @@ def _dated(interval: Interval, ts: Seconds, joined: dict[str, np.ndarray]) -> In
 
 
 def _rule_time(interval: Interval) -> int:
-    """Return when a rule's interval had lasted long enough: its score is its length over that length."""
-    length = interval.end - interval.start
-    return interval.start + int(length / max(interval.peak_score, 1.0))
+    """Return when a rule's interval was long enough: its score is its steps over those needed."""
+    shortest = interval.n_points / max(interval.peak_score, 1.0)
+    step = (interval.end - interval.start) / max(interval.n_points - 1, 1)
+    return interval.start + round((shortest - 1) * step)
 
 
 def _expected(steps: Sequence[Steps], candidates: Sequence[tuple[int, int]]) -> Values:

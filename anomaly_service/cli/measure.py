@@ -9,11 +9,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anomaly_service.cli import show
-from anomaly_service.cli.options import CONFIG, Monitors, Now, app, load, serving
+from anomaly_service.cli.options import (
+    CONFIG,
+    AsJson,
+    ConfigPath,
+    Monitors,
+    Now,
+    app,
+    load,
+    moment,
+    serving,
+)
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from anomaly_service.backtests import Results, Test
+    from anomaly_service.config import Config
+    from anomaly_service.replays import Replayed
+    from anomaly_service.service import Service
     from pipelines.backtest import Candidate
+    from pipelines.monitor import MonitorSpec, Threshold
 
 PANEL = "How good it is"
 DEFAULT_DETECTOR = "gaussian"
@@ -114,6 +130,140 @@ def backtest(
         raise typer.Exit(1)
 
 
+@app.command(rich_help_panel=PANEL)
+def replay(
+    last: Annotated[
+        str | None, typer.Option("--last", metavar="DURATION", help="The newest so long, such as 30d.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="Start of the span (ISO 8601).")
+    ] = None,
+    stop: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="End of the span; the newest point.")
+    ] = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option("--threshold", metavar="T", help="Alarms a week, or quantile=0.001, sigma=3, dynamic."),
+    ] = None,
+    detector: Annotated[
+        str | None, typer.Option("--detector", metavar="D", help="Another of `anomaly detectors`.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many intervals.")] = 50,
+    monitor: Monitors = None,
+    config: ConfigPath = CONFIG,
+    now: Now = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what the daemon would have raised over the last days, live; touches nothing that is stored."""
+    from anomaly_service.replays import replay as play
+    from anomaly_service.replays import tried
+
+    if (last is None) == (start is None):
+        raise typer.BadParameter("name the span with --last 30d, or with --from TIME and --to TIME")
+    loaded = load(config)
+    specs = {
+        name: tried(spec, _threshold(threshold), detector) for name, spec in _specs(loaded, monitor).items()
+    }
+    for name, spec in specs.items():
+        _check(name, spec)
+    with serving(loaded, moment(now, "--now")) as service:
+        a, b = _span(service, last, moment(start, "--from"), moment(stop, "--to"))
+        found = play(service.store, service.executor, specs, a, b, service.on_progress)
+    if as_json:
+        rows = [row for each in found for row in each.intervals]
+        show.rows(rows, (), as_json=True, empty="")
+        return
+    for each in found:
+        _print_replay(each, limit)
+
+
+def _threshold(text: str | None) -> Threshold | None:
+    """Return the threshold that an option names."""
+    from pipelines.monitor import Threshold
+
+    if text is None:
+        return None
+    method, equals, value = text.partition("=")
+    if text == "dynamic":
+        return Threshold(method="dynamic")
+    if not equals:
+        method, value = "alarms", text
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    largest = {"alarms": float("inf"), "quantile": 0.5, "sigma": float("inf")}.get(method, 0.0)
+    if not 0.0 < number < largest:
+        raise typer.BadParameter(
+            "--threshold takes alarms a week above 0 such as 5, quantile=0.001 (below 0.5), sigma=3 or "
+            f"dynamic; got {text!r}"
+        )
+    if method == "alarms":
+        return Threshold(alarms_per_week=number)
+    return Threshold(method=method, value=number)
+
+
+def _span(
+    service: Service, last: str | None, start: datetime | None, stop: datetime | None
+) -> tuple[int, int]:
+    """Return the span as epoch seconds, half-open; without an end it goes to the newest point, or to now."""
+    from anomaly_service.config_types import parse_duration
+
+    newest = max((row.last_ts for row in service.store.series() if row.last_ts is not None), default=None)
+    if newest is None:
+        raise typer.BadParameter("the database holds no points yet; run: anomaly ingest")
+    end = min(newest, int(service.now.timestamp())) + 1 if stop is None else int(stop.timestamp())
+    if last is not None:
+        try:
+            length = int(parse_duration(last).total_seconds())
+        except ValueError as error:
+            raise typer.BadParameter(f"--last: {error}") from None
+        return end - length, end
+    assert start is not None
+    begin = int(start.timestamp())
+    if begin >= end:
+        raise typer.BadParameter(f"--from must lie before --to, got {show.at(begin)} and {show.at(end)}")
+    return begin, end
+
+
+def _print_replay(found: Replayed, limit: int) -> None:
+    show.say(_verdict(found))
+    columns = (
+        "series", "kind", "start_at", "duration", "direction", "peak_score", "y_at_peak", "yhat_at_peak",
+        "first_detected_at",
+    )  # fmt: skip
+    listed = [{**row, "duration": show.duration(row["duration_seconds"])} for row in found.intervals[:limit]]
+    if listed:
+        show.rows(listed, columns, as_json=False, empty="")
+    if len(found.intervals) > limit:
+        show.note(f"{len(found.intervals) - limit} more; --limit {len(found.intervals)} shows them all.")
+    for note in found.notes:
+        show.note(f"{found.spec.name}: {note}")
+
+
+def _verdict(found: Replayed) -> str:
+    """Return what came of a monitor in a sentence."""
+    rule = found.spec.threshold
+    each = f" for each of {found.series} series" if rule.per == "series" else f" over {found.series} series"
+    if rule.method == "alarms":
+        what = f"one budget of {rule.alarms_per_week:g} a week{each}"
+        if rule.per == "series":
+            what = f"a budget of {rule.alarms_per_week:g} a week{each}"
+    else:
+        value = "" if rule.value is None else f" {rule.value:g}"
+        what = f"the line of {rule.method}{value}{each}"
+    n = len(found.intervals)
+    days = show.duration(found.stop - found.start)
+    rules = sum(row["kind"] != "anomaly" for row in found.intervals)
+    apart = f", {rules} of them gaps and flat stretches, which no budget counts" if rules else ""
+    allowed = "" if found.asked is None else f" ({found.asked:.0f} allowed for)"
+    here = ", here they are" if n else ""
+    return (
+        f"{found.spec.name} ({found.spec.detector}): {what}: {n} intervals in {days}{allowed}{apart}{here}"
+        f"{':' if n else '.'}"
+    )
+
+
 def _names(detector: str | None) -> list[str]:
     return [name.strip() for name in detector.split(",") if name.strip()] if detector else []
 
@@ -137,27 +287,27 @@ def _candidates(
         return Candidate(name, MonitorSpec(name, {}, detector=name, params=params, threshold=threshold))
 
     if config is not None:
-        found = [Candidate(name, _with_window(spec)) for name, spec in _specs(config, monitors).items()]
+        found = [Candidate(name, _with_window(spec)) for name, spec in _specs(load(config), monitors).items()]
     else:
         found = [plain(name) for name in names or [DEFAULT_DETECTOR]]
     taken = {each.name for each in found}
     found += [plain(name) for name in _baselines() if baselines and name not in taken]
     for each in found:
-        _check(each)
+        _check(each.name, each.spec)
     return found
 
 
-def _specs(config: Path, monitors: Sequence[str] | None) -> dict[str, Any]:
+def _specs(config: Config, monitors: Sequence[str] | None) -> dict[str, MonitorSpec]:
     from anomaly_service.service import UnknownMonitorError
 
-    specs = load(config).monitor_specs()
+    specs = config.monitor_specs()
     for name in monitors or ():
         if name not in specs:
-            raise UnknownMonitorError(f"no monitor named {name!r}; {config} declares {', '.join(specs)}")
+            raise UnknownMonitorError(f"no monitor named {name!r}; the config declares {', '.join(specs)}")
     return {name: spec for name, spec in specs.items() if not monitors or name in monitors}
 
 
-def _with_window(spec: Any) -> Any:
+def _with_window(spec: MonitorSpec) -> MonitorSpec:
     """Return a monitor's spec with its window spelled out: where it names none, its detector's own."""
     from dataclasses import replace
 
@@ -172,11 +322,14 @@ def _baselines() -> list[str]:
     return [name for name in registry.names() if registry.get(name).baseline]
 
 
-def _check(candidate: Candidate) -> None:
+def _check(name: str, spec: MonitorSpec) -> None:
     """Refuse an unknown detector or setting before any work is done."""
     from pipelines.bank import config_of
 
-    config_of(candidate.spec.detector, candidate.spec.params)
+    try:
+        config_of(spec.detector, spec.params)
+    except (TypeError, ValueError) as error:
+        raise typer.BadParameter(f"{name}: {error}") from None
 
 
 def _on_folder(
@@ -206,8 +359,9 @@ def _on_reviewed(
 
     if split == "train":
         raise typer.BadParameter("--split train needs training rows, which --reviewed series do not name")
-    specs = _specs(config, monitors)
-    with serving(load(config), None, quiet=True) as service:
+    loaded = load(config)
+    specs = _specs(loaded, monitors)
+    with serving(loaded, None, quiet=True) as service:
         series = reviewed_series(service.store, specs)
     if not series:
         raise typer.BadParameter(
@@ -224,12 +378,12 @@ def _on_reviewed(
             for each in dict.fromkeys(detectors)
         ]
         for each in candidates:
-            _check(each)
+            _check(each.name, each.spec)
         wanted += backtests.tests(own, candidates, split, pictured=pictured)
     return wanted
 
 
-def _shared(spec: Any) -> dict[str, Any]:
+def _shared(spec: MonitorSpec) -> dict[str, Any]:
     """Return the settings that another detector takes over: the window."""
     return {"window": spec.params["window"]}
 
