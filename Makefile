@@ -5,6 +5,9 @@ SHELL := /bin/bash
 
 SEED ?= 1
 DETECTOR ?= gaussian
+DATA ?=
+DATASETS ?=
+DETECTORS ?=
 JOBS ?= 2
 # Where torch's CPU build comes from, for machines with internet:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -57,6 +60,13 @@ types: $(STAMP) ## Check types
 .PHONY: bench
 bench: $(STAMP) ## Measure throughput and memory; takes minutes, wants a quiet machine
 	for each in benchmarks/bench_*.py; do $(BIN)/python $$each; done
+
+.PHONY: quality
+quality: $(STAMP) ## Measure every detector on labelled data beside other libraries (DATA=, DATASETS=, DETECTORS=)
+	@if [ -z "$(DATA)" ]; then \
+	    echo "name the folder of labelled data sets: make quality DATA=path/to/data [DATASETS=nab,mscloud]" >&2; exit 1; \
+	fi
+	$(BIN)/python benchmarks/quality.py --data "$(DATA)" --datasets "$(DATASETS)" --detectors "$(DETECTORS)" --jobs $(JOBS)
 
 .PHONY: soak
 soak: $(STAMP) ## Kill the daemon fifty times per database, and other long runs

@@ -41,6 +41,7 @@ class LabelledFile:
         truth: labelled spans, both ends inside, epoch seconds.
         step_seconds: nominal step; None takes the usual distance of the rows.
         train_until: time of the last training row, where the data name one.
+        part: of the rows in order of time only these, half-open; all where None.
     """
 
     dataset: str
@@ -49,6 +50,7 @@ class LabelledFile:
     truth: tuple[tuple[int, int], ...] = ()
     step_seconds: int | None = None
     train_until: int | None = None
+    part: tuple[int, int] | None = None
 
     @property
     def name(self) -> str:
@@ -56,7 +58,7 @@ class LabelledFile:
 
     def digest(self) -> str:
         """Return a digest of the file and its labels: equal ones give equal results."""
-        parts = json.dumps([self.truth, self.step_seconds, self.train_until])
+        parts = json.dumps([self.truth, self.step_seconds, self.train_until, self.part])
         return hashlib.sha256(self.path.read_bytes() + parts.encode()).hexdigest()[:16]
 
     def read(self) -> Labelled:
@@ -68,6 +70,8 @@ class LabelledFile:
         from pipelines.backtest import Labelled
 
         ts, values = _rows(self.path)
+        first, stop = self.part or (0, len(ts))
+        ts, values = ts[first:stop], values[first:stop]
         step = self.step_seconds or _usual_step(ts, self.path)
         return Labelled(self.dataset, self.series, ts, values, self.truth, step, self.train_until)
 

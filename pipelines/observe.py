@@ -31,12 +31,14 @@ class ObserveTarget:
         nights: when what is learned becomes valid, ascending, epoch seconds.
         days: the half-open span of timestamps that each night learns from, ascending, ``(n_nights, 2)``.
         seen: what earlier nights have seen, by mode.
+        incidents: stretches that people confirmed as anomalous, both ends inside: they teach nothing.
     """
 
     scoring: ScoreTarget
     nights: Seconds
     days: Seconds
     seen: dict[str, SeenAt]
+    incidents: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def observe_targets(task: ObserveTask) -> list[Observed]:
 def _observed(spec: MonitorSpec, target: ObserveTarget, steps: Sequence[Steps]) -> Observed:
     out = Observed(target.scoring.target.id, {}, {})
     for mode in MODES:
-        course = _Course.of(spec, target.scoring, steps, mode)
+        course = _Course.of(spec, target.scoring, steps, mode).without(target.incidents)
         timeline = target.seen.get(str(mode), SeenAt())
         seen, realised = [], []
         for night, (start, stop) in zip(target.nights.tolist(), target.days.tolist(), strict=True):
@@ -113,6 +115,14 @@ class _Course:
         nothing = (np.empty(0, dtype=np.int64), np.empty(0), np.empty(0, np.bool_), np.empty(0, np.bool_))
         ts, surprise, allowed, odd = (np.concatenate(column) for column in zip(nothing, *parts, strict=True))
         return cls(ts, surprise, allowed, odd, window, target.target.step_seconds)
+
+    def without(self, incidents: Sequence[tuple[int, int]]) -> _Course:
+        """Return the course with no surprise wherever a score has seen a step of an incident."""
+        surprise, reach = self.surprise.copy(), self.window * self.step_seconds
+        for start, end in incidents:
+            a, b = np.searchsorted(self.ts, [start - reach, end + reach])
+            surprise[a:b] = np.nan
+        return replace(self, surprise=surprise)
 
     def between(self, start: int, stop: int) -> _Course:
         a, b = np.searchsorted(self.ts, [start, stop]).tolist()

@@ -19,7 +19,7 @@ from pipelines.evidence import Realised, Seen, total
 from pipelines.lines import LineBook
 from pipelines.observe import Observed, ObserveTarget, ObserveTask, observe_targets
 from pipelines.plan import History, histories, newest_by, pieces
-from pipelines.records import CalibrationRow, Json, Mode, TargetRow, VersionRow
+from pipelines.records import CalibrationRow, Json, Mode, TargetRow, Verdict, VersionRow
 from pipelines.score import SeenAt
 from pipelines.slots import DAY, nights
 
@@ -175,11 +175,30 @@ def _task(desk: Desk, group: Sequence[tuple[_Target, list[int]]], book: LineBook
         for (each, _), spans in zip(group, days, strict=True)
     ]
     scoring, weights = assemble(desk, asked, book)
+    incidents = _incidents(desk, asked)
     targets = [
-        ObserveTarget(target, np.array(own), np.array(spans), _reaching(each.seen, spans[0][0]))
+        ObserveTarget(
+            target,
+            np.array(own),
+            np.array(spans),
+            _reaching(each.seen, spans[0][0]),
+            tuple(incidents[each.target.id]),
+        )
         for (each, own), spans, target in zip(group, days, scoring, strict=True)
     ]
     return ObserveTask(desk.spec, tuple(targets), weights)
+
+
+def _incidents(desk: Desk, asked: Sequence[Asked]) -> dict[int, list[tuple[int, int]]]:
+    """Return what people confirmed as anomalous in the spans asked for, by target id."""
+    reach = max(window_seconds(v) for each in asked for v, _, _ in each.parts)
+    low = min(start for each in asked for _, start, _ in each.parts) - reach
+    high = max(stop for each in asked for _, _, stop in each.parts) + reach
+    found: dict[int, list[tuple[int, int]]] = {each.target.id: [] for each in asked}
+    for event in desk.store.events(list(found), low, high):
+        if event.verdict == Verdict.CONFIRMED:
+            found[event.target_id].append((event.interval.start, event.interval.end))
+    return found
 
 
 def _reaching(seen: Mapping[str, SeenAt], start: int) -> dict[str, SeenAt]:

@@ -184,7 +184,8 @@ class Interval:
 class Event:
     """A stored Interval that keeps its identity over rescoring.
 
-    ``reviewed`` is true once a review exists; ``added`` where a person drew it by hand.
+    ``reviewed`` is true once a review exists, ``verdict`` is that of the newest one (empty where there is
+    none); ``added`` where a person drew it by hand.
     """
 
     id: int
@@ -196,6 +197,7 @@ class Event:
     merged_into: int | None = None
     reviewed: bool = False
     added: bool = False
+    verdict: str = ""
 
 
 @dataclass(frozen=True)

@@ -254,7 +254,8 @@ def _weekly_profile(weeks: Values, daily: Values, step_seconds: int) -> Values:
     smooth, sharp = _split(usual, round(SMOOTH_WEEKLY_SECONDS / step_seconds))
     chance = _chance(weeks - day - smooth, round(2 * SMOOTH_WEEKLY_SECONDS / step_seconds))
     # Positive-part shrinkage (James and Stein 1961), bin by bin.
-    sure = np.maximum(0.0, 1.0 - SURE**2 * chance / np.maximum(smooth**2, 1e-300))
+    doubt = SURE**2 * chance
+    sure = 1.0 - doubt / np.maximum(np.maximum(smooth**2, doubt), 1e-300)
     return day + smooth * sure + sharp
 
 

@@ -224,6 +224,7 @@ def _event(row: Any) -> Event:
         merged_into=row.merged_into,
         reviewed=row.review_id is not None,
         added=row.added,
+        verdict=row.review_verdict or "",
     )
 
 

@@ -13,9 +13,9 @@ from anomaly_service.db.store import SqlStore
 from pipelines import jobs
 from pipelines.calibrate import Calibrated
 from pipelines.desk import Desk
-from pipelines.evidence import Realised, Seen
+from pipelines.evidence import GRID, Realised, Seen
 from pipelines.monitor import MonitorSpec, Threshold
-from pipelines.records import CalibrationRow, LineRow, Mode, Policy
+from pipelines.records import CalibrationRow, LineRow, Mode, Policy, Verdict
 from pipelines.slots import DAY, nights
 
 SPEC = monitor("load", threshold=Threshold(alarms_per_week=3.0))
@@ -154,6 +154,29 @@ def test_a_point_is_held_against_what_was_known_the_night_before_it(filled: SqlS
         line = max((row for row in lines if row.valid_from <= ts), key=lambda row: row.valid_from)
         known = Calibrated.of(body, line.body, Seen.from_json(seen[-1] if seen else None))
         assert known.anomaly_score(np.array([live]))[0] == pytest.approx(anomaly, rel=1e-6, nan_ok=True)
+
+
+def test_what_people_confirmed_as_anomalous_teaches_nothing(new_store: Callable[[], SqlStore]) -> None:
+    learned_of = []
+    for verdict in (None, Verdict.FALSE_POSITIVE, Verdict.CONFIRMED):
+        store = new_store()
+        ts, value = course(0)
+        value[(ts >= END - 5 * DAY) & (ts < END - 5 * DAY + 6 * HOUR)] *= 0.3
+        ingest(store, "load", {"0": (ts, value)})
+        at = desk(store, SPEC)
+        jobs.backfill(at, END - 4 * DAY)
+        found = [e for e in store.events([1], END - 5 * DAY, END) if e.interval.peak_score > 1.5]
+        assert found
+        for event in found if verdict else ():
+            store.review(event.id, verdict, by="ann")
+        jobs.backfill(at, END)
+        last = max(counted(at).items(), key=lambda item: (item[0][0] is Mode.LIVE, item[0][1]))[1]
+        learned_of.append((float(last.alarms[GRID > 3].max()), last.weeks))
+    nobody, normal, incident = learned_of
+    assert nobody == normal
+    assert nobody[0] > 0.5
+    assert incident[0] < 0.5 * nobody[0]
+    assert incident[1] < nobody[1]
 
 
 def test_alarms_of_another_policy_say_nothing_about_this_one(filled: SqlStore) -> None:
