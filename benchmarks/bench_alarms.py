@@ -289,6 +289,33 @@ def as_json(detector: str, kind: str, found: Sequence[Realised]) -> list[Json]:
     return rows
 
 
+def markdown(rows: Sequence[Json]) -> str:
+    """Return a table of ratios: lowest and highest of budgets from .3 to 10, live and settled, and at .1."""
+    detectors = list(dict.fromkeys(row["detector"] for row in rows))
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    lines = ["| | series-weeks | " + " | ".join(detectors) + " |", "| --- " * (len(detectors) + 2) + "|"]
+    for kind in kinds:
+        own = [row for row in rows if row["kind"] == kind]
+        cells = [_range([row for row in own if row["detector"] == name]) for name in detectors]
+        lines.append(f"| {kind} | {max(row['weeks'] for row in own):.0f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _range(rows: Sequence[Json]) -> str:
+    """Return ``low to high; the same at .1; share of series in band at 1``, marked where one is not kept."""
+    if not rows:
+        return "-"
+    usual = [row for row in rows if row["budget"] >= 0.3]
+    rare = [row for row in rows if row["budget"] < 0.3]
+    spans = [
+        f"{min(r['ratio'] for r in each):.2f} to {max(r['ratio'] for r in each):.2f}"
+        for each in (usual, rare)
+    ]
+    marks = ["" if all(row["kept"] for row in each) else " (!)" for each in (usual, rare)]
+    band = np.mean([row["in_band"] for row in rows if row["budget"] == 1.0])
+    return f"{spans[0]}{marks[0]}; {spans[1]}{marks[1]}; {band:.0%}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--detectors", nargs="*", default=["robust_z", "gaussian"], choices=registry.names())
@@ -302,7 +329,11 @@ def main() -> None:
     )
     parser.add_argument("--datasets", nargs="*", default=["nab", "mscloud", "aiops_final", "asd", "games"])
     parser.add_argument("--json", type=Path, help="keep the figures here")
+    parser.add_argument("--table", type=Path, nargs="*", help="only print a Markdown table of kept figures")
     asked = parser.parse_args()
+    if asked.table:
+        print(markdown([row for path in asked.table for row in json.loads(path.read_text(encoding="utf-8"))]))
+        return
     machine()
     rows: list[Json] = []
     executor = LocalExecutor(2)
@@ -325,6 +356,7 @@ def main() -> None:
             if asked.json:
                 asked.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     executor.close()
+    print(f"\n{markdown(rows)}")
     judged = [row for row in rows if row["kind"] != "constant"]
     kept = sum(row["kept"] for row in judged)
     print(
