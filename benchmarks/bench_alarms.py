@@ -34,7 +34,7 @@ from pipelines.metrics import poisson_interval
 from pipelines.monitor import MonitorSpec, Threshold
 from pipelines.plan import pieces
 from pipelines.recalibrate import recalibrate
-from pipelines.records import Json, Kind, Mode, PointBlock, Points, SeriesSpec, TargetRow
+from pipelines.records import Json, Kind, Mode, PointBlock, Points, Policy, SeriesSpec, TargetRow
 from pipelines.refit import due, refit
 from pipelines.score import ScoreTarget, Steps, raw_scores, scored
 from pipelines.simulate import simulate
@@ -251,7 +251,7 @@ def _alarms(spec: MonitorSpec, target: ScoreTarget, steps: list[Steps], mode: Mo
 # -- all of them --------------------------------------------------------------------
 
 
-def spec_of(detector: str, window: int) -> MonitorSpec:
+def spec_of(detector: str, window: int, policy: Policy = Policy()) -> MonitorSpec:
     return MonitorSpec(
         "bench",
         {"metric": ["load"]},
@@ -260,6 +260,7 @@ def spec_of(detector: str, window: int) -> MonitorSpec:
         scope="group" if detector in ONE_MODEL else "series",
         stagger=False,
         threshold=Threshold(alarms_per_week=1.0),
+        policy=policy,
         scores="near_events",
     )
 
@@ -328,6 +329,8 @@ def main() -> None:
         "--data", type=Path, help="folder of labelled data sets, to judge unlabelled stretches"
     )
     parser.add_argument("--datasets", nargs="*", default=["nab", "mscloud", "aiops_final", "asd", "games"])
+    parser.add_argument("--merge-hours", type=float, default=0.0, help="join intervals no further apart")
+    parser.add_argument("--rest-hours", type=float, default=0.0, help="none within so long of the last one")
     parser.add_argument("--json", type=Path, help="keep the figures here")
     parser.add_argument("--table", type=Path, nargs="*", help="only print a Markdown table of kept figures")
     asked = parser.parse_args()
@@ -344,10 +347,13 @@ def main() -> None:
     ]
     if asked.data:
         work += [(name, lambda name=name: real(asked.data, name)) for name in asked.datasets]
+    policy = Policy(
+        merge_max_gap_seconds=int(3600 * asked.merge_hours), cooldown_seconds=int(3600 * asked.rest_hours)
+    )
     for detector in asked.detectors:
         for kind, make in work:
             began = time.perf_counter()
-            found = list(judge(make(), spec_of(detector, asked.window), executor, BUDGETS))
+            found = list(judge(make(), spec_of(detector, asked.window, policy), executor, BUDGETS))
             tell(detector, kind, found)
             took = time.perf_counter() - began
             if found:

@@ -33,9 +33,10 @@ from anomaly_service.db.store import SqlStore
 from anomaly_service.ingest import ingest
 from anomaly_service.sources.csv import CsvConfig, CsvSource
 from pipelines import bank
+from pipelines.evidence import Seen
 from pipelines.fit import FitTarget, FitTask, fit_targets
 from pipelines.monitor import MonitorSpec
-from pipelines.records import PointBlock, Points, ScoreBlock, SeriesSpec
+from pipelines.records import CalibrationRow, Mode, PointBlock, Points, ScoreBlock, SeriesSpec
 from pipelines.slots import DAY
 from pipelines.store import Batch, Ingest, NewVersion
 
@@ -469,6 +470,23 @@ def bench_versions(found: list[Database]) -> None:
             figure(
                 f"{database.name}: a version, window {window}", f"{_stored(database, versions):,.0f} bytes"
             )
+            if window == 24:
+                figure(f"{database.name}: a night's calibrations", f"{_night(database, versions):,.0f} bytes")
+
+
+def _night(database: Database, versions: list[NewVersion], nights: int = 20) -> float:
+    """Return the bytes the calibrations grow by with every night, both modes of a series together."""
+    seen = Seen.none().then(Seen.of(np.random.default_rng(0).exponential(size=8064), 24), 1.0).to_json()
+    with SqlStore(url := database.fresh()) as store:
+        targets = _targets(store)
+        own = [replace(v, target_id=t.id) for v, t in zip(versions, targets, strict=False)]
+        stored = store.add_versions(None, own)
+        before = database.size(url, "calibration")
+        for night in range(1, nights + 1):
+            at = stored[0].train_stop + night * DAY
+            rows = [CalibrationRow(v.id, mode, at, {"seen": seen}) for v in stored for mode in Mode]
+            store.add_calibrations(None, rows)
+        return (database.size(url, "calibration") - before) / (nights * len(stored))
 
 
 def _stored(database: Database, versions: list[NewVersion], copies: int = 10) -> float:
