@@ -111,41 +111,59 @@ class Keeper:
             for row in _read(self.rows):
                 key = (row["dataset"], row["series"], row["detector"])
                 results.rows[key] = row
-        for key in results.rows if self.pictures is not None else ():
-            with contextlib.suppress(FileNotFoundError):
-                results.pictures[key] = Pictures(**json.loads(self._picture(key).read_text("utf-8")))
+        for key, row in results.rows.items():
+            pictures = self._pictures(key, row.get("mark"))
+            if pictures is not None:
+                results.pictures[key] = pictures
         return results
 
     def save(self, results: Results) -> None:
         """Write every row; a reader never meets half a file."""
         if self.rows is None:
             return
-        self.rows.parent.mkdir(parents=True, exist_ok=True)
         ordered = [results.rows[key] for key in sorted(results.rows)]
         text = "[\n" + ",\n".join(json.dumps(row, allow_nan=False) for row in ordered) + "\n]\n"
-        partial = self.rows.with_name(self.rows.name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self.rows)
+        _write(self.rows, text)
 
-    def keep(self, key: Key, pictures: Pictures) -> None:
+    def keep(self, key: Key, mark: str, pictures: Pictures) -> None:
+        """Write the pictures of a result; its mark tells whether they still fit the row."""
         if self.pictures is not None:
-            self.pictures.mkdir(parents=True, exist_ok=True)
-            self._picture(key).write_text(json.dumps(asdict(pictures)), encoding="utf-8")
+            _write(_picture(self.pictures, key), json.dumps({"mark": mark, **asdict(pictures)}))
 
-    def _picture(self, key: Key) -> Path:
-        assert self.pictures is not None
-        return self.pictures / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:20]}.json"
+    def _pictures(self, key: Key, mark: str | None) -> Pictures | None:
+        """Return the pictures of a result; None where there are none, or those of another."""
+        if self.pictures is None:
+            return None
+        try:
+            kept = json.loads(_picture(self.pictures, key).read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        return Pictures(kept["values"], kept["scores"]) if kept.get("mark") == mark else None
+
+
+def _picture(folder: Path, key: Key) -> Path:
+    return folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:20]}.json"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def _read(path: Path) -> list[Json]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        wanted = all(isinstance(row, dict) and {"dataset", "series", "detector"} <= set(row) for row in rows)
-    except (ValueError, TypeError):
-        wanted = False
-    if not wanted:
-        raise ValueError(f"{path} holds something else than the results of a backtest; name another file")
-    return list(rows)
+    except ValueError:
+        rows = None
+    if not isinstance(rows, list) or not all(_is_row(row) for row in rows):
+        raise ValueError(f"{path} holds something other than results of a backtest; name another file")
+    return rows
+
+
+def _is_row(row: object) -> bool:
+    return isinstance(row, dict) and {"dataset", "series", "detector"} <= set(row)
 
 
 def tests(
@@ -199,9 +217,8 @@ def run(
 
 def _is_there(results: Results, test: Test) -> bool:
     row = results.rows.get(test.key)
-    return (
-        row is not None and row["mark"] == test.mark and (not test.pictured or test.key in results.pictures)
-    )
+    fits = row is not None and row.get("mark") == test.mark
+    return fits and (not test.pictured or test.key in results.pictures)
 
 
 def _take(results: Results, keeper: Keeper, test: Test, result: Result) -> None:
@@ -210,22 +227,27 @@ def _take(results: Results, keeper: Keeper, test: Test, result: Result) -> None:
         results.rows.pop(test.key, None)
         return
     results.rows[test.key] = result.row
+    results.pictures.pop(test.key, None)
     if result.pictures is not None:
         results.pictures[test.key] = result.pictures
-        keeper.keep(test.key, result.pictures)
+        keeper.keep(test.key, test.mark, result.pictures)
 
 
 def work(test: Test) -> Result:
     """Read a series, test it, and say how much memory that took; runs in a worker."""
-    from anomaly_service.errors import AnomalyServiceError
+    from anomaly_service.labelled import LabelledDataError
     from pipelines import backtest
 
     _forget_peak()
     try:
         labelled = test.series.read()
         tested = backtest.run(labelled, test.candidate, test.split)
-    except (AnomalyServiceError, ValueError, OSError) as error:
+    except LabelledDataError as error:  # names its file
         return Result(None, problem=str(error))
+    except (ValueError, OSError) as error:
+        return Result(None, problem=f"{test.series.dataset}/{test.series.series}: {error}")
+    except Exception as error:  # recorded: one broken series must not end the run of all others
+        return Result(None, problem=f"{test.name}: {type(error).__name__}: {error}")
     row = {**tested.row, "peak_mib": _peak_mib(), "mark": test.mark}
     return Result(row, draw(tested.course) if test.pictured else None)
 

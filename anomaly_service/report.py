@@ -83,17 +83,15 @@ class Report:
         ]
         models = [pair for pair in shown if not pair[0]["baseline"]]
         others = [pair for pair in shown if pair[0]["baseline"]]
-        about = (
-            f"{first['rows']:,} rows, a step of {_duration(first['step_seconds'])}, {first['labels']} labels"
-        )
+        labels = f"{first['labels']} label{'' if first['labels'] == 1 else 's'}"
+        about = f"{first['rows']:,} rows, a step of {_duration(first['step_seconds'])}, {labels}"
         if first["channels"] > 1:
             about += f", {first['channels']} channels (shown is the one that deviates most)"
         values = (models or others)[0][1].values if shown else ""
-        folded = f"<details><summary>baselines</summary>{_views(others)}</details>" if others else ""
         return (
             f'<section id="{escape(_anchor(first), quote=True)}"><h3>{escape(first["series"])}</h3>'
             f'<p class="about">{escape(first["dataset"])} · {about}</p>'
-            f"{values}{_views(models)}{folded}</section>"
+            f"{values}{_views(models)}{_baselines(others, is_open=not models)}</section>"
         )
 
 
@@ -118,10 +116,16 @@ def _views(pairs: Sequence[tuple[Json, Pictures]]) -> str:
     )
 
 
+def _baselines(pairs: Sequence[tuple[Json, Pictures]], *, is_open: bool) -> str:
+    if not pairs:
+        return ""
+    return f"<details{' open' if is_open else ''}><summary>baselines</summary>{_views(pairs)}</details>"
+
+
 def _told(row: Json) -> str:
     if row["why"]:
         return f'<span class="why">no model: {escape(row["why"])}</span>'
-    parts = [f"{label} {_text(name, row[name])}" for name, label in TOLD if row[name] is not None]
+    parts = [f"{label} {figure(name, row[name])}" for name, label in TOLD if row[name] is not None]
     return escape(" · ".join(parts))
 
 
@@ -146,25 +150,32 @@ def _table_row(row: Json, best: Mapping[str, float | None]) -> str:
 
 def _cell(row: Json, name: str) -> str:
     if name == "series":
-        missing = f", {row['not_fitted']} too short" if row["not_fitted"] else ""
-        return f"{row['series']} ({row['labelled']}{missing})"
+        missing = f", {row['not_fitted']} without a model" if row["not_fitted"] else ""
+        return f"{row['series']} ({row['labelled']} labelled{missing})"
     live = row.get(f"{name}_live")
     if name in ("overlap_f1", "alarms_per_week") and live is not None:
-        return f"{_text(name, row[name])} ({_text(name, live)})"
-    return _text(name, row[name])
+        return f"{figure(name, row[name])} ({figure(name, live)})"
+    return figure(name, row[name])
 
 
-def _text(name: str, value: Any) -> str:
+def figure(name: str, value: Any) -> str:
+    """Return a figure as tables show it.
+
+    >>> figure("share_flagged", 0.0123), figure("vus_pr", 0.5), figure("vus_pr", None)
+    ('1.2 %', '0.500', '–')
+    """
     match value:
         case None:
             return "–"
         case str():
             return value
+        case int():
+            return f"{value:,}"
         case _ if name == "share_flagged":
             return f"{100 * value:.1f} %"
         case _ if name in ("delay_steps_median", "peak_mib"):
             return f"{value:,.0f}"
-        case _ if name in ("nab_standard",):
+        case _ if name == "nab_standard":
             return f"{value:.1f}"
         case _ if name.startswith("alarms"):
             return f"{value:.2f}"

@@ -20,7 +20,7 @@ from measure import machine
 from anomaly_service import backtests
 from anomaly_service.executors.local import LocalExecutor
 from anomaly_service.labelled import LabelledFile, find
-from anomaly_service.report import Report
+from anomaly_service.report import Report, figure
 from detectors import registry
 from pipelines.backtest import Candidate
 from pipelines.monitor import MonitorSpec, Threshold
@@ -112,31 +112,32 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def compared(rows: Sequence[Json], datasets: Sequence[str], peers: Peers, figure: str) -> str:
-    """Return the mean figure of every detector and method per data set, best mean first."""
-    ours: dict[str, dict[str, dict[str, float]]] = {}
-    for row in rows:
-        if row[figure] is not None:
-            ours.setdefault(row["detector"], {}).setdefault(row["dataset"], {})[row["series"]] = row[figure]
-    lines: list[tuple[float, list[str]]] = []
+def compared(rows: Sequence[Json], datasets: Sequence[str], peers: Peers, what: str) -> str:
+    """Return the mean of a figure for every detector and method per data set, best mean first."""
+    ours = by_series(rows, what)
     counts = {name: max((len(own.get(name, {})) for own in ours.values()), default=0) for name in datasets}
+    lines: list[tuple[float, list[str]]] = []
     for detector, own in ours.items():
         kind = " (baseline)" if registry.get(detector).baseline else ""
-        means = [mean(own.get(name, {}).values()) for name in datasets]
-        lines.append(_line(f"**{detector}**{kind}", means))
+        lines.append(_line(f"**{detector}**{kind}", [mean(own.get(d, {}).values()) for d in datasets]))
     for method in peers.methods():
-        found = [peers.figures.get((name, method), {}).get(figure, {}) for name in datasets]
-        labelled = [
-            {s: v for s, v in each.items() if s in _labelled(ours, name)}
-            for name, each in zip(datasets, found, strict=True)
-        ]
-        lines.append(_line(method, [mean(each.values()) for each in labelled]))
+        means = []
+        for dataset in datasets:
+            labelled = {series for own in ours.values() for series in own.get(dataset, {})}
+            theirs = peers.figures.get((dataset, method), {}).get(what, {})
+            means.append(mean(value for series, value in theirs.items() if series in labelled))
+        lines.append(_line(method, means))
     head = ["", *(f"{name} ({counts[name]})" for name in datasets), "mean"]
     return table(head, [cells for _, cells in sorted(lines, key=lambda line: -line[0]) if cells[1:]])
 
 
-def _labelled(ours: Mapping[str, Mapping[str, Mapping[str, float]]], dataset: str) -> set[str]:
-    return {series for own in ours.values() for series in own.get(dataset, {})}
+def by_series(rows: Sequence[Json], what: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Return a figure by detector, data set and series, where there is one."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in rows:
+        if row[what] is not None:
+            found.setdefault(row["detector"], {}).setdefault(row["dataset"], {})[row["series"]] = row[what]
+    return found
 
 
 def _line(name: str, means: Sequence[float | None]) -> tuple[float, list[str]]:
@@ -154,28 +155,8 @@ def _figure(value: float | None) -> str:
 
 
 def details(rows: Sequence[Json]) -> str:
-    body = [[_cell(name, row[name]) for name, _ in OURS_COLUMNS] for row in summarise(rows)]
+    body = [[figure(name, row[name]) for name, _ in OURS_COLUMNS] for row in summarise(rows)]
     return table([label for _, label in OURS_COLUMNS], body)
-
-
-def _cell(name: str, value: object) -> str:
-    match value:
-        case None:
-            return "-"
-        case str():
-            return value
-        case float() | int() if name == "share_flagged":
-            return f"{100 * value:.1f} %"
-        case float() | int() if name in ("nab_standard", "delay_steps_median"):
-            return f"{value:.1f}"
-        case float() | int() if name in ("peak_mib", "not_fitted"):
-            return f"{value:.0f}"
-        case float() | int() if "per_week" in name:
-            return f"{value:.2f}"
-        case float():
-            return f"{value:.3f}"
-        case _:
-            return str(value)
 
 
 def differences(rows: Sequence[Json], datasets: Sequence[str], peers: Peers, others: Sequence[str]) -> str:

@@ -45,9 +45,9 @@ class Labelled:
     Attributes:
         ts: epoch seconds of the rows, ascending; several rows may share one.
         values: shape ``(n, n_channels)``, NaN where missing.
-        truth: labelled anomalies, in order.
+        truth: labelled anomalies; those that share a row are one.
         train_until: time of the last training row; None where the data name none.
-        unsure: stretches nobody has judged; their rows count neither way.
+        unsure: stretches nobody has judged; their rows count neither way, unless they are labelled.
     """
 
     dataset: str
@@ -152,14 +152,17 @@ def run(labelled: Labelled, candidate: Candidate, split: str = "unsupervised") -
     constant score, so that failing pays no better than guessing.
 
     Raises:
-        ValueError: an unknown split, or a training part asked for that the series does not have.
+        ValueError: an unknown split, a training part asked for that the series does not have, or no row
+            to judge.
     """
     spec = candidate.on(labelled)
     cut = _train_stop(labelled, split)
+    rows = _Rows.of(labelled, cut if split == "train" else None)
+    if not len(rows):
+        raise ValueError("no row is left to judge: all are training rows, or in stretches that nobody judged")
     began = time.perf_counter()
     fitted, why = _fitted(labelled, spec, cut)
     fit_seconds = time.perf_counter() - began
-    rows = _Rows.of(labelled, cut if split == "train" else None)
     if fitted is None:
         outcome, score_seconds = _Outcome.nothing(labelled), 0.0
     else:
@@ -219,8 +222,7 @@ def _train_stop(labelled: Labelled, split: str) -> int:
         return int(labelled.ts[-1]) + 1
     if labelled.train_until is None:
         raise ValueError(
-            f"{labelled.dataset}/{labelled.series} names no training rows (train_until in meta.json); "
-            "test it with --split unsupervised"
+            "the series names no training rows (train_until in meta.json); test it with --split unsupervised"
         )
     return labelled.train_until + 1
 
@@ -231,11 +233,18 @@ def _target(labelled: Labelled) -> TargetRow:
 
 
 def _fitted(labelled: Labelled, spec: MonitorSpec, stop: int) -> tuple[Fitted | None, str]:
-    asked = FitTarget(_target(labelled), labelled.points, int(labelled.ts[0]), stop, keep_unseen=True)
+    known = tuple(_before(points, stop) for points in labelled.points)
+    asked = FitTarget(_target(labelled), known, int(labelled.ts[0]), stop, keep_unseen=True)
     outcome = fit_targets(FitTask(spec, (asked,)))
     if outcome.fitted:
         return outcome.fitted[0], ""
     return None, outcome.not_ready[0].why
+
+
+def _before(points: Points, stop: int) -> Points:
+    """Return the points before a moment: a fit and its calibration know nothing of those after it."""
+    n = int(np.searchsorted(points.ts, stop))
+    return Points(points.ts[:n], points.value[:n])
 
 
 def _scored(
@@ -271,6 +280,9 @@ def _scored(
         unseen = replace(piece, unseen=fitted.unseen)
         (steps,) = raw_scores(spec, [replace(target, pieces=(unseen,))], {1: fitted.weights})
     settled = scored(spec, target, steps)
+    if not len(settled.ts):
+        # The rows to judge lie nearest to a step of the training span.
+        return _Outcome.nothing(labelled), seconds
     live = scored(spec, replace(target, settled_until=0), steps)
     prepared = steps[0].row.prepared
     return _outcome(labelled, settled, live, fitted, prepared), seconds
@@ -314,7 +326,7 @@ class _Rows:
     """The rows that are judged.
 
     Attributes:
-        kept: of all rows, those that are judged: behind the training span, and not unsure.
+        kept: of all rows, those that are judged: behind the training span, and labelled or not unsure.
         truth: labels of the kept rows.
         segments: the labelled anomalies among the kept rows.
     """
@@ -326,11 +338,11 @@ class _Rows:
 
     @classmethod
     def of(cls, labelled: Labelled, start: int | None) -> _Rows:
-        kept = ~labelled.marked(labelled.unsure)
+        true = labelled.marked(labelled.truth)
+        kept = true | ~labelled.marked(labelled.unsure)
         if start is not None:
             kept &= labelled.ts >= start
-        truth = labelled.marked(labelled.truth)[kept]
-        return cls(labelled, kept, truth, _segments(labelled, labelled.truth, kept))
+        return cls(labelled, kept, true[kept], _segments(labelled, labelled.truth, kept))
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -355,15 +367,20 @@ class _Rows:
 
     def found(self, intervals: Sequence[Interval]) -> Segments:
         """Return flagged intervals as segments of kept rows; what overlaps counts once."""
-        half = self.labelled.step_seconds // 2
-        spans = [(i.start - half, i.end + half) for i in intervals if i.kind in KINDS]
-        return _segments(self.labelled, _united(spans), self.kept)
+        return self.nearest([(i.start, i.end) for i in intervals if i.kind in KINDS])
+
+    def nearest(self, spans: Sequence[Span]) -> Segments:
+        """Return spans of grid steps as segments of the kept rows that are nearest to them."""
+        step = self.labelled.step_seconds
+        # A row in the middle between two steps belongs to the later one.
+        wide = [(first - step // 2, last + (step - 1) // 2) for first, last in spans]
+        return _segments(self.labelled, wide, self.kept)
 
 
 def _segments(labelled: Labelled, spans: Sequence[Span], kept: NDArray[np.bool_]) -> Segments:
-    """Return spans of time as segments of the rows kept; those that hold none are left out."""
+    """Return spans of time as segments of the rows kept: one of those that overlap, none of those without."""
     before = np.concatenate(([0], np.cumsum(kept)))
-    edges = np.array(spans, dtype=np.int64).reshape(-1, 2) + np.array([0, 1])
+    edges = np.array(_united(spans), dtype=np.int64).reshape(-1, 2) + np.array([0, 1])
     rows = before[np.searchsorted(labelled.ts, edges)]
     return np.stack([rows[:, 0], rows[:, 1] - 1], axis=1)[rows[:, 1] > rows[:, 0]].astype(np.int64)
 
@@ -476,7 +493,13 @@ def _alarms(rows: _Rows, intervals: Sequence[Interval]) -> int:
 def _delay(rows: _Rows, outcome: _Outcome) -> Json:
     """Return how late the live flags of the labelled anomalies came, in steps."""
     flagged = np.zeros(len(rows), dtype=np.bool_)
-    for first, last in rows.found(outcome.found[Mode.LIVE]):
+    # A flat stretch is known to be one when it has lasted long enough, not where it begins.
+    live = [
+        (i.start if i.detected_at is None else i.detected_at, i.end)
+        for i in outcome.found[Mode.LIVE]
+        if i.kind in KINDS
+    ]
+    for first, last in rows.nearest(live):
         flagged[first : last + 1] = True
     late = metrics.delays(rows.segments, flagged)
     known = late[~np.isnan(late)]
@@ -518,7 +541,7 @@ def _course(labelled: Labelled, rows: _Rows, outcome: _Outcome) -> Course:
     return Course(
         labelled=labelled,
         channel=channel,
-        y=labelled.values[:, channel],
+        y=np.clip(labelled.values[:, channel], -prepare.HUGE, prepare.HUGE),
         low=spread(outcome.low[:, channel]) if has_band else nothing,
         high=spread(outcome.high[:, channel]) if has_band else nothing,
         score=spread(outcome.anomaly),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
     from anomaly_service.config import Config
     from anomaly_service.replays import Replayed
     from anomaly_service.service import Service
+    from detectors.base import DetectorConfig
     from pipelines.backtest import Candidate
     from pipelines.monitor import MonitorSpec, Threshold
 
 PANEL = "How good it is"
 DEFAULT_DETECTOR = "gaussian"
+NAMED = 5
+"""At most so many series without a model are named; the rest is counted."""
 
 COLUMNS = (
     ("dataset", "dataset"), ("detector", "detector"), ("labelled", "labelled"), ("vus_pr", "VUS-PR"),
@@ -82,10 +86,16 @@ def backtest(
     ] = None,
     json_out: Annotated[
         Path | None,
-        typer.Option("--json", metavar="OUT", help="Keep every figure here; a later run goes on from it."),
+        typer.Option(
+            "--json",
+            metavar="OUT",
+            dir_okay=False,
+            help="Keep every figure here; a later run goes on from it.",
+        ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="DIR", help="Write index.html with pictures here.")
+        Path | None,
+        typer.Option("--report", metavar="DIR", file_okay=False, help="Write index.html with pictures here."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Do again what --json holds already.")] = False,
     monitor: Monitors = None,
@@ -97,20 +107,26 @@ def backtest(
     from anomaly_service.executors.local import LocalExecutor
     from pipelines.backtest import SPLITS
 
-    if (data is None) == (not reviewed):
-        raise typer.BadParameter(
-            "name a folder with --data DIR, or the database's own series with --reviewed"
-        )
-    if split not in SPLITS:
-        raise typer.BadParameter(f"--split must be one of {', '.join(SPLITS)}; got {split!r}")
     names = _names(detector)
-    if reviewed:
-        wanted = _on_reviewed(config or CONFIG, names, monitor, split, baselines, report is not None)
-        problems: Sequence[str] = ()
+    _refuse(
+        {
+            "name a folder with --data DIR, or the database's own series with --reviewed": (
+                (data is None) == (not reviewed)
+            ),
+            f"--split must be one of {', '.join(SPLITS)}; got {split!r}": split not in SPLITS,
+            f"--alarms-per-week must be above 0, got {alarms:g}": not 0 < alarms < float("inf"),
+            "--dataset and --window go with --data; monitors have their own window": (
+                reviewed and (dataset is not None or window is not None)
+            ),
+            "--detector and --config exclude each other with --data": bool(data and names and config),
+            "--monitor goes with --config or --reviewed": bool(data and monitor and not config),
+        }
+    )
+    wanted: list[Test]
+    problems: Sequence[str] = ()
+    if data is None:
+        wanted = _on_reviewed(config or _config(), names, monitor, split, baselines, report is not None)
     else:
-        assert data is not None
-        if names and config:
-            raise typer.BadParameter("--detector and --config exclude each other with --data")
         candidates = _candidates(config, names, monitor, window, alarms, baselines)
         wanted, problems = _on_folder(data, dataset, candidates, split, report is not None)
     keeper = backtests.Keeper(json_out, report / "figures" if report else None)
@@ -165,7 +181,7 @@ def replay(
         name: tried(spec, _threshold(threshold), detector) for name, spec in _specs(loaded, monitor).items()
     }
     for name, spec in specs.items():
-        _check(name, spec)
+        _checked(name, spec)
     with serving(loaded, moment(now, "--now")) as service:
         a, b = _span(service, last, moment(start, "--from"), moment(stop, "--to"))
         found = play(service.store, service.executor, specs, a, b, service.on_progress)
@@ -222,7 +238,9 @@ def _span(
     assert start is not None
     begin = int(start.timestamp())
     if begin >= end:
-        raise typer.BadParameter(f"--from must lie before --to, got {show.at(begin)} and {show.at(end)}")
+        raise typer.BadParameter(
+            f"--from must lie before the end of the span, got {show.at(begin)} and {show.at(end)}"
+        )
     return begin, end
 
 
@@ -246,9 +264,7 @@ def _verdict(found: Replayed) -> str:
     rule = found.spec.threshold
     each = f" for each of {found.series} series" if rule.per == "series" else f" over {found.series} series"
     if rule.method == "alarms":
-        what = f"one budget of {rule.alarms_per_week:g} a week{each}"
-        if rule.per == "series":
-            what = f"a budget of {rule.alarms_per_week:g} a week{each}"
+        what = f"{'a' if rule.per == 'series' else 'one'} budget of {rule.alarms_per_week:g} a week{each}"
     else:
         value = "" if rule.value is None else f" {rule.value:g}"
         what = f"the line of {rule.method}{value}{each}"
@@ -257,15 +273,29 @@ def _verdict(found: Replayed) -> str:
     rules = sum(row["kind"] != "anomaly" for row in found.intervals)
     apart = f", {rules} of them gaps and flat stretches, which no budget counts" if rules else ""
     allowed = "" if found.asked is None else f" ({found.asked:.0f} allowed for)"
-    here = ", here they are" if n else ""
+    end = ", here they are:" if n else "."
+    intervals = "interval" if n == 1 else "intervals"
     return (
-        f"{found.spec.name} ({found.spec.detector}): {what}: {n} intervals in {days}{allowed}{apart}{here}"
-        f"{':' if n else '.'}"
+        f"{found.spec.name} ({found.spec.detector}): {what}: {n} {intervals} in {days}{allowed}{apart}{end}"
     )
 
 
-def _names(detector: str | None) -> list[str]:
-    return [name.strip() for name in detector.split(",") if name.strip()] if detector else []
+def _refuse(wrong: Mapping[str, bool]) -> None:
+    """Raise the first message of those that hold: wrong usage."""
+    for message, holds in wrong.items():
+        if holds:
+            raise typer.BadParameter(message)
+
+
+def _config() -> Path:
+    """Return the config file where none is named; for --data that is none, so it is no option's default."""
+    return Path(os.environ.get("ANOMALY_CONFIG", CONFIG))
+
+
+def _names(listed: str | None) -> list[str]:
+    """Return the names of a list with commas, each once."""
+    names = [name.strip() for name in (listed or "").split(",")]
+    return [name for name in dict.fromkeys(names) if name]
 
 
 def _candidates(
@@ -293,7 +323,7 @@ def _candidates(
     taken = {each.name for each in found}
     found += [plain(name) for name in _baselines() if baselines and name not in taken]
     for each in found:
-        _check(each.name, each.spec)
+        _checked(each.name, each.spec)
     return found
 
 
@@ -311,9 +341,7 @@ def _with_window(spec: MonitorSpec) -> MonitorSpec:
     """Return a monitor's spec with its window spelled out: where it names none, its detector's own."""
     from dataclasses import replace
 
-    from pipelines.bank import config_of
-
-    return replace(spec, params={"window": config_of(spec.detector, spec.params)[1].window, **spec.params})
+    return replace(spec, params={"window": _checked(spec.name, spec).window, **spec.params})
 
 
 def _baselines() -> list[str]:
@@ -322,12 +350,12 @@ def _baselines() -> list[str]:
     return [name for name in registry.names() if registry.get(name).baseline]
 
 
-def _check(name: str, spec: MonitorSpec) -> None:
-    """Refuse an unknown detector or setting before any work is done."""
+def _checked(name: str, spec: MonitorSpec) -> DetectorConfig:
+    """Return the detector's settings, so that an unknown one is refused before any work is done."""
     from pipelines.bank import config_of
 
     try:
-        config_of(spec.detector, spec.params)
+        return config_of(spec.detector, spec.params)[1]
     except (TypeError, ValueError) as error:
         raise typer.BadParameter(f"{name}: {error}") from None
 
@@ -378,7 +406,7 @@ def _on_reviewed(
             for each in dict.fromkeys(detectors)
         ]
         for each in candidates:
-            _check(each.name, each.spec)
+            _checked(each.name, each.spec)
         wanted += backtests.tests(own, candidates, split, pictured=pictured)
     return wanted
 
@@ -392,38 +420,31 @@ def _print(results: Results, wanted: Sequence[Test], json_out: Path | None) -> N
     from pipelines.scoreboard import summarise
 
     rows = results.of(test.key for test in wanted)
-    summary = summarise(rows)
-    show.table(
-        [[_cell(row, name) for name, _ in COLUMNS] for row in summary], [label for _, label in COLUMNS]
-    )
+    if rows:
+        cells = [[_cell(row, name) for name, _ in COLUMNS] for row in summarise(rows)]
+        show.table(cells, [label for _, label in COLUMNS])
+    else:
+        show.note("There was nothing to test.")
     for problem in results.problems:
         show.note(f"left out: {problem}")
-    short = [row for row in rows if row["why"] and not row["baseline"]]
-    for row in short[:5]:
-        show.note(f"no model, so counted as knowing nothing: {row['series']}: {row['why']}")
-    if len(short) > 5:
-        show.note(f"{len(short) - 5} more without a model")
+    models = [row for row in rows if not row["baseline"]] or rows
+    short = [row for row in models if row["why"]]
+    for row in short[:NAMED]:
+        told = f"{row['detector']} on {row['dataset']}/{row['series']}: {row['why']}"
+        show.note(f"no model, so counted as knowing nothing: {told}")
+    if len(short) > NAMED:
+        show.note(f"{len(short) - NAMED} more without a model")
     if json_out is not None:
         show.note(f"Every figure of every series: {json_out}")
 
 
 def _cell(row: dict[str, Any], name: str) -> object:
-    value = row[name]
-    if value is None or isinstance(value, str):
-        return value
+    from anomaly_service.report import figure
+
     if name == "labelled":
-        return f"{value} of {row['series']}"
-    if name == "share_flagged":
-        return f"{100 * value:.1f} %"
-    if name in ("delay_steps_median", "peak_mib"):
-        return f"{value:.0f}"
-    return (
-        f"{value:.1f}"
-        if name == "nab_standard"
-        else f"{value:.3f}"
-        if "per_week" not in name
-        else f"{value:.2f}"
-    )
+        return f"{row['labelled']} of {row['series']}"
+    # Nothing in place of an unknown figure keeps its column one of numbers.
+    return None if row[name] is None else figure(name, row[name])
 
 
 def _write_report(folder: Path, results: Results, wanted: Sequence[Test], title: str) -> None:
@@ -431,6 +452,7 @@ def _write_report(folder: Path, results: Results, wanted: Sequence[Test], title:
     from pipelines.scoreboard import summarise
 
     rows = results.of(test.key for test in wanted)
+    folder.mkdir(parents=True, exist_ok=True)
     page = folder / "index.html"
     text = Report(title, summarise(rows), rows, results.pictures, results.problems).html()
     page.write_text(text, encoding="utf-8")

@@ -21,7 +21,8 @@ from anomaly_service.cli import app, main
 
 COMMANDS = (
     "try", "init", "validate", "status", "migrate", "ingest", "backfill", "fit", "score", "rescore", "daemon",
-    "intervals", "review", "series", "runs", "monitors", "detectors", "simulate", "demo",
+    "intervals", "review", "series", "runs", "monitors", "detectors", "simulate", "demo", "backtest",
+    "replay",
 )  # fmt: skip
 START = datetime(2025, 1, 6, tzinfo=UTC)
 NOW = START + timedelta(weeks=4)
@@ -139,7 +140,7 @@ def test_there_is_no_command_that_is_not_listed_here() -> None:
     assert set(typer.main.get_command(app).commands) == set(COMMANDS)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("command", ["intervals", "series", "runs", "monitors", "detectors"])
+@pytest.mark.parametrize("command", ["intervals", "series", "runs", "monitors", "detectors", "replay"])
 def test_every_list_takes_json(command: str) -> None:
     assert "--json" in options(command)
 
