@@ -18,8 +18,8 @@ from pipelines.desk import Desk, batches, targets_per_task
 from pipelines.evidence import Realised, Seen, total
 from pipelines.lines import LineBook
 from pipelines.observe import Observed, ObserveTarget, ObserveTask, observe_targets
-from pipelines.plan import History, histories, newest_by, pieces
-from pipelines.records import CalibrationRow, Json, Mode, TargetRow, Verdict, VersionRow
+from pipelines.plan import histories, newest_by, pieces
+from pipelines.records import CalibrationRow, Json, Mode, Seconds, TargetRow, Verdict, VersionRow
 from pipelines.score import SeenAt
 from pipelines.slots import DAY, nights
 
@@ -67,23 +67,54 @@ def recalibrate(desk: Desk, until: int, *, again_from: int | None = None) -> lis
 
 def _waiting(desk: Desk, versions: Mapping[int, list[VersionRow]], since: int, until: int) -> list[_Target]:
     """Return the targets with nights to learn from; the usual one has those since the last, all at once."""
-    known = histories(desk.targets(), desk.series())
-    targets = [t for t in desk.targets() if versions[t.id] and t.id in known]
-    begun = min((versions[t.id][0].train_stop for t in targets), default=until + 1)
-    every = nights(desk.spec.nightly, begun, until + 1)
+    usable = _usable(desk, versions, until)
+    targets = [target for target in desk.targets() if usable.get(target.id)]
     timelines = _recent_timelines(desk, targets, versions, since)
+    timelines |= _last_timelines(
+        desk,
+        [t for t in targets if t.id not in timelines],
+        versions,
+        {i: own[-1] for i, own in usable.items()},
+    )
     out = []
     for target in targets:
-        usable = [n for n in every if _is_usable(desk, target, versions[target.id], known[target.id], n)]
-        timeline = timelines.get(target.id, {})
-        if usable and usable[-1] > since and not timeline:
+        if target.id not in timelines:
             # Its versions are older than what the monitor has learned from: it makes up for all nights.
-            timeline = _whole_timeline(desk, versions[target.id], since)
+            timelines[target.id] = _whole_timeline(desk, versions[target.id], since)
+        timeline = timelines[target.id]
         last = max((int(s.valid_from[-1]) for s in timeline.values()), default=0)
-        todo = [night for night in usable if night > last]
+        todo = [night for night in usable[target.id] if night > last]
         if todo:
             out.append(_Target(target, versions[target.id], todo, timeline))
     return out
+
+
+def _usable(desk: Desk, versions: Mapping[int, list[VersionRow]], until: int) -> dict[int, list[int]]:
+    """Return the nights whose day holds points and has a version to score them, by target id; none empty."""
+    known = histories(desk.targets(), desk.series())
+    begun = {t.id: versions[t.id][0].train_stop for t in desk.targets() if versions[t.id] and t.id in known}
+    every = nights(desk.spec.nightly, min(begun.values(), default=until + 1), until + 1)
+    if not every:
+        return {}
+    days = {lag: _days(desk, every, lag) for lag in {_lag(desk, t) for t in desk.targets() if t.id in begun}}
+    found = {}
+    for target in desk.targets():
+        if target.id in begun:
+            start, stop = days[_lag(desk, target)].T
+            first = int(np.searchsorted(stop, begun[target.id], side="right"))
+            last = int(np.searchsorted(start, known[target.id].newest, side="right"))
+            found[target.id] = every[first:last]
+    return {target_id: own for target_id, own in found.items() if own}
+
+
+def _days(desk: Desk, few: Sequence[int], lag: int) -> Seconds:
+    """Return the half-open span that each of neighbouring nights learns from, shape ``(n_nights, 2)``.
+
+    The day since the night before, seen from a lag.
+    """
+    before = nights(desk.spec.nightly, few[0] - 3 * DAY, few[0])[-1]
+    edges = np.array([before, *few], dtype=np.int64) - lag
+    return np.stack([edges[:-1], edges[1:]], axis=1)
 
 
 def _recent_timelines(
@@ -93,6 +124,23 @@ def _recent_timelines(
     low = since - max((_lag(desk, t) for t in targets), default=0) - 3 * DAY
     owner = {v.id: t.id for t in targets for v, _, _ in pieces(versions[t.id], low, since + 1)}
     return _timelines(desk.store.calibrations(sorted(owner), (low, since + 1)), owner)
+
+
+def _last_timelines(
+    desk: Desk,
+    targets: Sequence[TargetRow],
+    versions: Mapping[int, list[VersionRow]],
+    last: Mapping[int, int],
+) -> dict[int, dict[str, SeenAt]]:
+    """Return what was seen by the last night with anything to learn from: series that stopped long ago."""
+    by_night: dict[int, dict[int, int]] = {}
+    for target in targets:
+        for version in newest_by({target.id: versions[target.id]}, last[target.id]):
+            by_night.setdefault(last[target.id], {})[version.id] = target.id
+    found: dict[int, dict[str, SeenAt]] = {}
+    for night, owner in by_night.items():
+        found |= _timelines(desk.store.calibrations(sorted(owner), (night, night + 1)), owner)
+    return found
 
 
 def _whole_timeline(desk: Desk, versions: Sequence[VersionRow], since: int) -> dict[str, SeenAt]:
@@ -115,20 +163,6 @@ def _timelines(rows: Sequence[CalibrationRow], owner: Mapping[int, int]) -> dict
 def _lag(desk: Desk, target: TargetRow) -> int:
     """Return how far behind a night its day ends: late points are in, for every window that covers it."""
     return desk.spec.nightly.window_seconds + (desk.window - 1) * target.step_seconds
-
-
-def _day(desk: Desk, target: TargetRow, night: int) -> tuple[int, int]:
-    """Return the half-open span that a night learns from: the day since the last night, seen from a lag."""
-    lag = _lag(desk, target)
-    return nights(desk.spec.nightly, night - 3 * DAY, night)[-1] - lag, night - lag
-
-
-def _is_usable(
-    desk: Desk, target: TargetRow, versions: Sequence[VersionRow], history: History, night: int
-) -> bool:
-    """True where the day of a night holds points, and a version to score them."""
-    start, stop = _day(desk, target, night)
-    return start <= history.newest and stop > versions[0].train_stop
 
 
 def _learn(desk: Desk, waiting: Sequence[_Target], few: Sequence[int], counted: set[int]) -> list[str]:
@@ -163,7 +197,7 @@ def _tasks(desk: Desk, waiting: Sequence[_Target], few: Sequence[int]) -> Iterat
 
 
 def _task(desk: Desk, group: Sequence[tuple[_Target, list[int]]], book: LineBook) -> ObserveTask:
-    days = [[_day(desk, each.target, night) for night in own] for each, own in group]
+    days = [_days(desk, own, _lag(desk, each.target)).tolist() for each, own in group]
     asked = [
         Asked(
             target=each.target,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -14,11 +15,15 @@ from pipelines import jobs
 from pipelines.calibrate import Calibrated
 from pipelines.desk import Desk
 from pipelines.evidence import GRID, Realised, Seen
+from pipelines.executor import Inline
 from pipelines.monitor import MonitorSpec, Threshold
+from pipelines.observe import ObserveTask
 from pipelines.records import CalibrationRow, LineRow, Mode, Policy, Verdict
 from pipelines.slots import DAY, nights
 
 SPEC = monitor("load", threshold=Threshold(alarms_per_week=3.0))
+T = TypeVar("T")
+R = TypeVar("R")
 LAG = SPEC.nightly.window_seconds
 
 
@@ -239,13 +244,30 @@ def test_models_fitted_anew_are_held_against_the_scores_anew(filled: SqlStore) -
     assert fresh <= known
 
 
+class Recording(Inline):
+    """An executor that remembers of which targets nights were to learn."""
+
+    def __init__(self) -> None:
+        self.observed: list[int] = []
+
+    def map(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+        for item, result in super().map(work, items):
+            if isinstance(item, ObserveTask):
+                self.observed += [each.scoring.target.id for each in item.targets]
+            yield item, result
+
+
 def test_a_series_that_stopped_is_not_read_again_every_night(filled: SqlStore) -> None:
-    ingest(filled, "load", {"8": course(8, days=16)})
-    at = desk(filled, SPEC)
-    jobs.backfill(at, END)
+    ingest(filled, "load", {"8": course(8, days=14.5)})
+    at = replace(desk(filled, SPEC), executor=Recording())
+    jobs.backfill(at, END - DAY)
     (stopped,) = [t for t in at.targets() if t.key.endswith("host=8}")]
     last = max(row.valid_from for row in rows(at) if row.version_id in _ids(at, stopped.id))
-    assert last <= START + 16 * DAY + LAG + 2 * DAY
+    assert last <= START + 15 * DAY + LAG + 2 * DAY
+    later = Recording()
+    night = nights(SPEC.nightly, END - DAY, END)[0]
+    jobs.nightly(replace(at, executor=later), night, night)
+    assert sorted(later.observed) == sorted(t.id for t in at.targets() if t.id != stopped.id)
 
 
 def _ids(at: Desk, target_id: int) -> set[int]:
