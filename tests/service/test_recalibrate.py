@@ -258,12 +258,12 @@ class Recording(Inline):
 
 
 def test_a_series_that_stopped_is_not_read_again_every_night(filled: SqlStore) -> None:
-    ingest(filled, "load", {"8": course(8, days=14.5)})
+    ingest(filled, "load", {"8": course(8, days=12)})
     at = replace(desk(filled, SPEC), executor=Recording())
     jobs.backfill(at, END - DAY)
     (stopped,) = [t for t in at.targets() if t.key.endswith("host=8}")]
     last = max(row.valid_from for row in rows(at) if row.version_id in _ids(at, stopped.id))
-    assert last <= START + 15 * DAY + LAG + 2 * DAY
+    assert last <= START + 12 * DAY + LAG + 2 * DAY
     later = Recording()
     night = nights(SPEC.nightly, END - DAY, END)[0]
     jobs.nightly(replace(at, executor=later), night, night)
