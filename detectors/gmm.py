@@ -20,6 +20,7 @@ from detectors.base import (
 )
 from detectors.maths import mixture, parts
 from detectors.maths.linear import LinearBase
+from detectors.maths.lowrank import LowRank
 from detectors.maths.mixture import Mixture
 from detectors.maths.moments import trimmed
 from detectors.maths.normal import Normal
@@ -113,10 +114,13 @@ class GmmDetector(Detector):
         def moments(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
             base, fitted = LinearBase.load(state), _mixture_of(state)
-            posterior, means, variances = _conditionals(base, fitted, piece)
-            mean = (posterior * means).sum(1)
-            variance = (posterior * (variances + means.square())).sum(1) - mean.square()
-            return torch.stack([mean, variance.clamp_min(1e-12).sqrt()], dim=2).to(torch.float32)
+            x, missing = base.about_mean(piece.values), piece.mask.flatten(2)
+            given = LowRank.of(base, fitted).conditioned(x, missing)
+            posterior = (_log_weight(fitted) + given.log_prob).softmax(1).unsqueeze(3)
+            mean = (posterior * given.mean).sum(1)
+            variance = (posterior * (given.variance + given.mean.square())).sum(1) - mean.square()
+            both = torch.stack([mean + base.mean.unsqueeze(1), variance.clamp_min(1e-12).sqrt()], dim=2)
+            return both.to(torch.float32)
 
         size = windows.window * windows.n_channels * max(self.config.components)
         both = in_pieces(windows, moments, values=max(1, 2**22 // size))
@@ -143,7 +147,7 @@ class GmmDetector(Detector):
             state = self._state_of(members)
             base, fitted = LinearBase.load(state), _mixture_of(state)
             if bool(piece.missing.any()):
-                return _log_joint(_normals(base, fitted), fitted, base, piece).logsumexp(1)
+                return _log_joint(base, fitted, piece).logsumexp(1)
             z, off = base.split(base.about_mean(piece.values))
             return base.log_prob(fitted.log_prob(z.to(torch.float64)), off)
 
@@ -180,32 +184,11 @@ def _raw_parts(
     return parts.latent_parts(base, normal, values, mask, fitted.log_prob)
 
 
-def _normals(base: LinearBase, fitted: Mixture) -> Normal:
-    """Every component as a normal distribution of windows, ``n_targets * components`` members."""
-    components = fitted.weight.shape[1]
-    wide = LinearBase(*(t.repeat_interleave(components, 0) for t in base.state().values()))
-    return wide.normal_of(fitted.mean.flatten(0, 1), fitted.covariance.flatten(0, 1))
-
-
-def _repeated(normals: Normal, components: int, windows: Windows) -> tuple[Tensor, Tensor]:
-    """Windows about each component's mean, and their mask, ``(n_targets * components, k, size)``."""
-    flat = windows.values.flatten(2).to(torch.float64).repeat_interleave(components, 0)
-    return flat - normals.mean.unsqueeze(1), windows.mask.flatten(2).repeat_interleave(components, 0)
-
-
-def _log_joint(normals: Normal, fitted: Mixture, base: LinearBase, windows: Windows) -> Tensor:
+def _log_joint(base: LinearBase, fitted: Mixture, windows: Windows) -> Tensor:
     """Log of weight times marginal density of the observed values, ``(n_targets, components, k)``."""
-    components = fitted.weight.shape[1]
-    log_prob = normals.log_prob(*_repeated(normals, components, windows))
-    log_weight = torch.where(fitted.weight > 0, fitted.weight.clamp_min(1e-300).log(), -1e30)
-    return log_prob.view(-1, components, windows.n_windows) + log_weight.unsqueeze(2)
+    x, missing = base.about_mean(windows.values), windows.mask.flatten(2)
+    return _log_weight(fitted) + LowRank.of(base, fitted).log_prob(x, missing)
 
 
-def _conditionals(base: LinearBase, fitted: Mixture, windows: Windows) -> tuple[Tensor, Tensor, Tensor]:
-    """Responsibilities ``(n, K, k, 1)``, and conditional means and variances ``(n, K, k, size)``."""
-    components = fitted.weight.shape[1]
-    normals = _normals(base, fitted)
-    posterior = _log_joint(normals, fitted, base, windows).softmax(1).unsqueeze(3)
-    mean, variance = normals.conditional(*_repeated(normals, components, windows))
-    shape = (-1, components, windows.n_windows, base.mean.shape[1])
-    return posterior, (mean + normals.mean.unsqueeze(1)).view(shape), variance.view(shape)
+def _log_weight(fitted: Mixture) -> Tensor:
+    return torch.where(fitted.weight > 0, fitted.weight.clamp_min(1e-300).log(), -1e30).unsqueeze(2)
