@@ -201,6 +201,18 @@ def tables(rows: Sequence[Json], peers: Peers) -> str:
     return "\n\n".join(parts)
 
 
+BEGIN, END = "<!-- tables of make quality -->", "<!-- end of the tables -->"
+
+
+def put(page: Path, text: str) -> None:
+    """Replace what stands between the marks of a page."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{page} has no lines {BEGIN!r} and {END!r} to put the tables between")
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of labelled data sets")
@@ -208,6 +220,7 @@ def main() -> None:
     parser.add_argument("--detectors", default="", help="only these, with commas; all that are registered")
     parser.add_argument("--peers", type=Path, help="figures of others; peers.csv beside the data")
     parser.add_argument("--out", type=Path, default=Path("quality"), help="results, report and tables")
+    parser.add_argument("--page", type=Path, help="put the tables between this page's marks, too")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--fresh", action="store_true", help="measure again what is kept")
     asked = parser.parse_args()
@@ -240,6 +253,8 @@ def main() -> None:
     text = tables(rows, peers)
     print(f"\n{text}")
     (asked.out / "tables.md").write_text(text + "\n", encoding="utf-8")
+    if asked.page:
+        put(asked.page, text)
     report = Report("Quality of every detector", summarise(rows), rows, results.pictures, results.problems)
     (asked.out / "index.html").write_text(report.html(), encoding="utf-8")
     for problem in results.problems:
