@@ -61,6 +61,18 @@ def scale_of(raw: Raw, windows: Windows) -> dict[str, Tensor]:
     return {"part_middle": torch.where(empty, 0.0, middle), "part_scale": torch.where(empty, 1.0, scale)}
 
 
+def scale_by_member(raw_of: Callable[[slice], Raw], windows: Windows) -> dict[str, Tensor]:
+    """Return ``scale_of`` a bank, one member at a time, so that memory stays bounded.
+
+    Args:
+        raw_of: maps some members, as a slice, to what maps their windows to parts.
+        windows: the training windows of all members.
+    """
+    members = [slice(i, i + 1) for i in range(windows.n_targets)]
+    found = [scale_of(raw_of(each), windows.members(each)) for each in members]
+    return {name: torch.cat([state[name] for state in found]) for name in found[0]}
+
+
 def scaled(parts: Tensor, state: dict[str, Tensor]) -> Tensor:
     """Return parts in the units of ``scale_of``; same shape."""
     middle, scale = state["part_middle"].unsqueeze(1), state["part_scale"].unsqueeze(1)
