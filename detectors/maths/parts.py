@@ -61,16 +61,21 @@ def scale_of(raw: Raw, windows: Windows) -> dict[str, Tensor]:
     return {"part_middle": torch.where(empty, 0.0, middle), "part_scale": torch.where(empty, 1.0, scale)}
 
 
-def scale_by_member(raw_of: Callable[[slice], Raw], windows: Windows) -> dict[str, Tensor]:
+def scale_by_member(
+    raw_of: Callable[[dict[str, Tensor]], Raw], state: dict[str, Tensor], windows: Windows
+) -> dict[str, Tensor]:
     """Return ``scale_of`` a bank, one member at a time, so that memory stays bounded.
 
     Args:
-        raw_of: maps some members, as a slice, to what maps their windows to parts.
+        raw_of: maps the state of some members to what maps their windows to parts.
+        state: what was learned of all members.
         windows: the training windows of all members.
     """
-    members = [slice(i, i + 1) for i in range(windows.n_targets)]
-    found = [scale_of(raw_of(each), windows.members(each)) for each in members]
-    return {name: torch.cat([state[name] for state in found]) for name in found[0]}
+    found = []
+    for i in range(windows.n_targets):
+        member = {name: tensor[i : i + 1] for name, tensor in state.items()}
+        found.append(scale_of(raw_of(member), windows.members(slice(i, i + 1))))
+    return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
 
 def scaled(parts: Tensor, state: dict[str, Tensor]) -> Tensor:

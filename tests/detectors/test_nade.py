@@ -90,9 +90,9 @@ def test_mean_and_scale_are_those_of_the_density(which: str, request: pytest.Fix
 
 
 def test_draws_of_a_step_have_its_mean_and_scale(jumping: NadeDetector) -> None:
-    network, generator = jumping._network, torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(5)
     x = jumps(2, WINDOW, 6).view(2, 1, WINDOW).expand(-1, 40_000, -1)
-    conditionals = network.conditionals(jumping.state(), x)
+    conditionals = jumping._conditionals(jumping.state(), x)
     share, noise = torch.rand(40_000, generator=generator), torch.randn(40_000, generator=generator)
     drawn = conditionals.drawn(WINDOW - 1, share, noise)
     mean, sd = (moment[:, 0, -1] for moment in conditionals.moments())
