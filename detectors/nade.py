@@ -81,11 +81,8 @@ class _Conditionals:
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of every value, same shape as ``x``."""
         off = ((x - self.centre) / self.spread).unsqueeze(2)
-        # (off - offset)^2 / width^2 multiplied out: fewer passes over what has an axis of components.
-        precision = self.width.square().reciprocal()
-        constant = -0.5 * self.offset.square() * precision - self.width.log()
-        slope = torch.addcmul(self.offset * precision, off, precision, value=-0.5)
-        mixed = (self.log_weight + torch.addcmul(constant, off, slope)).logsumexp(2)
+        apart = (off - self.offset) / self.width
+        mixed = (self.log_weight - self.width.log() - 0.5 * apart.square()).logsumexp(2)
         return mixed - self.spread.log() - 0.5 * LOG_2PI
 
     @property
