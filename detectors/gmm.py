@@ -92,10 +92,7 @@ class GmmDetector(Detector):
     def _mixture(self, base: LinearBase, windows: Windows) -> Mixture:
         count = (windows.weight > 0).sum(1)
         n = min(self.config.max_windows, windows.n_windows)
-        values, mask = windows.gathered(windows.drawn(n))
-        x = base.about_mean(values)
-        if bool(mask.any()):
-            x = base.normal.completed(x, mask.flatten(2)).x.to(torch.float32)
+        x = base.filled(*windows.gathered(windows.drawn(n)))
         samples = (count / windows.window).to(torch.float64)
         return mixture.fit(
             base.split(x)[0], count > 0, self.config.components, samples=samples, seed=self.config.seed

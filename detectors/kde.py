@@ -164,7 +164,7 @@ class KdeDetector(Detector):
         n = min(self.config.references, windows.n_windows)
         index = windows.drawn(n)
         values, mask = windows.gathered(index)
-        z = base.split(_filled(base, values, mask))[0]
+        z = base.split(base.filled(values, mask))[0]
         count = (windows.weight > 0).sum(1).clamp_max(n)
         start = (windows.start.unsqueeze(1) + index).to(torch.int32)
         # Fewer windows than references come back repeated; the distinct ones go to the front.
@@ -205,7 +205,7 @@ class KdeDetector(Detector):
         def density(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
             base = LinearBase.load(state)
-            z, off = base.split(_filled(base, piece.values, piece.mask))
+            z, off = base.split(base.filled(piece.values, piece.mask))
             return base.log_prob(self._log_latent(state, z, piece), off)
 
         return in_pieces(windows, density)
@@ -217,7 +217,7 @@ class KdeDetector(Detector):
         def outside(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
             base = LinearBase.load(state)
-            z, _ = base.split(_filled(base, piece.values, piece.mask))
+            z, _ = base.split(base.filled(piece.values, piece.mask))
             return self._log_latent(state, z, piece).isneginf()
 
         return in_pieces(windows, outside)
@@ -263,14 +263,6 @@ class KdeDetector(Detector):
 def _starts(windows: Windows) -> Tensor:
     """Index of every window on its target's grid, ``(n_targets, n_windows)``."""
     return windows.start.unsqueeze(1) + torch.arange(windows.n_windows)
-
-
-def _filled(base: LinearBase, values: Tensor, mask: Tensor) -> Tensor:
-    """Flat windows about the mean, missing steps at their conditional mean under the linear base."""
-    x = base.about_mean(values)
-    if bool(mask.any()):
-        return base.normal.completed(x, mask.flatten(2)).x.to(torch.float32)
-    return x
 
 
 def _nearest(base: LinearBase, refs: _References, windows: Windows) -> tuple[Tensor, Tensor]:

@@ -77,6 +77,13 @@ class LinearBase:
         """Flat windows less the mean, ``(n_targets, k, size)``."""
         return values.flatten(2).clamp(-LARGEST, LARGEST) - self.mean.unsqueeze(1)
 
+    def filled(self, values: Tensor, mask: Tensor) -> Tensor:
+        """Flat windows about the mean, missing values at their conditional mean, ``(n_targets, k, size)``."""
+        x = self.about_mean(values)
+        if bool(mask.any()):
+            return self.normal.completed(x, mask.flatten(2)).x.to(torch.float32)
+        return x
+
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return latent ``(n_targets, k, latent)`` and the squared norm of what lies off the axes."""
         along = x @ self.axes

@@ -61,6 +61,23 @@ def scale_of(raw: Raw, windows: Windows) -> dict[str, Tensor]:
     return {"part_middle": torch.where(empty, 0.0, middle), "part_scale": torch.where(empty, 1.0, scale)}
 
 
+def scale_by_member(
+    raw_of: Callable[[dict[str, Tensor]], Raw], state: dict[str, Tensor], windows: Windows
+) -> dict[str, Tensor]:
+    """Return ``scale_of`` a bank, one member at a time, so that memory stays bounded.
+
+    Args:
+        raw_of: maps the state of some members to what maps their windows to parts.
+        state: what was learned of all members.
+        windows: the training windows of all members.
+    """
+    found = []
+    for i in range(windows.n_targets):
+        member = {name: tensor[i : i + 1] for name, tensor in state.items()}
+        found.append(scale_of(raw_of(member), windows.members(slice(i, i + 1))))
+    return {name: torch.cat([each[name] for each in found]) for name in found[0]}
+
+
 def scaled(parts: Tensor, state: dict[str, Tensor]) -> Tensor:
     """Return parts in the units of ``scale_of``; same shape."""
     middle, scale = state["part_middle"].unsqueeze(1), state["part_scale"].unsqueeze(1)

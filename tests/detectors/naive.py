@@ -124,6 +124,38 @@ def split_mix(index: int, seed: int) -> int:
     return z ^ (z >> 31)
 
 
+def nade_log_densities(state: dict[str, Array], x: Array, sd_floor: float) -> Array:
+    """Log-density of every value given those before it, by a network cut out for each: no masks."""
+    size, width = len(x), len(state["net.0.bias"])
+    components = len(state["offset"])
+    # The last value that each hidden unit sees, spread evenly over all but the newest.
+    last = [((unit + 1) * max(size - 1, 1) - 1) // width for unit in range(width)]
+    out = np.zeros(size)
+    for i in range(size):
+        hidden = {}
+        for unit in range(width):
+            if last[unit] < i:
+                seen = slice(0, last[unit] + 1)
+                total = state["net.0.bias"][unit] + np.arcsinh(x[seen]) @ state["net.0.weight"][seen, unit]
+                hidden[unit] = max(total, 0.0)
+
+        def output(kind: int, i: int = i, hidden: dict[int, float] = hidden) -> float:
+            weight = state["net.1.weight"][:, kind * size + i]
+            return state["net.1.bias"][kind * size + i] + sum(weight[u] * h for u, h in hidden.items())
+
+        centre = output(0) + state["direct.bias"][i] + np.arcsinh(x[:i]) @ state["direct.weight"][:i, i]
+        spread = math.log1p(math.exp(output(1) - 1)) + sd_floor
+        logits = np.array([output(2 + k) for k in range(components)])
+        density = 0.0
+        for k in range(components):
+            share = math.exp(logits[k]) / np.exp(logits).sum()
+            sd = spread * (1 + math.log1p(math.exp(state["width"][k, i] - 2)))
+            off = (x[i] - centre - spread * state["offset"][k, i]) / sd
+            density += share * math.exp(-0.5 * off**2) / (sd * math.sqrt(2 * math.pi))
+        out[i] = math.log(density)
+    return out
+
+
 def _flat(windows: Windows, target: int) -> tuple[Array, NDArray[np.bool_]]:
     used = (windows.weight[target] > 0).numpy()
     values = windows.values[target].flatten(1).double().numpy()

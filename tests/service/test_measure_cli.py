@@ -297,7 +297,7 @@ def test_series_without_a_model_are_named(place: Place, detector: str) -> None:
         ([], "name a folder with --data DIR, or the database's own series with --reviewed"),
         (["--data", "{data}", "--reviewed"], "name a folder with --data DIR, or the database's own series"),
         (["--data", "{data}", "--split", "half"], "--split must be one of unsupervised, train; got 'half'"),
-        (["--data", "{data}", "--detector", "oracle"], "no detector named 'oracle'; installed: gaussian"),
+        (["--data", "{data}", "--detector", "oracle"], "no detector named 'oracle'; installed: "),
         (
             ["--data", "{data}", "--detector", "kde", "--config", "{config}"],
             "--detector and --config exclude",
