@@ -228,15 +228,23 @@ class Service:
 
     def _desks(self, monitors: Sequence[str] | None) -> Iterator[Any]:
         in_force = self.sync()
-        names = [spec.name for _, spec in in_force]
-        for name in monitors or ():
-            if name not in names:
-                raise UnknownMonitorError(
-                    f"no monitor named {name!r}; the config declares {', '.join(names)}"
-                )
+        _check_known(monitors or (), [spec.name for _, spec in in_force])
         for row, spec in in_force:
             if not monitors or spec.name in monitors:
                 yield self._desk(row, spec)
+
+    def stored_desk(self, monitor: str) -> Any:
+        """Return the desk of a monitor as it is stored, to read from: nothing is written.
+
+        Raises:
+            UnknownMonitorError: the config declares no such monitor, or it has not been at work yet.
+        """
+        specs = self.config.monitor_specs()
+        _check_known([monitor], list(specs))
+        for row in self.store.monitors():
+            if row.name == monitor:
+                return self._desk(row, specs[monitor])
+        raise UnknownMonitorError(f"monitor {monitor!r} has not been at work yet; run: anomaly backfill")
 
     def _desk(self, row: MonitorRow, spec: MonitorSpec) -> Any:
         from pipelines.desk import Desk
@@ -245,6 +253,12 @@ class Service:
             self.on_progress(f"{stage} {spec.name}", share)
 
         return Desk(self.store, self.executor, row, spec, on_progress=progress)
+
+
+def _check_known(wanted: Sequence[str], declared: Sequence[str]) -> None:
+    for name in wanted:
+        if name not in declared:
+            raise UnknownMonitorError(f"no monitor named {name!r}; the config declares {', '.join(declared)}")
 
 
 def _described(change: EventChange, series: Mapping[int, str]) -> Json:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import Result, anomaly
 
 from anomaly_service.cli import app, main
 
 COMMANDS = (
     "try", "init", "validate", "status", "migrate", "ingest", "backfill", "fit", "score", "rescore", "daemon",
     "intervals", "review", "series", "runs", "monitors", "detectors", "simulate", "demo", "backtest",
-    "replay",
+    "replay", "models", "sample",
 )  # fmt: skip
 START = datetime(2025, 1, 6, tzinfo=UTC)
 NOW = START + timedelta(weeks=4)
@@ -45,26 +45,6 @@ monitors:
 http: {port: 0}
 workers: 1
 """
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> Any:
-        return json.loads(self.out)
-
-
-def anomaly(*args: object) -> Result:
-    """Run a command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as exited:
-        main([str(arg) for arg in args])
-    code = exited.value.code
-    return Result(code if isinstance(code, int) else int(code is not None), out.getvalue(), err.getvalue())
 
 
 def write_points(folder: Path) -> None:

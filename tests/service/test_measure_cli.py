@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import Result, anomaly
 
-from anomaly_service.cli import main
 from anomaly_service.config import load
 from anomaly_service.db.store import SqlStore
 from anomaly_service.reviewed import ReviewedSeries, reviewed_series
@@ -56,33 +54,6 @@ monitors:
 http: {port: 0}
 workers: 1
 """
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def table(self) -> list[list[str]]:
-        """The cells of the table that was printed, without its head."""
-        lines = [re.split(r"\s{2,}", line.strip()) for line in self.out.splitlines() if line.strip()]
-        return lines[1:]
-
-    @property
-    def told(self) -> str:
-        """Return what stands on stderr without the frame and line breaks of a usage error."""
-        return " ".join(re.sub(r"[│╭╮╰╯─]", " ", self.err).split())
-
-
-def anomaly(*args: object) -> Result:
-    """Run a command in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as exited:
-        main([str(arg) for arg in args])
-    code = exited.value.code
-    return Result(code if isinstance(code, int) else int(code is not None), out.getvalue(), err.getvalue())
 
 
 def values(realm: str) -> np.ndarray:

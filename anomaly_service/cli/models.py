@@ -1,0 +1,120 @@
+"""Commands about the stored models: what they are, and what they would draw."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from anomaly_service.cli import show
+from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, moment, opened
+
+if TYPE_CHECKING:
+    from anomaly_service.samples import Sampled
+
+PANEL = "Models"
+
+
+@app.command(rich_help_panel=PANEL)
+def models(
+    monitor: Annotated[str | None, typer.Option("--monitor", "-m", help="Only this monitor's.")] = None,
+    series: Annotated[
+        str | None, typer.Option("--series", help="Only this series', as it is printed.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Older versions too, not only those in use.")] = False,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many rows.")] = 50,
+    config: ConfigPath = CONFIG,
+    now: Now = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the stored models with their cards: what each was learned from, and what it weighs."""
+    given = {"monitor": monitor, "series": series}
+    equal = {name: value for name, value in given.items() if value is not None}
+    with opened(config, now, quiet=True) as service:
+        found = service.store.rows("model_cards", equal)
+    found = [row for row in found if every or row["is_current"] or row["status"] != "accepted"]
+    found.sort(key=lambda row: (row["train_stop_at"], row["model_version_id"]), reverse=True)
+    columns = (
+        "model_version_id", "series", "monitor", "detector", "status", "train_start_at", "train_stop_at",
+        "windows", "missing", "weights_bytes", "fit_seconds",
+    )  # fmt: skip
+    listed = found[:limit]
+    if not as_json:
+        listed = [
+            {
+                **row,
+                "windows": row["card"].get("n_windows"),
+                "missing": row["card"].get("missing_share"),
+                "fit_seconds": row["card"].get("fit_seconds"),
+            }
+            for row in listed
+        ]
+    show.rows(listed, columns, as_json=as_json, empty="No model yet; run: anomaly backfill")
+    if len(found) > limit:
+        show.note(f"{len(found) - limit} more; --limit {len(found)} shows them all.")
+
+
+@app.command(rich_help_panel=PANEL)
+def sample(
+    monitor: Annotated[str, typer.Option("--monitor", "-m", help="Whose model.")],
+    series: Annotated[
+        str | None, typer.Option("--series", help="Of which series, as it is printed; the only one.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many windows.")] = 20,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="End of the windows; the newest point.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Equal seeds draw equal windows.")] = 0,
+    csv_to: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write the windows, a row per step.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Write a picture (.png, .svg, .pdf).")
+    ] = None,
+    config: ConfigPath = CONFIG,
+    now: Now = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw new windows from a series' model, in the series' own unit, beside what was observed."""
+    from anomaly_service import samples
+
+    _check_picture(plot)
+    stop = moment(at, "--at")
+    with opened(config, now, quiet=True) as service:
+        found = samples.draw(
+            service, monitor, series, n, stop=None if stop is None else int(stop.timestamp()), seed=seed
+        )
+    if csv_to is not None:
+        _write_csv(csv_to, found)
+    if plot is not None:
+        samples.picture(found, plot)
+        show.note(f"wrote {plot}")
+    if as_json or (csv_to is None and plot is None):
+        listed = samples.rows(found) if as_json else samples.summary(found)
+        show.rows(listed, list(listed[0]), as_json=as_json, empty="")
+
+
+PICTURES = (".png", ".svg", ".pdf")
+
+
+def _check_picture(path: Path | None) -> None:
+    """Refuse a picture that cannot be written before any work is done."""
+    if path is None:
+        return
+    if path.suffix not in PICTURES:
+        raise typer.BadParameter(f"--plot writes {', '.join(PICTURES)}; got {str(path)!r}")
+    if not path.absolute().parent.is_dir():
+        raise typer.BadParameter(f"--plot: there is no folder {path.absolute().parent}; make it first")
+
+
+def _write_csv(path: Path, found: Sampled) -> None:
+    from anomaly_service import samples
+
+    rows = samples.rows(found)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({name: show.plain(value) for name, value in row.items()} for row in rows)
+    show.note(f"wrote {path}: {len(found.values)} windows of {len(found.ts)} steps")
