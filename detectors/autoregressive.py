@@ -40,11 +40,13 @@ class AutoregressiveConfig(DetectorConfig):
         order: steps back that a prediction looks; fewer where the window is shorter or channels are many.
         seasonal: one more step that a prediction looks at lies so many steps back; 0 for none. Used where
             it fits into the window.
+        ridge: penalty that keeps coefficients short, as a share of the mean variance of a step.
         trim: share of the blocks, the worst ones, that is dropped before the last fit.
     """
 
     order: int = 16
     seasonal: int = 0
+    ridge: float = 0.001
     trim: float = 0.05
 
     def __post_init__(self) -> None:
@@ -53,6 +55,8 @@ class AutoregressiveConfig(DetectorConfig):
             raise ValueError(f"order must be at least 1 step, got {self.order}")
         if self.seasonal < 0:
             raise ValueError(f"seasonal must be at least 0 steps (0 for none), got {self.seasonal}")
+        if not 0 <= self.ridge < 1:
+            raise ValueError(f"ridge must be at least 0 and below 1, got {self.ridge}")
         if not 0 <= self.trim < 0.5:
             raise ValueError(f"trim must be at least 0 and below 0.5, got {self.trim}")
 
@@ -64,18 +68,19 @@ class AutoregressiveDetector(Detector):
     of all innovations of its window, the likelihood ratio of a shift of the window's level, and the step's
     own innovation, for the newest step the one-step prediction error.
 
-    Yule 1927 (doi 10.1098/rsta.1927.0007); Walker 1931 (doi 10.1098/rspa.1931.0069); ridge penalty of Ledoit
-    & Wolf 2004 (doi 10.1016/S0047-259X(03)00096-4).
+    Yule 1927 (doi 10.1098/rsta.1927.0007); Walker 1931 (doi 10.1098/rspa.1931.0069); ridge of Hoerl &
+    Kennard 1970 (doi 10.1080/00401706.1970.10488634).
 
-    Departures: the Yule-Walker equations are solved with shrunken autocovariances, which is ridge regression
-    whose penalty is estimated and keeps the process stable; autocovariances are means over pairs of observed
-    steps, without the worst blocks; the first steps of a window are predicted from those that are there.
+    Departures: the Yule-Walker equations are solved with a ridge on the variances, which keeps the process
+    stable; autocovariances are means over pairs of observed steps, without the worst blocks; the first steps
+    of a window are predicted from those that are there; the variance of the innovations is constant, since
+    one that follows the last innovations hides a change of variance.
     """
 
     Config: ClassVar[type[DetectorConfig]] = AutoregressiveConfig
     density = Density.TRACTABLE
     family = "Autoregression"
-    paper = "Yule 1927; Walker 1931"
+    paper = "Yule 1927; Walker 1931; Hoerl & Kennard 1970"
 
     # -- fit ------------------------------------------------------------------------
 
@@ -91,7 +96,9 @@ class AutoregressiveDetector(Detector):
         moments, kept = trimmed(short, self.config.trim)
         moments = stationary(moments, steps)
         mean = moments.mean[:, :n_channels]
-        process = Autoregression.of(mean, regular(moments, steps), order, lag, windows.window)
+        process = Autoregression.of(
+            mean, regular(moments, steps, self.config.ridge), order, lag, windows.window
+        )
 
         def raw(values: Tensor, mask: Tensor | None, _: Tensor) -> Tensor:
             return _raw_parts(process, values, mask)

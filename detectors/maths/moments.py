@@ -202,14 +202,21 @@ def trimmed(windows: Windows, share: float) -> tuple[Moments, Windows]:
     return blocks.total(keep), windows.weighted(windows.weight * stays)
 
 
-def regular(moments: Moments, window: int) -> Tensor:
-    """Return the shrunken covariance, positive definite whatever the data, in float64."""
+def regular(moments: Moments, window: int, intensity: float | None = None) -> Tensor:
+    """Return the shrunken covariance, positive definite whatever the data, in float64.
+
+    Args:
+        moments: of windows of so many steps.
+        window: steps of one window.
+        intensity: share of the way to a multiple of the identity; estimated where None.
+    """
     covariance = moments.covariance
     unit = torch.eye(covariance.shape[1], dtype=torch.float64)
     level = covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-    intensity = shrinkage(moments, window)[:, None, None]
+    estimated = shrinkage(moments, window) if intensity is None else torch.full_like(moments.count, intensity)
+    share = estimated[:, None, None]
     floor = FLOOR * level.clamp_min(1)
-    shrunken = (1 - intensity) * covariance + (intensity * level + floor) * unit
+    shrunken = (1 - share) * covariance + (share * level + floor) * unit
     broken = torch.linalg.cholesky_ex(shrunken).info > 0
     if bool(broken.any()):
         # Pairs of different windows need not make a covariance: lift what came out negative.

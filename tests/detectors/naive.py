@@ -69,6 +69,28 @@ def innovations(mean: Array, covariance: Array, x: Array) -> Array:
     return out
 
 
+def chain_innovations(covariance: Array, x: Array, order: int, lag: int = 0) -> Array:
+    """Standardised surprises of a window about its mean, ``(window, n_channels)``, one regression each.
+
+    A value is predicted from the last ``order`` steps, the one ``lag`` steps before and the channels before
+    its own at the same step, as far as the window holds them. The covariance is that of
+    ``max(order, lag) + 1`` steps.
+    """
+    window, channels = x.shape
+    back = max(order, lag)
+    out = np.zeros_like(x)
+    for t in range(window):
+        steps = [s for s in range(t) if t - s <= order or (lag and t - s == lag)]
+        for c in range(channels):
+            seen = [(s, e) for s in steps for e in range(channels)] + [(t, e) for e in range(c)]
+            at = [(back - (t - s)) * channels + e for s, e in seen]
+            own = back * channels + c
+            gain = np.linalg.solve(covariance[np.ix_(at, at)], covariance[at, own])
+            predicted = sum(g * x[place] for g, place in zip(gain, seen, strict=True))
+            out[t, c] = (x[t, c] - predicted) / math.sqrt(covariance[own, own] - gain @ covariance[at, own])
+    return out
+
+
 def kernel_log_density(
     z: Array, start: int, references: Array, starts: Array, bandwidth: float, window: int
 ) -> float:
