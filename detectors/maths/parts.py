@@ -130,14 +130,33 @@ def latent_parts(
         mask: same shape, True where missing; None where nothing is.
         log_latent: maps latents ``(n_targets, k, latent)`` to their log-density ``(n_targets, k)``.
     """
+
+    def energy(z: Tensor, _: Tensor) -> Tensor:
+        # Twice the negative log-density, less that of a normal's peak, is chi-squared if z is normal.
+        return (-2 * log_latent(z) - base.latent * math.log(2 * math.pi)).clamp_min(0)
+
+    return energy_parts(base, normal, values, mask, energy)
+
+
+def energy_parts(
+    base: LinearBase,
+    normal: Normal,
+    values: Tensor,
+    mask: Tensor | None,
+    energy: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Return the same parts from what is about chi-squared with ``latent`` degrees of freedom.
+
+    ``energy`` maps latents and the squared norms of what lies off the axes, ``(n_targets, k)``; the other
+    arguments are those of ``latent_parts``.
+    """
     x = base.about_mean(values)
     gone: Tensor | int = 0
     if mask is not None:
         gone = mask.flatten(2).sum(2)
         x = normal.completed(x, mask.flatten(2)).x.to(torch.float32)
     z, off = base.split(x)
-    # Twice the negative log-density, less that of a standard normal's peak, is chi-squared if z is standard.
-    energy = (-2 * log_latent(z) - base.latent * math.log(2 * math.pi)).clamp_min(0)
     step, _ = steps_of(x @ normal.whitener.transpose(1, 2).to(torch.float32), mask, values.shape[3])
+    latent = standard(energy(z, off), base.latent)
     rest = standard(off / base.noise.unsqueeze(1), base.off_axes - gone) if base.off_axes else off * 0
-    return torch.cat([standard(energy, base.latent).unsqueeze(2), rest.unsqueeze(2), step], dim=2)
+    return torch.cat([latent.unsqueeze(2), rest.unsqueeze(2), step], dim=2)

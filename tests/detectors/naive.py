@@ -92,18 +92,30 @@ def chain_innovations(covariance: Array, x: Array, order: int, lag: int = 0) -> 
 
 
 def kernel_log_density(
-    z: Array, start: int, references: Array, starts: Array, bandwidth: float, window: int
+    z: Array, start: int, references: Array, starts: Array, bandwidths: Array, window: int
 ) -> float:
     """Gaussian kernel density of one latent; references closer than a window do not count."""
     total, left = 0.0, 0
     d = len(z)
-    for reference, own in zip(references, starts, strict=True):
+    for reference, own, bandwidth in zip(references, starts, bandwidths, strict=True):
         if abs(int(own) - start) < window:
             continue
         gap = ((z - reference) ** 2).sum() / bandwidth**2
         total += math.exp(-0.5 * gap) / (2 * math.pi * bandwidth**2) ** (d / 2)
         left += 1
     return math.log(total / left)
+
+
+def mean_nearest(
+    x: Array, start: int, references: Array, starts: Array, neighbours: int, window: int, beyond: float = 0.0
+) -> float:
+    """Mean distance to the nearest references that are not closer in time than a window."""
+    squares = [
+        ((x - reference) ** 2).sum() + beyond
+        for reference, own in zip(references, starts, strict=True)
+        if abs(int(own) - start) >= window
+    ]
+    return float(np.sqrt(sorted(squares)[:neighbours]).mean())
 
 
 def window_deviations(windows: Windows, target: int) -> Array:
