@@ -125,8 +125,8 @@ class KdeDetector(Detector):
 
     def _typical(self, base: LinearBase, refs: References, off: Tensor) -> References:
         """The references with the bandwidth in which distances of whole windows are told."""
-        away = self._away(base, refs, refs.z, off, refs.start).masked_fill(refs.padding, math.nan)
-        middle = away.nanmedian(dim=1, keepdim=True).values.nan_to_num(1.0).clamp_min(math.sqrt(FLOOR))
+        away = self._away(base, refs, refs.z, off, refs.start)
+        middle = away.median(dim=1, keepdim=True).values.clamp_min(math.sqrt(FLOOR))
         return replace(refs, bandwidth=middle / math.sqrt(base.latent))
 
     def _away(self, base: LinearBase, refs: References, z: Tensor, off: Tensor, start: Tensor) -> Tensor:

@@ -181,21 +181,49 @@ def test_the_score_by_distance_grows_with_the_distance(by_distance: KdeDetector)
     assert (torch.stack(parts).diff(dim=0) > 1).all()
 
 
-def test_a_window_near_all_references_is_judged_by_its_distance_from_the_centre() -> None:
-    windows = Windows.of(noisy_wave(1, 30, 17), 24)
-    detector = KdeDetector(KdeConfig(window=24, bandwidth="knn")).fit(windows)
-    calm, loud = (Windows.of(windows.series * factor, 24) for factor in (1, 5))
-    assert (detector.score(loud) > detector.score(calm)).all()
+def test_distances_are_to_those_left_and_to_the_centre_where_none_is() -> None:
+    z = torch.tensor([[[1.0], [4.0], [30.0]]])
+    refs = References(z, torch.tensor([[0, 50, 100]]), torch.tensor([2]), torch.ones(1, 1))
+    windows, start = torch.tensor([[[0.0], [0.0], [3.0]]]), torch.tensor([[500, 52, 25]])
+    found = refs.mean_distance(windows, start, 10, 5, torch.zeros(1, 3))
+    torch.testing.assert_close(found, torch.tensor([[2.5, 1.0, 1.5]]))
+    beside = refs.mean_distance(windows, start, 60, 5, torch.full((1, 3), 16.0))
+    torch.testing.assert_close(beside[0, 1:], torch.tensor([4.0, 5.0]))
 
 
-def test_samples_of_the_adaptive_density_lie_where_it_is_likely(by_distance: KdeDetector) -> None:
-    drawn = by_distance.sample(300)
-    real = Windows.of(noisy_wave(2, 1500, 18), 24, start=FAR)
-    for member in range(2):
-        assert abs(drawn[member].std() / real.series[member].std() - 1) < 0.2
-    flat = Windows.of(drawn[:, :, :, 0].reshape(2, -1, 1), 24, start=FAR)
-    likely = by_distance.log_prob(flat)[:, ::24].median(1).values
-    assert ((likely - by_distance.log_prob(real).median(1).values).abs() < 5).all()
+@pytest.mark.parametrize("value", [0.0, 3.0, math.nan])
+@pytest.mark.parametrize("window", [4, 24])
+def test_series_without_noise_are_scored_by_distance_too(value: float, window: int) -> None:
+    windows = Windows.of(torch.full((1, 300, 1), value), window)
+    detector = KdeDetector(KdeConfig(window=window, bandwidth="knn")).fit(windows)
+    for probe in (
+        Windows.of(torch.full((1, 300, 1), 3.0), window),
+        Windows.of(noisy_wave(1, 99, 17), window),
+    ):
+        assert detector.score(probe).isfinite().all()
+    assert detector.sample(3).isfinite().all()
+
+
+def test_the_typical_distance_is_that_of_windows_of_weight() -> None:
+    windows = Windows.of(noisy_wave(1, 800, 19), 24)
+    half = torch.arange(windows.n_windows) < 300
+    weighted, cut = (
+        KdeDetector(KdeConfig(window=24, bandwidth="knn", trim=0.0)).fit(each).state()["bandwidth"]
+        for each in (windows.weighted(half.unsqueeze(0)), windows.span(0, 300))
+    )
+    torch.testing.assert_close(weighted, cut, rtol=1e-3, atol=0.0)
+
+
+def test_samples_of_the_adaptive_density_are_as_likely_as_it_says() -> None:
+    heavy = torch.randn(1, 500, 1, generator=torch.Generator().manual_seed(18)) ** 3
+    heavy[0, 0] = 15
+    detector = KdeDetector(KdeConfig(window=1, bandwidth="knn", trim=0.0)).fit(Windows.of(heavy, 1))
+    axis = torch.linspace(-40, 40, 40_001)
+    log_prob = detector.log_prob(Windows.of(axis.view(1, -1, 1), 1, start=FAR[:1]))[0]
+    wanted = torch.trapezoid(log_prob.exp() * log_prob.clamp_min(-1e3), axis)
+    drawn = detector.sample(4000).view(1, -1, 1)
+    found = detector.log_prob(Windows.of(drawn, 1, start=FAR[:1])).mean()
+    assert float(found) == pytest.approx(float(wanted), abs=0.1)
 
 
 def test_an_odd_window_seen_once_in_training_is_no_witness_for_itself() -> None:
