@@ -32,7 +32,7 @@ SMALLEST_SCALE = 0.5
 """A part that hardly moves on training windows counts at most double."""
 
 TINY = 1e-12
-"""Added to every squared score: vectorised square roots take ten times as long where there are zeros."""
+"""Added to every squared score: vectorised square roots take several times as long where there are zeros."""
 
 Raw = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 """Values, mask (None: nothing missing) and start of windows to their parts: window-level, then one per step.
