@@ -49,7 +49,6 @@ START = 20_006 * DAY
 BUDGETS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """Alarms a week and series."""
 
-DETECTORS = ("robust_z", "gaussian", "gmm", "kde", "nade", "flow", "vae", "tadgan")
 ONE_MODEL = ("tadgan",)
 """Those that serve many series as one model for all of them."""
 

@@ -157,7 +157,7 @@ class Windows:
     def touched(self) -> Tensor:
         """True for points inside a window of weight above 0, shape ``(n_targets, n_points)``."""
         edge = self.window - 1
-        return _any_of(torch.nn.functional.pad(self.weight > 0, (edge, edge)), self.window)
+        return any_of(torch.nn.functional.pad(self.weight > 0, (edge, edge)), self.window)
 
     def drawn(self, n: int) -> Tensor:
         """Return n indices of windows of weight above 0, evenly over each target's history, in order.
@@ -197,6 +197,12 @@ class Windows:
             self.window,
         )
 
+    def shorter(self, steps: int) -> Windows:
+        """Return the windows of fewer steps that lie inside a window of weight above 0, and the rest at 0."""
+        edge = self.window - steps
+        inside = any_of(torch.nn.functional.pad(self.weight > 0, (edge, edge)), edge + 1)
+        return replace(self, weight=inside.to(torch.float32), window=steps)
+
     def weighted(self, weight: Tensor) -> Windows:
         """Return the same windows with other training weights."""
         return replace(self, weight=weight.to(torch.float32))
@@ -207,7 +213,7 @@ class Windows:
         Args:
             points: shape ``(n_targets, n_points)``, bool.
         """
-        return self.weighted(torch.where(_any_of(points, self.window), 0.0, self.weight))
+        return self.weighted(torch.where(any_of(points, self.window), 0.0, self.weight))
 
     def hidden(self, points: Tensor) -> Windows:
         """Return the windows with the marked points missing (shape ``(n_targets, n_points)``)."""
@@ -521,7 +527,7 @@ class PerTarget(Detector):
         return {name: tensor[i] for name, tensor in self._state.items()}
 
 
-def _any_of(marked: Tensor, window: int) -> Tensor:
+def any_of(marked: Tensor, window: int) -> Tensor:
     """True where any of the ``window`` points from here on is marked; one column less per further point."""
     total = torch.nn.functional.pad(marked.to(torch.int32).cumsum(1), (1, 0))
     return total[:, window:] > total[:, :-window]

@@ -20,7 +20,7 @@ from detectors.base import (
 )
 from detectors.maths import parts
 from detectors.maths.moments import FLOOR, LARGEST, Moments, regular, trimmed
-from detectors.maths.normal import Normal
+from detectors.maths.normal import Normal, normal_expect, normal_log_prob
 from detectors.maths.ppca import Ppca
 
 LARGEST_FULL = 128
@@ -142,30 +142,16 @@ class GaussianDetector(Detector):
         return in_pieces(windows, scores)
 
     def _expect(self, windows: Windows) -> Expected:
-        def both(members: slice, piece: Windows) -> Tensor:
-            normal = _normal(self._state_of(members))
-            mean, variance = normal.conditional(*_about_mean(normal, piece.values, piece.mask))
-            return torch.stack([mean + normal.mean.unsqueeze(1), variance.sqrt()], dim=2).to(torch.float32)
-
-        both_of = in_pieces(windows, both, values=2**21 // (windows.window * windows.n_channels))
-        mean, scale = both_of.view(*both_of.shape[:3], windows.window, -1).unbind(2)
-        return Expected(mean, scale)
+        return normal_expect(windows, self._normal_of)
 
     def _sample(self, n: int, generator: torch.Generator) -> Tensor:
-        normal = _normal(self._state)
-        noise = torch.randn(*normal.mean.shape[:1], n, normal.mean.shape[1], generator=generator)
-        x = normal.mean.unsqueeze(1) + noise.to(torch.float64) @ normal.root.transpose(1, 2)
-        return x.to(torch.float32).view(-1, n, self.config.window, self._n_channels())
+        flat = _normal(self._state).sample(n, generator)
+        return flat.to(torch.float32).view(-1, n, self.config.window, self._n_channels())
 
     def log_prob(self, windows: Windows) -> Tensor:
         """Return the log-density of the observed values of every window, ``(n_targets, n_windows)``."""
         self._check_match(windows)
-
-        def density(members: slice, piece: Windows) -> Tensor:
-            normal = _normal(self._state_of(members))
-            return normal.log_prob(*_about_mean(normal, piece.values, piece.mask))
-
-        return in_pieces(windows, density)
+        return normal_log_prob(windows, self._normal_of)
 
     def encode(self, windows: Windows) -> Tensor:
         """Return the whitened principal coordinates of every window, largest variance first."""
@@ -176,11 +162,14 @@ class GaussianDetector(Detector):
         axes = ppca.axes / ppca.variance.clamp_min(FLOOR).sqrt().unsqueeze(1)
 
         def latent(members: slice, piece: Windows) -> Tensor:
-            member = _normal(self._state_of(members))
-            x, missing = _about_mean(member, piece.values, piece.mask)
-            return (member.completed(x, missing).x @ axes[members]).to(torch.float32)
+            member = self._normal_of(members)
+            x = member.completed(member.about_mean(piece.values), piece.mask.flatten(2)).x
+            return (x @ axes[members]).to(torch.float32)
 
         return in_pieces(windows, latent)
+
+    def _normal_of(self, members: slice) -> Normal:
+        return _normal(self._state_of(members))
 
     def _state_of(self, members: slice) -> dict[str, Tensor]:
         return {name: tensor[members] for name, tensor in self._state.items()}
@@ -203,12 +192,6 @@ def _normal(state: dict[str, Tensor]) -> Normal:
         unit = torch.eye(size, dtype=torch.float64)
         covariance = factors @ factors.transpose(1, 2) + noise[:, None, None] * unit
     return Normal.of(mean, covariance)
-
-
-def _about_mean(normal: Normal, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Windows flat and about the mean in float64, and their missing values."""
-    flat = values.flatten(2).clamp(-LARGEST, LARGEST).to(torch.float64)
-    return flat - normal.mean.unsqueeze(1), mask.flatten(2)
 
 
 def _raw_parts(normal: Normal, values: Tensor, mask: Tensor | None) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,15 +20,15 @@ from detectors.base import (
     in_pieces,
 )
 from detectors.maths import parts
-from detectors.maths.kernels import KERNELS, Kernel, kernel_noise, log_kernel, scott
+from detectors.maths.kernels import KERNELS, Kernel, kernel_noise, scott
 from detectors.maths.linear import LinearBase
-from detectors.maths.moments import trimmed
+from detectors.maths.moments import FLOOR, trimmed
+from detectors.maths.references import References
+
+Bandwidth = Literal["scott", "knn"]
 
 NEAREST = 50
 """References whose mean is expected at hidden steps."""
-
-AT_ONCE = 2**18
-"""Distances computed at once: 1 MiB stays in a core's cache."""
 
 GAUSSIAN_SHARE = 0.01
 """Share of a gaussian kernel that keeps the score of a kernel of finite support finite."""
@@ -40,12 +40,16 @@ class KdeConfig(DetectorConfig):
 
     Attributes:
         kernel: 'gaussian', 'tophat' or 'epanechnikov', all of the same variance.
+        bandwidth: 'scott', one for all references, or 'knn', each its own: as far as its nearest neighbours.
+        neighbours: nearest references whose mean distance 'knn' takes.
         latent: principal coordinates the density lives on.
         references: training windows kept, evenly drawn.
         trim: share of the blocks, the worst ones, that is dropped before fitting.
     """
 
     kernel: Kernel = "gaussian"
+    bandwidth: Bandwidth = "scott"
+    neighbours: int = 5
     latent: int = 6
     references: int = 2048
     trim: float = 0.05
@@ -54,6 +58,10 @@ class KdeConfig(DetectorConfig):
         super().__post_init__()
         if self.kernel not in KERNELS:
             raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {self.kernel!r}")
+        if self.bandwidth not in ("scott", "knn"):
+            raise ValueError(f"bandwidth must be 'scott' or 'knn', got {self.bandwidth!r}")
+        if self.neighbours < 1:
+            raise ValueError(f"neighbours must be at least 1, got {self.neighbours}")
         if not 1 <= self.latent <= 6:
             raise ValueError(
                 f"latent must be 1 to 6, got {self.latent}; kernel densities do not reach further"
@@ -64,78 +72,25 @@ class KdeConfig(DetectorConfig):
             raise ValueError(f"trim must be at least 0 and below 0.5, got {self.trim}")
 
 
-@dataclass(frozen=True)
-class _References:
-    """Reference windows of some members.
-
-    Attributes:
-        z: shape ``(n_targets, R, latent)``, whitened.
-        start: shape ``(n_targets, R)``, index on the target's UTC grid.
-        count: shape ``(n_targets,)``, references that are real; the rest is padding.
-        bandwidth: shape ``(n_targets,)``.
-    """
-
-    z: Tensor
-    start: Tensor
-    count: Tensor
-    bandwidth: Tensor
-
-    @classmethod
-    def load(cls, state: dict[str, Tensor]) -> _References:
-        return cls(state["reference"], state["reference_start"], state["references"], state["bandwidth"])
-
-    @property
-    def padding(self) -> Tensor:
-        """True for references that are not real, ``(n_targets, R)``."""
-        return torch.arange(self.z.shape[1]) >= self.count.unsqueeze(1)
-
-    def near(self, start: Tensor, window: int) -> Tensor | None:
-        """True for real references closer than a window, ``(n_targets, k, R)``; None where there are none."""
-        start, padding = start.to(torch.int32), self.padding
-        first, last = start.amin(1, keepdim=True) - window, start.amax(1, keepdim=True) + window
-        if not bool(((self.start > first) & (self.start < last) & ~padding).any()):
-            return None
-        return ((start.unsqueeze(2) - self.start.unsqueeze(1)).abs_() < window) & ~padding.unsqueeze(1)
-
-    def squares(self, z: Tensor) -> Tensor:
-        """Squared distances in bandwidths, infinite to padding, ``(n_targets, k, R)``."""
-        bandwidth = self.bandwidth[:, None, None]
-        z, known = z / bandwidth, self.z / bandwidth
-        far = known.square().sum(2).masked_fill(self.padding, math.inf)
-        across = torch.baddbmm(far.unsqueeze(1), z, known.transpose(1, 2), alpha=-2)
-        return across.add_(z.square().sum(2, keepdim=True))
-
-    def log_density(self, z: Tensor, start: Tensor, window: int, kernel: Kernel) -> Tensor:
-        """Log-density of latents, ``(n_targets, k)``; a standard normal's where no reference is left."""
-        size = max(1, AT_ONCE // (self.z.shape[0] * self.z.shape[1]))
-        pieces = zip(torch.split(z, size, 1), torch.split(start, size, 1), strict=True)
-        return torch.cat([self._log_density(few, at, window, kernel) for few, at in pieces], dim=1)
-
-    def _log_density(self, z: Tensor, start: Tensor, window: int, kernel: Kernel) -> Tensor:
-        d = z.shape[2]
-        each, near = log_kernel(self.squares(z), kernel, d), self.near(start, window)
-        left = self.count.unsqueeze(1).expand(-1, z.shape[1])
-        if near is not None:
-            each = each.masked_fill_(near, -math.inf)
-            left = left - near.sum(2)
-        density = each.logsumexp(2) - left.log() - d * self.bandwidth.log().unsqueeze(1)
-        return torch.where(left > 0, density, log_kernel(z.square().sum(2), "gaussian", d))
-
-
 class KdeDetector(Detector):
     """Kernel density (gaussian, tophat or epanechnikov) of windows on at most 6 principal coordinates.
 
     The score of a step joins three surprises, each in units of what it does on training windows: the
-    negative log-density of its window's latent, the energy of what the latent leaves over, and the step's
-    innovation given the steps before it under the linear base. A reference closer than a window is no
-    witness: it does not count, and the sum is divided by those left.
+    negative log-density of its window's latent (with bandwidths by 'knn' the mean distance to the windows
+    nearest to it), the energy of what the latent leaves over, and the step's innovation given the steps
+    before it under the linear base. A reference closer than a window is no witness: it does not count, and
+    the sum is divided by those left.
 
-    Parzen 1962 (doi 10.1214/aoms/1177704472); bandwidth of Scott 1992 (doi 10.1002/9780470316849).
+    Parzen 1962 (doi 10.1214/aoms/1177704472); bandwidth of Scott 1992 (doi 10.1002/9780470316849), or one
+    for each reference of Breiman, Meisel & Purcell 1977 (doi 10.1080/00401706.1977.10489521); mean distance
+    to the nearest of Angiulli & Pizzuti 2002 (doi 10.1007/3-540-45681-3_2).
 
     Departures: Scott's rule counts references divided by the window, since overlapping windows are not
     independent; off the axes the density is white noise; a kernel of finite support has 1 % of a gaussian one
     beside it in the score (not in ``log_prob``), and ``outside_support`` says where that alone is left;
-    missing steps hold their conditional mean under the linear base.
+    missing steps hold their conditional mean under the linear base. With 'knn' the adaptive kernels are those
+    of ``log_prob`` and samples alone: the score's distance is one of whole windows, of which references keep
+    the principal coordinates; off those, two windows are as far apart as noise is on average.
     """
 
     Config: ClassVar[type[DetectorConfig]] = KdeConfig
@@ -150,33 +105,47 @@ class KdeDetector(Detector):
     def _fit_members(self, windows: Windows) -> dict[str, Tensor]:
         moments, kept = trimmed(windows, self.config.trim)
         base = LinearBase.of(moments, windows.window, self.config.latent)
-        refs = self._references(base, kept)
-        stored = {
-            "reference": refs.z,
-            "reference_start": refs.start,
-            "references": refs.count,
-            "bandwidth": refs.bandwidth,
-        }
-        state = base.state() | stored
+        state = base.state() | self._references(base, kept).state()
         return state | parts.scale_of(lambda values, mask, start: self._raw(state, values, mask, start), kept)
 
-    def _references(self, base: LinearBase, windows: Windows) -> _References:
+    def _references(self, base: LinearBase, windows: Windows) -> References:
         n = min(self.config.references, windows.n_windows)
         index = windows.drawn(n)
         values, mask = windows.gathered(index)
-        z = base.split(base.filled(values, mask))[0]
+        z, off = base.split(base.filled(values, mask))
         count = (windows.weight > 0).sum(1).clamp_max(n)
         start = (windows.start.unsqueeze(1) + index).to(torch.int32)
         # Fewer windows than references come back repeated; the distinct ones go to the front.
         first = torch.cat([torch.ones_like(start[:, :1], dtype=torch.bool), start.diff(dim=1) != 0], dim=1)
         order = (~first).to(torch.uint8).argsort(dim=1, stable=True)
-        z, start = z.gather(1, order.unsqueeze(2).expand_as(z)), start.gather(1, order)
-        bandwidth = scott(count / windows.window, base.latent)
-        return _References(z, start, count.to(torch.int32), bandwidth.to(torch.float32))
+        z, off = z.gather(1, order.unsqueeze(2).expand_as(z)), off.gather(1, order)
+        bandwidth = scott(count / windows.window, base.latent).to(torch.float32).unsqueeze(1)
+        refs = References(z, start.gather(1, order), count.to(torch.int32), bandwidth)
+        return self._typical(base, refs, off) if self.config.bandwidth == "knn" else refs
+
+    def _typical(self, base: LinearBase, refs: References, off: Tensor) -> References:
+        """The references with the bandwidth in which distances of whole windows are told."""
+        away = self._away(base, refs, refs.z, off, refs.start)
+        middle = away.median(dim=1, keepdim=True).values.clamp_min(math.sqrt(FLOOR))
+        return replace(refs, bandwidth=middle / math.sqrt(base.latent))
+
+    def _away(self, base: LinearBase, refs: References, z: Tensor, off: Tensor, start: Tensor) -> Tensor:
+        """Mean distance of whole windows to the nearest references, ``(n_targets, k)``.
+
+        References are kept on the axes alone: off them, two windows are as far apart as their noise makes
+        them on average.
+        """
+        spread = base.spread.unsqueeze(1)
+        beyond = off + base.noise.unsqueeze(1) * base.off_axes
+        plain = replace(refs, z=refs.z * spread)
+        return plain.mean_distance(z * spread, start, self.config.window, self.config.neighbours, beyond)
 
     def _raw(self, state: dict[str, Tensor], values: Tensor, mask: Tensor | None, start: Tensor) -> Tensor:
         """Parts as theory standardises them: latent, rest, steps; ``(n_targets, k, 2 + window)``."""
-        base, refs = LinearBase.load(state), _References.load(state)
+        base, refs = LinearBase.load(state), References.load(state)
+
+        def energy(z: Tensor, off: Tensor) -> Tensor:
+            return (self._away(base, refs, z, off, start) / refs.bandwidth).square()
 
         def log_latent(z: Tensor) -> Tensor:
             own = refs.log_density(z, start, self.config.window, self.config.kernel)
@@ -185,6 +154,8 @@ class KdeDetector(Detector):
             wide = refs.log_density(z, start, self.config.window, "gaussian")
             return torch.logaddexp(own, wide + math.log(GAUSSIAN_SHARE))
 
+        if self.config.bandwidth == "knn":
+            return parts.energy_parts(base, base.normal, values, mask, energy)
         return parts.latent_parts(base, base.normal, values, mask, log_latent)
 
     def _score(self, windows: Windows) -> Tensor:
@@ -225,7 +196,7 @@ class KdeDetector(Detector):
     def _expect(self, windows: Windows) -> Expected:
         def both(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
-            base, refs = LinearBase.load(state), _References.load(state)
+            base, refs = LinearBase.load(state), References.load(state)
             mean, variance = _nearest(base, refs, piece)
             return torch.stack([mean, (variance + base.noise[:, None, None]).sqrt()], dim=2)
 
@@ -237,21 +208,26 @@ class KdeDetector(Detector):
         return Expected(mean, scale)
 
     def _sample(self, n: int, generator: torch.Generator) -> Tensor:
-        base, refs = LinearBase.load(self._state), _References.load(self._state)
+        base, refs = LinearBase.load(self._state), self._kernels(self._state)
         n_targets, _, d = refs.z.shape
         draw = torch.rand(n, generator=generator)
         chosen = (draw * refs.count.clamp_min(1).unsqueeze(1)).to(torch.int64)
         centre = refs.z.gather(1, chosen.unsqueeze(2).expand(-1, -1, d))
-        z = centre + refs.bandwidth[:, None, None] * kernel_noise(
-            self.config.kernel, (n_targets, n, d), generator
-        )
+        reach = refs.bandwidth.expand(-1, refs.z.shape[1]).gather(1, chosen).unsqueeze(2)
+        z = centre + reach * kernel_noise(self.config.kernel, (n_targets, n, d), generator)
         noise = base.noise_of(torch.randn(n_targets, n, base.mean.shape[1], generator=generator))
         x = base.mean.unsqueeze(1) + base.window_of(z) + noise
         return x.view(n_targets, n, self.config.window, -1)
 
     def _log_latent(self, state: dict[str, Tensor], z: Tensor, windows: Windows) -> Tensor:
-        refs = _References.load(state)
-        return refs.log_density(z, _starts(windows), self.config.window, self.config.kernel)
+        return self._kernels(state).log_density(z, _starts(windows), self.config.window, self.config.kernel)
+
+    def _kernels(self, state: dict[str, Tensor]) -> References:
+        """The references with the bandwidths of the density."""
+        refs = References.load(state)
+        if self.config.bandwidth == "scott":
+            return refs
+        return refs.adaptive(self.config.window, self.config.neighbours)
 
     def _state_of(self, members: slice) -> dict[str, Tensor]:
         return {name: tensor[members] for name, tensor in self._state.items()}
@@ -265,7 +241,7 @@ def _starts(windows: Windows) -> Tensor:
     return windows.start.unsqueeze(1) + torch.arange(windows.n_windows)
 
 
-def _nearest(base: LinearBase, refs: _References, windows: Windows) -> tuple[Tensor, Tensor]:
+def _nearest(base: LinearBase, refs: References, windows: Windows) -> tuple[Tensor, Tensor]:
     """Mean and variance of the references nearest on the observed steps, ``(n_targets, k, size)``.
 
     Windows without an observed step get those of all references, windows without a reference the mean.

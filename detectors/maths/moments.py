@@ -15,7 +15,7 @@ window 128, 72 % of them have one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -202,14 +202,21 @@ def trimmed(windows: Windows, share: float) -> tuple[Moments, Windows]:
     return blocks.total(keep), windows.weighted(windows.weight * stays)
 
 
-def regular(moments: Moments, window: int) -> Tensor:
-    """Return the shrunken covariance, positive definite whatever the data, in float64."""
+def regular(moments: Moments, window: int, intensity: float | None = None) -> Tensor:
+    """Return the shrunken covariance, positive definite whatever the data, in float64.
+
+    Args:
+        moments: of windows of so many steps.
+        window: steps of one window.
+        intensity: share of the way to a multiple of the identity; estimated where None.
+    """
     covariance = moments.covariance
     unit = torch.eye(covariance.shape[1], dtype=torch.float64)
     level = covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-    intensity = shrinkage(moments, window)[:, None, None]
+    estimated = shrinkage(moments, window) if intensity is None else torch.full_like(moments.count, intensity)
+    share = estimated[:, None, None]
     floor = FLOOR * level.clamp_min(1)
-    shrunken = (1 - intensity) * covariance + (intensity * level + floor) * unit
+    shrunken = (1 - share) * covariance + (share * level + floor) * unit
     broken = torch.linalg.cholesky_ex(shrunken).info > 0
     if bool(broken.any()):
         # Pairs of different windows need not make a covariance: lift what came out negative.
@@ -217,6 +224,18 @@ def regular(moments: Moments, window: int) -> Tensor:
         values = torch.maximum(values, floor[broken].squeeze(2))
         shrunken[broken] = vectors @ (values.unsqueeze(2) * vectors.transpose(1, 2))
     return shrunken
+
+
+def stationary(moments: Moments, window: int) -> Moments:
+    """Return the moments of a stationary process: pairs of steps as far apart count alike, wherever they lie.
+
+    A covariance of this form that is positive definite makes every prediction from it stable.
+    """
+    mean = moments.mean.view(moments.mean.shape[0], window, -1).mean(1)
+    diagonals = _diagonals(_by_channel(moments.covariance, window))
+    lags = diagonals.sum(-2) / (window - torch.arange(window))
+    upper = _from_diagonals(lags.unsqueeze(-2).expand(diagonals.shape))
+    return replace(moments, mean=mean.repeat(1, window), covariance=_flattened(_mirrored(upper)))
 
 
 def shrinkage(moments: Moments, window: int) -> Tensor:
@@ -249,9 +268,7 @@ def _sums(x: Tensor, weight: Tensor, lags: Tensor, chosen: Tensor, window: int) 
     rows = torch.cat(
         [torch.einsum("nbced,nb->nced", lags, chosen).unsqueeze(-2), corrections[..., :-1, :]], dim=-2
     )
-    upper = _from_diagonals(rows.cumsum(-2))
-    whole = upper + upper.triu(1).transpose(1, 2).transpose(-1, -2)
-    return steps.flatten(1), whole.permute(0, 3, 1, 4, 2).flatten(3).flatten(1, 2)
+    return steps.flatten(1), _flattened(_mirrored(_from_diagonals(rows.cumsum(-2))))
 
 
 def _border_segments(x: Tensor, weight: Tensor, window: int) -> tuple[Tensor, Tensor]:
@@ -305,6 +322,11 @@ def _from_diagonals(diagonals: Tensor) -> Tensor:
     return wide[..., :size]
 
 
+def _mirrored(upper: Tensor) -> Tensor:
+    """Symmetric matrices ``(n, channels, channels, window, window)`` from their upper triangles."""
+    return upper + upper.triu(1).transpose(1, 2).transpose(-1, -2)
+
+
 def _split(flat: Tensor, window: int) -> Tensor:
     """From ``(n, channels * window, channels * window)`` to ``(n, channels, channels, window, window)``."""
     return flat.view(flat.shape[0], -1, window, flat.shape[2] // window, window).transpose(2, 3)
@@ -315,6 +337,11 @@ def _by_channel(matrix: Tensor, window: int) -> Tensor:
     return matrix.reshape(matrix.shape[0], window, matrix.shape[1] // window, window, -1).permute(
         0, 2, 4, 1, 3
     )
+
+
+def _flattened(matrix: Tensor) -> Tensor:
+    """From ``(n, channels, channels, window, window)`` to ``(n, window * channels, window * channels)``."""
+    return matrix.permute(0, 3, 1, 4, 2).flatten(3).flatten(1, 2)
 
 
 def _padded(values: Tensor, points: int) -> Tensor:

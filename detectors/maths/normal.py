@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from detectors.base import Expected, Windows, in_pieces
+from detectors.maths.moments import LARGEST
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,15 @@ class Normal:
         """Log-determinant of the covariance, shape ``(n_targets,)``."""
         return 2 * self.root.diagonal(dim1=1, dim2=2).log().sum(1)
 
+    def about_mean(self, values: Tensor) -> Tensor:
+        """Return windows ``(n_targets, k, window, n_channels)`` flat, less the mean, in float64."""
+        return values.flatten(2).clamp(-LARGEST, LARGEST).to(torch.float64) - self.mean.unsqueeze(1)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Return n draws of each distribution, ``(n_targets, n, size)``, step after step."""
+        noise = torch.randn(self.mean.shape[0], n, self.mean.shape[1], generator=generator)
+        return self.mean.unsqueeze(1) + noise.to(torch.float64) @ self.root.transpose(1, 2)
+
     def completed(self, x: Tensor, missing: Tensor, *, with_variance: bool = False) -> Completed:
         """Return the windows with every missing value at its conditional mean, exactly.
 
@@ -117,6 +130,34 @@ class Normal:
         explained = torch.linalg.solve_triangular(factor, cross, upper=False).square().sum(1)
         own = self.precision.diagonal(dim1=1, dim2=2)[member]
         return torch.where(missing, hidden, (own - explained).clamp_min(1e-12).reciprocal())
+
+
+def normal_expect(windows: Windows, normal_of: Callable[[slice], Normal]) -> Expected:
+    """Return mean and standard deviation of every step given the other observed ones.
+
+    Args:
+        windows: the windows of a bank.
+        normal_of: the distributions of some of its members.
+    """
+
+    def both(members: slice, piece: Windows) -> Tensor:
+        normal = normal_of(members)
+        mean, variance = normal.conditional(normal.about_mean(piece.values), piece.mask.flatten(2))
+        return torch.stack([mean + normal.mean.unsqueeze(1), variance.sqrt()], dim=2).to(torch.float32)
+
+    found = in_pieces(windows, both, values=2**21 // (windows.window * windows.n_channels))
+    mean, scale = found.view(*found.shape[:3], windows.window, -1).unbind(2)
+    return Expected(mean, scale)
+
+
+def normal_log_prob(windows: Windows, normal_of: Callable[[slice], Normal]) -> Tensor:
+    """Return the log-density of the observed values of every window; arguments as for ``normal_expect``."""
+
+    def density(members: slice, piece: Windows) -> Tensor:
+        normal = normal_of(members)
+        return normal.log_prob(normal.about_mean(piece.values), piece.mask.flatten(2))
+
+    return in_pieces(windows, density)
 
 
 def _padded_indices(missing: Tensor) -> tuple[Tensor, Tensor]:

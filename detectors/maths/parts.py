@@ -31,6 +31,9 @@ NORMAL_TAIL = 2.576
 SMALLEST_SCALE = 0.5
 """A part that hardly moves on training windows counts at most double."""
 
+TINY = 1e-12
+"""Added to every squared score: vectorised square roots take several times as long where there are zeros."""
+
 Raw = Callable[[Tensor, Tensor | None, Tensor], Tensor]
 """Values, mask (None: nothing missing) and start of windows to their parts: window-level, then one per step.
 
@@ -93,11 +96,22 @@ def scaled(parts: Tensor, state: dict[str, Tensor]) -> Tensor:
 
 def combined(parts: Tensor, state: dict[str, Tensor]) -> Tensor:
     """Return the score of every step, ``(n_targets, k, window)``, from the parts of theory."""
-    middle, scale = state["part_middle"].unsqueeze(1), state["part_scale"].unsqueeze(1)
-    first = middle.shape[2] - 1
-    shared = ((parts[:, :, :first] - middle[:, :, :-1]) / scale[:, :, :-1]).clamp_min_(0).square_()
-    own = (parts[:, :, first:] - middle[:, :, -1:]).clamp_min_(0).div_(scale[:, :, -1:]).square_()
-    return own.add_(shared.sum(2, keepdim=True)).sqrt_()
+    first = state["part_middle"].shape[1] - 1
+    own = own_square(parts[:, :, first:], state)
+    return own.add_(shared_square(parts[:, :, :first], state).unsqueeze(2)).sqrt_()
+
+
+def shared_square(parts: Tensor, state: dict[str, Tensor]) -> Tensor:
+    """Return the squared length of what the window-level parts ``(n_targets, k, parts)`` add to a score."""
+    middle, scale = state["part_middle"][:, None, :-1], state["part_scale"][:, None, :-1]
+    return ((parts - middle) / scale).clamp_min_(0).square_().sum(2).add_(TINY)
+
+
+def own_square(step: Tensor, state: dict[str, Tensor]) -> Tensor:
+    """Return the square of what the steps' own parts, any shape behind ``n_targets``, add to their scores."""
+    shape = (-1, *[1] * (step.ndim - 1))
+    middle, scale = state["part_middle"][:, -1].view(shape), state["part_scale"][:, -1].view(shape)
+    return (step - middle).clamp_min_(0).div_(scale).square_()
 
 
 def missing_in(windows: Windows) -> Tensor | None:
@@ -133,14 +147,33 @@ def latent_parts(
         mask: same shape, True where missing; None where nothing is.
         log_latent: maps latents ``(n_targets, k, latent)`` to their log-density ``(n_targets, k)``.
     """
+
+    def energy(z: Tensor, _: Tensor) -> Tensor:
+        # Twice the negative log-density, less that of a normal's peak, is chi-squared if z is normal.
+        return (-2 * log_latent(z) - base.latent * math.log(2 * math.pi)).clamp_min(0)
+
+    return energy_parts(base, normal, values, mask, energy)
+
+
+def energy_parts(
+    base: LinearBase,
+    normal: Normal,
+    values: Tensor,
+    mask: Tensor | None,
+    energy: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Return the same parts from what is about chi-squared with ``latent`` degrees of freedom.
+
+    ``energy`` maps latents and the squared norms of what lies off the axes, ``(n_targets, k)``; the other
+    arguments are those of ``latent_parts``.
+    """
     x = base.about_mean(values)
     gone: Tensor | int = 0
     if mask is not None:
         gone = mask.flatten(2).sum(2)
         x = normal.completed(x, mask.flatten(2)).x.to(torch.float32)
     z, off = base.split(x)
-    # Twice the negative log-density, less that of a standard normal's peak, is chi-squared if z is standard.
-    energy = (-2 * log_latent(z) - base.latent * math.log(2 * math.pi)).clamp_min(0)
     step, _ = steps_of(x @ normal.whitener.transpose(1, 2).to(torch.float32), mask, values.shape[3])
+    latent = standard(energy(z, off), base.latent)
     rest = standard(off / base.noise.unsqueeze(1), base.off_axes - gone) if base.off_axes else off * 0
-    return torch.cat([standard(energy, base.latent).unsqueeze(2), rest.unsqueeze(2), step], dim=2)
+    return torch.cat([latent.unsqueeze(2), rest.unsqueeze(2), step], dim=2)

@@ -69,19 +69,53 @@ def innovations(mean: Array, covariance: Array, x: Array) -> Array:
     return out
 
 
+def chain_innovations(covariance: Array, x: Array, order: int, lag: int = 0) -> Array:
+    """Standardised surprises of a window about its mean, ``(window, n_channels)``, one regression each.
+
+    A value is predicted from the last ``order`` steps, the one ``lag`` steps before and the channels before
+    its own at the same step, as far as the window holds them. The covariance is that of
+    ``max(order, lag) + 1`` steps.
+    """
+    window, channels = x.shape
+    back = max(order, lag)
+    out = np.zeros_like(x)
+    for t in range(window):
+        steps = [s for s in range(t) if t - s <= order or (lag and t - s == lag)]
+        for c in range(channels):
+            seen = [(s, e) for s in steps for e in range(channels)] + [(t, e) for e in range(c)]
+            at = [(back - (t - s)) * channels + e for s, e in seen]
+            own = back * channels + c
+            gain = np.linalg.solve(covariance[np.ix_(at, at)], covariance[at, own])
+            predicted = sum(g * x[place] for g, place in zip(gain, seen, strict=True))
+            out[t, c] = (x[t, c] - predicted) / math.sqrt(covariance[own, own] - gain @ covariance[at, own])
+    return out
+
+
 def kernel_log_density(
-    z: Array, start: int, references: Array, starts: Array, bandwidth: float, window: int
+    z: Array, start: int, references: Array, starts: Array, bandwidths: Array, window: int
 ) -> float:
     """Gaussian kernel density of one latent; references closer than a window do not count."""
     total, left = 0.0, 0
     d = len(z)
-    for reference, own in zip(references, starts, strict=True):
+    for reference, own, bandwidth in zip(references, starts, bandwidths, strict=True):
         if abs(int(own) - start) < window:
             continue
         gap = ((z - reference) ** 2).sum() / bandwidth**2
         total += math.exp(-0.5 * gap) / (2 * math.pi * bandwidth**2) ** (d / 2)
         left += 1
     return math.log(total / left)
+
+
+def mean_nearest(
+    x: Array, start: int, references: Array, starts: Array, neighbours: int, window: int, beyond: float = 0.0
+) -> float:
+    """Mean distance to the nearest references that are not closer in time than a window."""
+    squares = [
+        ((x - reference) ** 2).sum() + beyond
+        for reference, own in zip(references, starts, strict=True)
+        if abs(int(own) - start) >= window
+    ]
+    return float(np.sqrt(sorted(squares)[:neighbours]).mean())
 
 
 def window_deviations(windows: Windows, target: int) -> Array:

@@ -70,6 +70,14 @@ def test_pooled_windows_do_not_cross_a_seam() -> None:
     ]
 
 
+def test_shorter_windows_have_weight_where_one_of_weight_covers_them() -> None:
+    windows = counting(1, 12, 5).weighted(torch.tensor([[0.0, 1, 0, 0, 0, 0, 1, 0]]))
+    shorter = windows.shorter(3)
+    assert shorter.window == 3
+    assert shorter.weight[0].tolist() == [0, 1, 1, 1, 0, 0, 1, 1, 1, 0]
+    assert torch.equal(windows.shorter(5).weight, windows.weight)
+
+
 @given(
     used=st.lists(st.booleans(), min_size=1, max_size=40),
     n=st.integers(1, 60),

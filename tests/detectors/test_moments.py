@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.base import Windows
-from detectors.maths.moments import BlockMoments, regular, shrinkage, trimmed
+from detectors.maths.moments import BlockMoments, regular, shrinkage, stationary, trimmed
 from detectors.maths.ppca import Ppca
 
 
@@ -50,6 +50,21 @@ def test_sliding_moments_are_exact_at_full_length() -> None:
     values = windows.values[0, :, :, 0].double().numpy()
     np.testing.assert_allclose(moments.mean[0], values.mean(0), rtol=1e-9)
     np.testing.assert_allclose(moments.covariance[0], np.cov(values.T, bias=True), rtol=1e-6)
+
+
+def test_stationary_moments_are_the_means_over_pairs_of_steps_as_far_apart() -> None:
+    moments = BlockMoments.of(drawn(4, 2, 60, 2, 5, 0.1, 0.0)).total()
+    found = stationary(moments, 5)
+    covariance = moments.covariance.view(2, 5, 2, 5, 2)
+    for i in range(5):
+        for j in range(i, 5):
+            lag = j - i
+            wanted = torch.stack([covariance[:, k, :, k + lag] for k in range(5 - lag)]).mean(0)
+            torch.testing.assert_close(found.covariance.view(2, 5, 2, 5, 2)[:, i, :, j], wanted)
+    torch.testing.assert_close(found.covariance, found.covariance.mT)
+    torch.testing.assert_close(
+        found.mean.view(2, 5, 2), moments.mean.view(2, 5, 2).mean(1, True).expand(-1, 5, -1)
+    )
 
 
 def test_a_far_outlier_in_a_dropped_block_leaves_no_trace() -> None:
