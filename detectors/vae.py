@@ -9,10 +9,20 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import relu, softplus
+from torch.nn.functional import softplus
 
 from detectors.base import Density, Detector, DetectorConfig, Expected, Progress, Windows
-from detectors.stacked import Batch, Params, Training, batches, dense, linear, train
+from detectors.stacked import (
+    Batch,
+    Params,
+    Training,
+    asinh,
+    batches,
+    filled,
+    perceptron,
+    perceptron_weights,
+    train,
+)
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -206,22 +216,14 @@ class VaeDetector(Detector):
 
     def _batches(self, windows: Windows, draws: int) -> Iterator[tuple[slice, Batch]]:
         """Yield all windows, missing steps filled, few enough at a time for ``draws`` decodings."""
-        network = self._network(windows.n_channels)
         one = windows.n_targets * draws * max(windows.window * windows.n_channels, self.config.hidden)
         for part, batch in batches(windows, max(1, CHUNK // one)):
-            yield part, self._filled(network, batch)
+            yield part, filled(batch, self._reconstruct, self.config.imputations)
 
-    def _filled(self, network: _VaeNetwork, batch: Batch) -> Batch:
-        """Return the batch with missing values replaced by their reconstruction, round by round."""
-        if bool((batch.kept == 1).all()):
-            return batch
-        gappy = (batch.kept < 1).any(dim=2).any(dim=0).nonzero().flatten()
-        kept, values = batch.kept[:, gappy], batch.values[:, gappy]
-        for _ in range(self.config.imputations):
-            mean = network.decode(self._state, network.posterior(self._state, values).mean).mean
-            values = torch.where(kept == 1, values, mean)
-        values = torch.where(self._state["failed"][:, None, None], batch.values[:, gappy], values)
-        return Batch(batch.values.index_copy(1, gappy, values), batch.kept)
+    def _reconstruct(self, x: Tensor) -> Tensor:
+        network = self._network(self._n_channels())
+        mean = network.decode(self._state, network.posterior(self._state, x).mean).mean
+        return torch.where(self._state["failed"][:, None, None], 0.0, mean)
 
     def _noise(self, n: int) -> Tensor:
         """Return the fixed latent draws, in opposite pairs so that their mean is exact."""
@@ -247,12 +249,8 @@ class _VaeNetwork:
     def initial(self, generator: torch.Generator) -> Params:
         hidden, latent = self.config.hidden, self.config.latent
         layers = {
-            **dense("encoder.0", self.length, hidden, generator),
-            **dense("encoder.1", hidden, hidden, generator),
-            **dense("encoder.2", hidden, 2 * latent, generator),
-            **dense("decoder.0", latent, hidden, generator),
-            **dense("decoder.1", hidden, hidden, generator),
-            **dense("decoder.2", hidden, 2 * self.length, generator),
+            **perceptron_weights("encoder", self.length, hidden, 2 * latent, generator),
+            **perceptron_weights("decoder", latent, hidden, 2 * self.length, generator),
         }
         # Heads start near zero: q(z) near the prior, reconstruction near the median.
         for head in ("encoder.2.weight", "decoder.2.weight"):
@@ -260,15 +258,11 @@ class _VaeNetwork:
         return layers
 
     def posterior(self, params: Params, x: Tensor) -> _Normal:
-        h = relu(linear(params, "encoder.0", x.asinh()))
-        h = relu(linear(params, "encoder.1", h))
-        mean, sd = linear(params, "encoder.2", h).chunk(2, dim=2)
+        mean, sd = perceptron(params, "encoder", asinh(x)).chunk(2, dim=2)
         return _Normal(mean, softplus(sd) + 1e-4)
 
     def decode(self, params: Params, z: Tensor) -> _Normal:
-        h = relu(linear(params, "decoder.0", z))
-        h = relu(linear(params, "decoder.1", h))
-        mean, sd = linear(params, "decoder.2", h).chunk(2, dim=2)
+        mean, sd = perceptron(params, "decoder", z).chunk(2, dim=2)
         return _Normal(mean, softplus(sd) + self.config.sd_floor)
 
     def decode_draws(self, params: Params, z: Tensor) -> _Normal:

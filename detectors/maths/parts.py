@@ -100,6 +100,13 @@ def steps_of(innovations: Tensor, mask: Tensor | None, n_channels: int) -> tuple
     return (step if mask is None else step.masked_fill_(mask.all(3), 0.0)), energy
 
 
+def latent_surprise(log_density: Tensor, latent: int) -> Tensor:
+    """Return log-densities of a whitened latent as about standard normal surprises; same shape."""
+    # Twice the negative log-density, less that of a standard normal's peak, is chi-squared if z is standard.
+    energy = (-2 * log_density - latent * math.log(2 * math.pi)).clamp_min(0)
+    return standard(energy, latent)
+
+
 def latent_parts(
     base: LinearBase,
     normal: Normal,
@@ -122,8 +129,7 @@ def latent_parts(
         gone = mask.flatten(2).sum(2)
         x = normal.completed(x, mask.flatten(2)).x.to(torch.float32)
     z, off = base.split(x)
-    # Twice the negative log-density, less that of a standard normal's peak, is chi-squared if z is standard.
-    energy = (-2 * log_latent(z) - base.latent * math.log(2 * math.pi)).clamp_min(0)
+    latent = latent_surprise(log_latent(z), base.latent)
     step, _ = steps_of(x @ normal.whitener.transpose(1, 2).to(torch.float32), mask, values.shape[3])
     rest = standard(off / base.noise.unsqueeze(1), base.off_axes - gone) if base.off_axes else off * 0
-    return torch.cat([standard(energy, base.latent).unsqueeze(2), rest.unsqueeze(2), step], dim=2)
+    return torch.cat([latent.unsqueeze(2), rest.unsqueeze(2), step], dim=2)

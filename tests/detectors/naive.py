@@ -84,6 +84,15 @@ def kernel_log_density(
     return math.log(total / left)
 
 
+def perceptron(state: dict[str, Array], name: str, x: Array) -> Array:
+    """Three dense layers, one value of one layer at a time, rectified between."""
+    for layer in range(3):
+        weight, bias = state[f"{name}.{layer}.weight"], state[f"{name}.{layer}.bias"]
+        sums = [bias[j] + sum(x[i] * weight[i, j] for i in range(len(x))) for j in range(len(bias))]
+        x = np.array([max(each, 0.0) if layer < 2 else each for each in sums])
+    return x
+
+
 def window_deviations(windows: Windows, target: int) -> Array:
     """Root of the mean variance of the channels of every window, of its observed steps only."""
     out = np.zeros(windows.n_windows)
