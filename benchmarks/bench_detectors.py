@@ -24,7 +24,7 @@ from detectors.maths.moments import BlockMoments
 POINTS, WINDOW, BANK = 4032, 128, 64
 """The size that figures are asked for: points of a series, steps of a window, series of a bank."""
 
-DETECTORS = ("robust_z", "gaussian", "gmm", "kde", "vae", "tadgan")
+DETECTORS = ("robust_z", "gaussian", "gmm", "kde", "autoencoder", "vae", "tadgan")
 WINDOWS = {"tadgan": 100}
 """The paper's window where it is not 128."""
 
