@@ -126,15 +126,10 @@ class GmmDetector(Detector):
 
     def _sample(self, n: int, generator: torch.Generator) -> Tensor:
         base, fitted = LinearBase.load(self._state), _mixture_of(self._state)
-        n_targets, _, latent = fitted.mean.shape
-        component = fitted.weight.multinomial(n, replacement=True, generator=generator)
-        rows = torch.arange(n_targets).unsqueeze(1)
-        white = torch.randn(n_targets, n, latent, 1, generator=generator)
-        roots = torch.linalg.cholesky(fitted.covariance).to(torch.float32)
-        z = fitted.mean.to(torch.float32)[rows, component] + (roots[rows, component] @ white).squeeze(3)
-        noise = base.noise_of(torch.randn(n_targets, n, base.mean.shape[1], generator=generator))
+        z = fitted.sample(n, generator)
+        noise = base.noise_of(torch.randn(*z.shape[:2], base.mean.shape[1], generator=generator))
         x = base.mean.unsqueeze(1) + base.window_of(z) + noise
-        return x.view(n_targets, n, self.config.window, -1)
+        return x.view(*z.shape[:2], self.config.window, -1)
 
     def log_prob(self, windows: Windows) -> Tensor:
         """Return the log-density of the observed values of every window, ``(n_targets, n_windows)``."""

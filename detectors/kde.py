@@ -144,8 +144,9 @@ class KdeDetector(Detector):
         """Parts as theory standardises them: latent, rest, steps; ``(n_targets, k, 2 + window)``."""
         base, refs = LinearBase.load(state), References.load(state)
 
-        def energy(z: Tensor, off: Tensor) -> Tensor:
-            return (self._away(base, refs, z, off, start) / refs.bandwidth).square()
+        def farness(z: Tensor, off: Tensor) -> Tensor:
+            away = self._away(base, refs, z, off, start) / refs.bandwidth
+            return parts.standard(away.square(), base.latent)
 
         def log_latent(z: Tensor) -> Tensor:
             own = refs.log_density(z, start, self.config.window, self.config.kernel)
@@ -155,7 +156,7 @@ class KdeDetector(Detector):
             return torch.logaddexp(own, wide + math.log(GAUSSIAN_SHARE))
 
         if self.config.bandwidth == "knn":
-            return parts.energy_parts(base, base.normal, values, mask, energy)
+            return parts.surprise_parts(base, base.normal, values, mask, farness)
         return parts.latent_parts(base, base.normal, values, mask, log_latent)
 
     def _score(self, windows: Windows) -> Tensor:

@@ -66,6 +66,15 @@ class Mixture:
         """Log-density, shape ``(n_targets, k)``."""
         return self.log_joint(z).logsumexp(2)
 
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Return n draws of every member, float32, ``(n_targets, n, d)``."""
+        n_targets, _, d = self.mean.shape
+        component = self.weight.multinomial(n, replacement=True, generator=generator)
+        rows = torch.arange(n_targets).unsqueeze(1)
+        white = torch.randn(n_targets, n, d, 1, generator=generator)
+        roots = torch.linalg.cholesky(self.covariance).to(torch.float32)
+        return self.mean.to(torch.float32)[rows, component] + (roots[rows, component] @ white).squeeze(3)
+
     def padded(self, components: int) -> Mixture:
         """The same mixture with room for more components."""
         n, own, d = self.mean.shape

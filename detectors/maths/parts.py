@@ -131,6 +131,13 @@ def steps_of(innovations: Tensor, mask: Tensor | None, n_channels: int) -> tuple
     return (step if mask is None else step.masked_fill_(mask.all(3), 0.0)), energy
 
 
+def latent_surprise(log_density: Tensor, latent: int) -> Tensor:
+    """Return log-densities of a whitened latent as about standard normal surprises; same shape."""
+    # Twice the negative log-density, less that of a standard normal's peak, is chi-squared if z is standard.
+    energy = (-2 * log_density - latent * math.log(2 * math.pi)).clamp_min(0)
+    return standard(energy, latent)
+
+
 def latent_parts(
     base: LinearBase,
     normal: Normal,
@@ -147,24 +154,21 @@ def latent_parts(
         mask: same shape, True where missing; None where nothing is.
         log_latent: maps latents ``(n_targets, k, latent)`` to their log-density ``(n_targets, k)``.
     """
-
-    def energy(z: Tensor, _: Tensor) -> Tensor:
-        # Twice the negative log-density, less that of a normal's peak, is chi-squared if z is normal.
-        return (-2 * log_latent(z) - base.latent * math.log(2 * math.pi)).clamp_min(0)
-
-    return energy_parts(base, normal, values, mask, energy)
+    return surprise_parts(
+        base, normal, values, mask, lambda z, _: latent_surprise(log_latent(z), base.latent)
+    )
 
 
-def energy_parts(
+def surprise_parts(
     base: LinearBase,
     normal: Normal,
     values: Tensor,
     mask: Tensor | None,
-    energy: Callable[[Tensor, Tensor], Tensor],
+    surprise: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Return the same parts from what is about chi-squared with ``latent`` degrees of freedom.
+    """Return the same parts from a window's surprise that is about standard normal by theory.
 
-    ``energy`` maps latents and the squared norms of what lies off the axes, ``(n_targets, k)``; the other
+    ``surprise`` maps latents and the squared norms of what lies off the axes, ``(n_targets, k)``; the other
     arguments are those of ``latent_parts``.
     """
     x = base.about_mean(values)
@@ -174,6 +178,6 @@ def energy_parts(
         x = normal.completed(x, mask.flatten(2)).x.to(torch.float32)
     z, off = base.split(x)
     step, _ = steps_of(x @ normal.whitener.transpose(1, 2).to(torch.float32), mask, values.shape[3])
-    latent = standard(energy(z, off), base.latent)
+    latent = surprise(z, off)
     rest = standard(off / base.noise.unsqueeze(1), base.off_axes - gone) if base.off_axes else off * 0
     return torch.cat([latent.unsqueeze(2), rest.unsqueeze(2), step], dim=2)

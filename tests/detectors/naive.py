@@ -118,6 +118,49 @@ def mean_nearest(
     return float(np.sqrt(sorted(squares)[:neighbours]).mean())
 
 
+def perceptron(state: dict[str, Array], name: str, x: Array) -> Array:
+    """Three dense layers, one value of one layer at a time, rectified between."""
+    for layer in range(3):
+        weight, bias = state[f"{name}.{layer}.weight"], state[f"{name}.{layer}.bias"]
+        sums = [bias[j] + sum(x[i] * weight[i, j] for i in range(len(x))) for j in range(len(bias))]
+        x = np.array([max(each, 0.0) if layer < 2 else each for each in sums])
+    return x
+
+
+def autoencoder_score(state: dict[str, Array], x: Array, missing: NDArray[np.bool_], rounds: int) -> Array:
+    """Score of every step of one window of one channel; missing steps are rebuilt round by round."""
+    x = np.where(missing, 0.0, x)
+    for _ in range(rounds):
+        again = perceptron(state, "decoder", perceptron(state, "encoder", np.arcsinh(x)))
+        x = np.where(missing, again, x)
+    code = perceptron(state, "encoder", np.arcsinh(x))
+    off = np.where(missing, 0.0, x - perceptron(state, "decoder", code)) / state["spread"]
+    white = np.linalg.solve(state["latent_root"], code - state["latent_mean"])
+    density = sum(
+        weight * math.exp(normal_log_density(centre, covariance, white))
+        for weight, centre, covariance in zip(
+            state["weight"], state["centre"], state["covariance"], strict=True
+        )
+    )
+    d = len(code)
+    surprises = [
+        _standard(max(-2 * math.log(density) - d * math.log(2 * math.pi), 0.0), d),
+        _standard((off**2).sum(), (~missing).sum()),
+    ]
+    middle, scale = state["part_middle"], state["part_scale"]
+    shared = sum(max((surprises[i] - middle[i]) / scale[i], 0.0) ** 2 for i in range(2))
+    out = np.zeros(len(x))
+    for t in range(len(x)):
+        own = 0.0 if missing[t] else _standard(off[t] ** 2, 1)
+        out[t] = math.sqrt(shared + max((own - middle[2]) / scale[2], 0.0) ** 2)
+    return out
+
+
+def _standard(chi_squared: float, freedom: float) -> float:
+    """About standard normal (Fisher 1925)."""
+    return math.sqrt(2 * chi_squared) - math.sqrt(2 * freedom - 1)
+
+
 def window_deviations(windows: Windows, target: int) -> Array:
     """Root of the mean variance of the channels of every window, of its observed steps only."""
     out = np.zeros(windows.n_windows)

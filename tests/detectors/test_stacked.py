@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import naive
 import pytest
 import torch
 from hypothesis import given
@@ -17,11 +18,15 @@ from detectors.stacked import (
     Draws,
     Params,
     Training,
+    asinh,
     batches,
     dense,
     draw,
+    filled,
     linear,
     one_thread,
+    perceptron,
+    perceptron_weights,
     train,
     trimmed_mean,
 )
@@ -220,6 +225,46 @@ def test_batches_cover_every_window_once_and_say_what_is_missing() -> None:
     kept = torch.cat([batch.kept for _, batch in parts], dim=1)
     torch.testing.assert_close(values, windows.values.reshape(1, 7, 12))
     torch.testing.assert_close(kept, (~windows.mask).float().reshape(1, 7, 12))
+
+
+def test_missing_values_are_filled_round_by_round_and_the_others_stay() -> None:
+    values = torch.randn(2, 5, WINDOW, generator=torch.Generator().manual_seed(2))
+    missing = torch.zeros(2, 5, WINDOW, dtype=torch.bool)
+    missing[0, 1, 2], missing[1, 3, :4] = True, True
+    values = values.masked_fill(missing, 0.0)
+
+    def reconstruct(x: Tensor) -> Tensor:
+        return 0.5 * x + 1
+
+    slow = values.clone()
+    for _ in range(3):
+        for at in missing.nonzero().tolist():
+            slow[tuple(at)] = 0.5 * slow[tuple(at)] + 1
+    found = filled(Batch.of(values, missing), reconstruct, 3)
+    torch.testing.assert_close(found.values, slow)
+    assert found.values[0, 1, 2] == 1.75
+    assert torch.equal(found.kept, (~missing).float())
+
+
+def test_a_batch_without_gaps_is_not_reconstructed() -> None:
+    whole = Batch.of(torch.zeros(1, 3, WINDOW), None)
+    assert filled(whole, lambda x: x / 0, 10) is whole
+
+
+def test_the_inverse_hyperbolic_sine_is_exact_from_the_smallest_to_the_farthest_value() -> None:
+    x = 10.0 ** torch.linspace(-30, 12, 1000, dtype=torch.float64)
+    x = torch.cat([-x, torch.zeros(1, dtype=torch.float64), x]).float()
+    torch.testing.assert_close(asinh(x), x.double().asinh().float(), rtol=3e-7, atol=0.0)
+
+
+def test_a_perceptron_is_its_layers_one_value_at_a_time() -> None:
+    weights = perceptron_weights("net", WINDOW, 4, 3, torch.Generator().manual_seed(3))
+    x = torch.randn(1, 2, WINDOW, generator=torch.Generator().manual_seed(4))
+    found = perceptron({name: value.unsqueeze(0) for name, value in weights.items()}, "net", x)
+    slow = {name: value.double().numpy() for name, value in weights.items()}
+    for i in range(2):
+        expected = torch.from_numpy(naive.perceptron(slow, "net", x[0, i].double().numpy()))
+        torch.testing.assert_close(found[0, i], expected.float())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -80,13 +81,16 @@ def test_a_score_is_the_slow_mean_over_its_latent_draws(fitted: VaeDetector, uns
     proposal = torch.distributions.Normal(posterior.mean, posterior.sd)
     prior = torch.distributions.Normal(0.0, 1.0)
     distance = torch.distributions.kl_divergence(proposal, prior).sum(dim=2)
-    slow = error + math.sqrt(WINDOW) * (error.sum(dim=1, keepdim=True) + distance) / WINDOW
+    slow = (
+        error
+        + fitted.config.together * math.sqrt(WINDOW) * (error.sum(dim=1, keepdim=True) + distance) / WINDOW
+    )
     torch.testing.assert_close(fitted.score(unseen)[:, 17], slow, rtol=1e-4, atol=1e-4)
 
 
 def test_a_weak_shift_that_lasts_shows_in_the_newest_step(fitted: VaeDetector, unseen: Windows) -> None:
     shifted = unseen.series.clone()
-    shifted[:, 300:] += 0.3
+    shifted[:, 300:] += 0.5
     alone = VaeDetector.load(VaeConfig(window=WINDOW, steps=300, together=0.0), fitted.state())
 
     def share_above(detector: VaeDetector) -> float:
@@ -114,11 +118,41 @@ def test_the_training_signal_is_reconstructed(fitted: VaeDetector, unseen: Windo
     assert 0.2 < float(expected.scale.median()) < 0.4
 
 
+def test_the_standard_deviation_of_a_place_is_the_same_in_every_window(
+    fitted: VaeDetector, unseen: Windows
+) -> None:
+    scale = fitted.expect(unseen).scale
+    assert scale is not None
+    assert torch.equal(scale, scale[:, :1].expand_as(scale))
+
+
+def test_where_it_depends_on_the_latent_it_follows_the_noise() -> None:
+    """Noise that is three times as loud in every other stretch, which the level announces."""
+    loud = (torch.arange(2000) // 40) % 2 == 1
+    noise = torch.randn(2000, generator=torch.Generator().manual_seed(3))
+    series = torch.where(loud, 2 + 0.9 * noise, -2 + 0.3 * noise).view(1, -1, 1)
+    config = VaeConfig(window=WINDOW, steps=300, sd="window")
+    scale = VaeDetector(config).fit(Windows.of(series, WINDOW)).expect(Windows.of(series, WINDOW)).scale
+    assert scale is not None
+    within = loud.unfold(0, WINDOW, 1)
+    assert scale[0, within.all(1)].median() > 2 * scale[0, ~within.any(1)].median()
+
+
+def test_models_of_both_forms_make_one_bank(fitted: VaeDetector, unseen: Windows) -> None:
+    """So that models stored before the default changed go on beside new ones."""
+    old = VaeDetector(replace(fitted.config, sd="window", steps=8)).fit(unseen)
+    stacked = VaeDetector.stack([VaeDetector.load(fitted.config, old.state()), fitted])
+    twice = Windows.of(unseen.series.repeat(2, 1, 1), WINDOW)
+    torch.testing.assert_close(
+        stacked.score(twice), torch.cat([old.score(unseen), fitted.score(unseen)]), rtol=1e-4, atol=1e-4
+    )
+
+
 def test_a_failed_member_scores_by_its_distance_from_the_median(fitted: VaeDetector, unseen: Windows) -> None:
     state = {**fitted.state(), "failed": torch.tensor([True, False])}
     broken = VaeDetector.load(fitted.config, state)
     error = 0.5 * unseen.values[0, :, :, 0].square() + 0.5 * math.log(2 * math.pi)
-    expected = error + math.sqrt(WINDOW) * error.mean(dim=1, keepdim=True)
+    expected = error + fitted.config.together * math.sqrt(WINDOW) * error.mean(dim=1, keepdim=True)
     torch.testing.assert_close(broken.score(unseen)[0], expected)
     torch.testing.assert_close(broken.score(unseen)[1], fitted.score(unseen)[1])
 
@@ -140,6 +174,7 @@ def test_a_group_shares_one_model(unseen: Windows) -> None:
     [
         ({"draws": 3}, "draws must be even and at least 2 .* got 3"),
         ({"latent": 0}, "latent must be at least 1, got 0"),
+        ({"sd": "step"}, "sd must be one of place, window, got 'step'"),
         ({"sd_floor": 0.0}, "sd_floor must be above 0, got 0.0"),
         ({"missing": 1.0}, r"missing must be a share in \[0, 1\), got 1.0"),
         ({"together": -1.0}, "together must be at least 0, got -1.0"),
