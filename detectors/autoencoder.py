@@ -9,15 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detectors.base import Density, Detector, DetectorConfig, Expected, Progress, Windows, in_pieces
+from detectors.base import Density, Detector, Expected, Progress, Windows, in_pieces
 from detectors.maths import mixture, parts
 from detectors.maths.mixture import Mixture
 from detectors.maths.normal import Normal
 from detectors.stacked import (
     FAR,
     Batch,
+    NetworkConfig,
     Params,
-    Training,
     asinh,
     filled,
     perceptron,
@@ -43,7 +43,7 @@ MEMBERS = 4
 
 
 @dataclass(frozen=True)
-class AutoencoderConfig(DetectorConfig):
+class AutoencoderConfig(NetworkConfig):
     """What an autoencoder can be told.
 
     Attributes:
@@ -54,9 +54,6 @@ class AutoencoderConfig(DetectorConfig):
         sd_floor: smallest residual spread of a step, in scaled units.
         imputations: rounds of reconstruction that fill missing steps.
         components: most components of the mixture on the latent, by BIC among powers of two.
-        steps: optimiser steps at most.
-        batch: windows of a target in one step.
-        rate: Adam's highest learning rate.
         trim: share of a batch, the worst, that teaches nothing; nor do as many windows, the worst
             reconstructed, teach which codes are usual.
     """
@@ -67,25 +64,14 @@ class AutoencoderConfig(DetectorConfig):
     sd_floor: float = 0.05
     imputations: int = 10
     components: int = 8
-    steps: int = 120
-    batch: int = 64
-    rate: float = 3e-3
-    trim: float = 0.05
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("latent", "hidden", "imputations", "components"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self._check_counts("latent", "hidden", "imputations", "components")
         if not 0 <= self.noise < math.inf:
             raise ValueError(f"noise must be a number from 0, got {self.noise}")
         if self.sd_floor <= 0:
             raise ValueError(f"sd_floor must be above 0, got {self.sd_floor}")
-        self.training()
-
-    def training(self) -> Training:
-        """Return how the bank is trained; refuses what `Training` refuses."""
-        return Training(steps=self.steps, batch=self.batch, rate=self.rate, trim=self.trim)
 
     def counts(self) -> tuple[int, ...]:
         """Return the numbers of components to choose from, ascending."""
@@ -115,7 +101,7 @@ class AutoencoderDetector(Detector):
     A default member takes 52 KiB at window 24 and 105 KiB at window 128.
     """
 
-    Config: ClassVar[type[DetectorConfig]] = AutoencoderConfig
+    Config = AutoencoderConfig
     density: ClassVar[Density] = Density.NONE
     family: ClassVar[str] = "Autoencoder, plain or denoising"
     paper: ClassVar[str] = "Hinton & Salakhutdinov 2006; Vincent et al. 2008"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,9 +10,9 @@ from torch import Tensor
 from detectors.base import (
     Density,
     Detector,
-    DetectorConfig,
     Expected,
     Progress,
+    TrimmedConfig,
     Windows,
     any_of,
     fit_in_pieces,
@@ -33,7 +32,7 @@ PIECE = 2**18
 
 
 @dataclass(frozen=True)
-class AutoregressiveConfig(DetectorConfig):
+class AutoregressiveConfig(TrimmedConfig):
     """What the autoregression can be told.
 
     Attributes:
@@ -41,13 +40,11 @@ class AutoregressiveConfig(DetectorConfig):
         seasonal: one more step that a prediction looks at lies so many steps back; 0 for none. Used where
             it fits into the window.
         ridge: penalty that keeps coefficients short, as a share of the mean variance of a step.
-        trim: share of the blocks, the worst ones, that is dropped before the last fit.
     """
 
     order: int = 16
     seasonal: int = 0
     ridge: float = 0.001
-    trim: float = 0.05
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,8 +54,6 @@ class AutoregressiveConfig(DetectorConfig):
             raise ValueError(f"seasonal must be at least 0 steps (0 for none), got {self.seasonal}")
         if not 0 <= self.ridge < 1:
             raise ValueError(f"ridge must be at least 0 and below 1, got {self.ridge}")
-        if not 0 <= self.trim < 0.5:
-            raise ValueError(f"trim must be at least 0 and below 0.5, got {self.trim}")
 
 
 class AutoregressiveDetector(Detector):
@@ -77,7 +72,7 @@ class AutoregressiveDetector(Detector):
     one that follows the last innovations hides a change of variance.
     """
 
-    Config: ClassVar[type[DetectorConfig]] = AutoregressiveConfig
+    Config = AutoregressiveConfig
     density = Density.TRACTABLE
     family = "Autoregression"
     paper = "Yule 1927; Walker 1931; Hoerl & Kennard 1970"

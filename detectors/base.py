@@ -48,8 +48,29 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         if self.window < 1:
             raise ValueError(f"window must be at least 1 step, got {self.window}")
-        if self.max_windows < 1:
-            raise ValueError(f"max_windows must be at least 1, got {self.max_windows}")
+        self._check_counts("max_windows")
+
+    def _check_counts(self, *names: str) -> None:
+        """Refuse these fields where they are below 1."""
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class TrimmedConfig(DetectorConfig):
+    """What every detector that drops the worst of its history before it learns can be told.
+
+    Attributes:
+        trim: share of the blocks, the worst ones, that is dropped before the last fit.
+    """
+
+    trim: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.trim < 0.5:
+            raise ValueError(f"trim must be at least 0 and below 0.5, got {self.trim}")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from torch import Tensor
 from detectors.base import (
     Density,
     Detector,
-    DetectorConfig,
     Expected,
     Progress,
     Windows,
@@ -23,11 +22,11 @@ from detectors.maths import flows, parts
 from detectors.maths.flows import TRANSFORMS, Flow, Transform
 from detectors.maths.linear import LinearBase
 from detectors.maths.moments import trimmed
-from detectors.stacked import Training, train
+from detectors.stacked import NetworkConfig, train
 
 
 @dataclass(frozen=True)
-class FlowConfig(DetectorConfig):
+class FlowConfig(NetworkConfig):
     """What the flow can be told.
 
     Attributes:
@@ -36,9 +35,6 @@ class FlowConfig(DetectorConfig):
         latent: principal coordinates the flow lives on.
         transforms: transforms one after another.
         hidden: width of the hidden layer of each.
-        steps: optimiser steps at most.
-        batch: windows of a target in one step.
-        rate: Adam's highest learning rate.
         trim: share of the blocks, the worst ones, that is dropped before fitting; and of every batch.
     """
 
@@ -47,9 +43,7 @@ class FlowConfig(DetectorConfig):
     transforms: int = 4
     hidden: int = 64
     steps: int = 300
-    batch: int = 64
     rate: float = 5e-3
-    trim: float = 0.05
     max_windows: int = 2048
 
     def __post_init__(self) -> None:
@@ -60,16 +54,9 @@ class FlowConfig(DetectorConfig):
             raise ValueError(
                 "transform 'spline' needs the package zuko, which is not there; pip install zuko"
             )
-        for name in ("latent", "transforms", "hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self._check_counts("latent", "transforms", "hidden")
         if not 0 <= self.trim < 0.5:
             raise ValueError(f"trim must be at least 0 and below 0.5, got {self.trim}")
-        self.training()
-
-    def training(self) -> Training:
-        """Return how the bank is trained; refuses what `Training` refuses."""
-        return Training(steps=self.steps, batch=self.batch, rate=self.rate, trim=self.trim)
 
 
 @dataclass(frozen=True)
@@ -108,7 +95,7 @@ class FlowDetector(Detector):
     A default member takes 26 KiB at window 24 and 30 KiB at window 128; with splines 200 KiB.
     """
 
-    Config: ClassVar[type[DetectorConfig]] = FlowConfig
+    Config = FlowConfig
     density: ClassVar[Density] = Density.TRACTABLE
     family: ClassVar[str] = "Normalizing flow"
     paper: ClassVar[str] = "Papamakarios et al. 2017; Dinh et al. 2017; Durkan et al. 2019"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,9 +11,9 @@ from torch import Tensor
 from detectors.base import (
     Density,
     Detector,
-    DetectorConfig,
     Expected,
     Progress,
+    TrimmedConfig,
     Windows,
     fit_in_pieces,
     in_pieces,
@@ -28,31 +28,26 @@ LARGEST_FULL = 128
 
 
 @dataclass(frozen=True)
-class GaussianConfig(DetectorConfig):
+class GaussianConfig(TrimmedConfig):
     """What the Gaussian can be told.
 
     Attributes:
         form: 'full' covariance, 'ppca', or 'auto': full up to 128 values a window.
         components: most principal components of the 'ppca' form.
         share: share of the variance the components explain.
-        trim: share of the blocks, the worst ones, that is dropped before the last fit.
     """
 
     form: Literal["auto", "full", "ppca"] = "auto"
     components: int = 32
     share: float = 0.95
-    trim: float = 0.05
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.form not in ("auto", "full", "ppca"):
             raise ValueError(f"form must be 'auto', 'full' or 'ppca', got {self.form!r}")
-        if self.components < 1:
-            raise ValueError(f"components must be at least 1, got {self.components}")
+        self._check_counts("components")
         if not 0 < self.share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, got {self.share}")
-        if not 0 <= self.trim < 0.5:
-            raise ValueError(f"trim must be at least 0 and below 0.5, got {self.trim}")
 
 
 @dataclass(frozen=True)
@@ -86,7 +81,7 @@ class GaussianDetector(Detector):
     squared autocorrelation, since overlapping windows are not independent.
     """
 
-    Config: ClassVar[type[DetectorConfig]] = GaussianConfig
+    Config = GaussianConfig
     density = Density.TRACTABLE
     family = "Gaussian, probabilistic PCA"
     paper = "Tipping & Bishop 1999; Ledoit & Wolf 2004"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,9 +10,9 @@ from torch import Tensor
 from detectors.base import (
     Density,
     Detector,
-    DetectorConfig,
     Expected,
     Progress,
+    TrimmedConfig,
     Windows,
     fit_in_pieces,
     in_pieces,
@@ -27,24 +26,21 @@ from detectors.maths.normal import Normal
 
 
 @dataclass(frozen=True)
-class GmmConfig(DetectorConfig):
+class GmmConfig(TrimmedConfig):
     """What the mixture can be told.
 
     Attributes:
         latent: principal coordinates the mixture lives on.
         components: numbers of components to choose from, ascending.
-        trim: share of the blocks, the worst ones, that is dropped before fitting.
     """
 
     latent: int = 8
     components: tuple[int, ...] = (4, 8, 16)
-    trim: float = 0.05
     max_windows: int = 2048
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.latent < 1:
-            raise ValueError(f"latent must be at least 1, got {self.latent}")
+        self._check_counts("latent")
         # A configuration that was stored as JSON comes back with a list.
         object.__setattr__(self, "components", tuple(self.components))
         if (
@@ -53,8 +49,6 @@ class GmmConfig(DetectorConfig):
             or list(self.components) != sorted(self.components)
         ):
             raise ValueError(f"components must be ascending numbers from 1, got {self.components}")
-        if not 0 <= self.trim < 0.5:
-            raise ValueError(f"trim must be at least 0 and below 0.5, got {self.trim}")
 
 
 class GmmDetector(Detector):
@@ -71,7 +65,7 @@ class GmmDetector(Detector):
     hold their conditional mean under the linear base (``log_prob`` and ``expect`` marginalise the mixture).
     """
 
-    Config: ClassVar[type[DetectorConfig]] = GmmConfig
+    Config = GmmConfig
     density = Density.TRACTABLE
     family = "Gaussian mixture"
     paper = "Dempster, Laird & Rubin 1977"

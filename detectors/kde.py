@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ from torch import Tensor
 from detectors.base import (
     Density,
     Detector,
-    DetectorConfig,
     Expected,
     Progress,
+    TrimmedConfig,
     Windows,
     fit_in_pieces,
     in_pieces,
@@ -35,7 +35,7 @@ GAUSSIAN_SHARE = 0.01
 
 
 @dataclass(frozen=True)
-class KdeConfig(DetectorConfig):
+class KdeConfig(TrimmedConfig):
     """What the kernel density can be told.
 
     Attributes:
@@ -44,7 +44,6 @@ class KdeConfig(DetectorConfig):
         neighbours: nearest references whose mean distance 'knn' takes.
         latent: principal coordinates the density lives on.
         references: training windows kept, evenly drawn.
-        trim: share of the blocks, the worst ones, that is dropped before fitting.
     """
 
     kernel: Kernel = "gaussian"
@@ -52,7 +51,6 @@ class KdeConfig(DetectorConfig):
     neighbours: int = 5
     latent: int = 6
     references: int = 2048
-    trim: float = 0.05
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,16 +58,11 @@ class KdeConfig(DetectorConfig):
             raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {self.kernel!r}")
         if self.bandwidth not in ("scott", "knn"):
             raise ValueError(f"bandwidth must be 'scott' or 'knn', got {self.bandwidth!r}")
-        if self.neighbours < 1:
-            raise ValueError(f"neighbours must be at least 1, got {self.neighbours}")
+        self._check_counts("neighbours", "references")
         if not 1 <= self.latent <= 6:
             raise ValueError(
                 f"latent must be 1 to 6, got {self.latent}; kernel densities do not reach further"
             )
-        if self.references < 1:
-            raise ValueError(f"references must be at least 1, got {self.references}")
-        if not 0 <= self.trim < 0.5:
-            raise ValueError(f"trim must be at least 0 and below 0.5, got {self.trim}")
 
 
 class KdeDetector(Detector):
@@ -93,7 +86,7 @@ class KdeDetector(Detector):
     the principal coordinates; off those, two windows are as far apart as noise is on average.
     """
 
-    Config: ClassVar[type[DetectorConfig]] = KdeConfig
+    Config = KdeConfig
     density = Density.TRACTABLE
     family = "Kernel density"
     paper = "Parzen 1962"

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from detectors.base import Density, Detector, DetectorConfig, Expected, Progress, Windows, in_pieces
+from detectors.base import Density, Detector, Expected, Progress, Windows, in_pieces
 from detectors.maths import parts
 from detectors.maths.masked import MaskedNetwork, masked_linear
-from detectors.stacked import FAR, Batch, Params, Training, train
+from detectors.stacked import FAR, Batch, NetworkConfig, Params, train
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -23,7 +23,7 @@ PIECE = 2**17
 
 
 @dataclass(frozen=True)
-class NadeConfig(DetectorConfig):
+class NadeConfig(NetworkConfig):
     """What the autoregressive density can be told.
 
     Attributes:
@@ -31,10 +31,6 @@ class NadeConfig(DetectorConfig):
         components: normal distributions mixed in the conditional of a step.
         sd_floor: smallest standard deviation of a component, in scaled units.
         imputations: rounds of prediction that fill missing steps.
-        steps: optimiser steps at most.
-        batch: windows of a target in one step.
-        rate: Adam's highest learning rate.
-        trim: share of a batch, the worst, that teaches nothing.
     """
 
     hidden: int = 64
@@ -44,20 +40,12 @@ class NadeConfig(DetectorConfig):
     steps: int = 200
     batch: int = 32
     rate: float = 2e-2
-    trim: float = 0.05
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("hidden", "components", "imputations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self._check_counts("hidden", "components", "imputations")
         if self.sd_floor <= 0:
             raise ValueError(f"sd_floor must be above 0, got {self.sd_floor}")
-        self.training()
-
-    def training(self) -> Training:
-        """Return how the bank is trained; refuses what `Training` refuses."""
-        return Training(steps=self.steps, batch=self.batch, rate=self.rate, trim=self.trim)
 
 
 @dataclass(frozen=True)
@@ -177,7 +165,7 @@ class NadeDetector(Detector):
     A default member at window 24 takes 52 KiB; at window 128, where the outputs dominate, 330 KiB.
     """
 
-    Config: ClassVar[type[DetectorConfig]] = NadeConfig
+    Config = NadeConfig
     density: ClassVar[Density] = Density.TRACTABLE
     family: ClassVar[str] = "Neural autoregressive density"
     paper: ClassVar[str] = "Larochelle & Murray 2011; Uria et al. 2013; Germain et al. 2015"

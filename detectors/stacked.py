@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from detectors.base import Progress, Windows
+from detectors.base import DetectorConfig, Progress, Windows
 
 Params = dict[str, Tensor]
 """Weights by name. Of a bank: ``n_targets`` is the first axis of each."""
@@ -78,6 +78,31 @@ class Training:
             raise ValueError(f"trim must be a share in [0, 1), got {self.trim}")
         if self.rate <= 0 or self.clip <= 0:
             raise ValueError(f"rate and clip must be above 0, got {self.rate} and {self.clip}")
+
+
+@dataclass(frozen=True)
+class NetworkConfig(DetectorConfig):
+    """What every detector that is trained as a bank can be told.
+
+    Attributes:
+        steps: optimiser steps at most.
+        batch: windows of a target in one step.
+        rate: Adam's highest learning rate.
+        trim: share of a batch, the worst, that teaches nothing.
+    """
+
+    steps: int = 120
+    batch: int = 64
+    rate: float = 3e-3
+    trim: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.training()
+
+    def training(self) -> Training:
+        """Return how the bank is trained; refuses what `Training` refuses."""
+        return Training(steps=self.steps, batch=self.batch, rate=self.rate, trim=self.trim)
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,7 @@ class TadganConfig(DetectorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("latent", "steps", "check_every", "patience", "batch", "imputations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self._check_counts("latent", "steps", "check_every", "patience", "batch", "imputations")
         choices = {
             "networks": ("conv", "lstm"),
             "error": get_args(ErrorKind),

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from detectors.base import Density, Detector, DetectorConfig, Expected, Progress, Windows
+from detectors.base import Density, Detector, Expected, Progress, Windows
 from detectors.stacked import (
     Batch,
+    NetworkConfig,
     Params,
-    Training,
     asinh,
     batches,
     filled,
@@ -37,7 +37,7 @@ CHUNK = 1_000_000
 
 
 @dataclass(frozen=True)
-class VaeConfig(DetectorConfig):
+class VaeConfig(NetworkConfig):
     """What a variational autoencoder can be told.
 
     Attributes:
@@ -54,9 +54,6 @@ class VaeConfig(DetectorConfig):
             root of the window, with which both vary alike; 0 is the paper's score.
         steps: optimiser steps at most; more fit clean histories closer (.1 nats a step at 600) and
             learn the anomalies of others.
-        batch: windows of a target in one step.
-        rate: Adam's highest learning rate.
-        trim: share of a batch, the worst, that teaches nothing.
     """
 
     latent: int = 8
@@ -68,16 +65,10 @@ class VaeConfig(DetectorConfig):
     draws: int = 4
     bound_draws: int = 64
     together: float = 2.0
-    steps: int = 120
-    batch: int = 64
-    rate: float = 3e-3
-    trim: float = 0.05
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("latent", "hidden", "imputations", "bound_draws"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self._check_counts("latent", "hidden", "imputations", "bound_draws")
         if self.draws < 2 or self.draws % 2:
             raise ValueError(
                 f"draws must be even and at least 2 (they come in opposite pairs), got {self.draws}"
@@ -90,11 +81,6 @@ class VaeConfig(DetectorConfig):
             raise ValueError(f"missing must be a share in [0, 1), got {self.missing}")
         if self.together < 0:
             raise ValueError(f"together must be at least 0, got {self.together}")
-        self.training()
-
-    def training(self) -> Training:
-        """Return how the bank is trained; refuses what `Training` refuses."""
-        return Training(steps=self.steps, batch=self.batch, rate=self.rate, trim=self.trim)
 
 
 @dataclass(frozen=True)
@@ -138,7 +124,7 @@ class VaeDetector(Detector):
     dominate, 136 KiB.
     """
 
-    Config: ClassVar[type[DetectorConfig]] = VaeConfig
+    Config = VaeConfig
     density: ClassVar[Density] = Density.APPROXIMATE
     family: ClassVar[str] = "Variational autoencoder"
     paper: ClassVar[str] = "Kingma & Welling 2013; Xu et al. 2018"
