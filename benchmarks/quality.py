@@ -125,7 +125,8 @@ def compared(rows: Sequence[Json], datasets: Sequence[str], peers: Peers, what: 
         for dataset in datasets:
             labelled = {series for own in ours.values() for series in own.get(dataset, {})}
             theirs = peers.figures.get((dataset, method), {}).get(what, {})
-            means.append(mean(value for series, value in theirs.items() if series in labelled))
+            # A mean over other series than ours would say nothing beside it.
+            means.append(mean(theirs[series] for series in labelled) if labelled <= set(theirs) else None)
         lines.append(_line(method, means))
     head = ["", *(f"{name} ({counts[name]})" for name in datasets), "mean"]
     return table(head, [cells for _, cells in sorted(lines, key=lambda line: -line[0]) if cells[1:]])
