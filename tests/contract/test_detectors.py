@@ -333,7 +333,10 @@ def processes() -> list[Tensor]:
 @pytest.fixture(scope="session")
 def generated(cls: type[Detector], processes: list[Tensor]) -> list[Tensor]:
     """Samples of a detector for each process that it was fitted on."""
-    fitted = [configured(cls).fit(Windows.of(series[:, :LEARNED], WINDOW)) for series in processes]
+    # A game of networks takes seconds for 200 steps, and is told either way.
+    steps = 40 if cls.density is Density.IMPLICIT else 200
+    learned = [Windows.of(series[:, :LEARNED], WINDOW) for series in processes]
+    fitted = [configured(cls, steps=steps).fit(windows) for windows in learned]
     return [detector.sample(400) for detector in fitted]
 
 
