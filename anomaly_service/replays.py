@@ -176,7 +176,7 @@ def _replayed(way: _Way) -> Replayed:
         stop=way.stop,
         intervals=raised,
         fitted=len(done.versions),
-        notes=sorted({*refused, *done.summary()["not_ready_why"]}),
+        notes=sorted({*refused, *done.summary()["not_ready_why"], *done.summary()["broken_why"]}),
     )
 
 

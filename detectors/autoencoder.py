@@ -105,6 +105,7 @@ class AutoencoderDetector(Detector):
     density: ClassVar[Density] = Density.NONE
     family: ClassVar[str] = "Autoencoder, plain or denoising"
     paper: ClassVar[str] = "Hinton & Salakhutdinov 2006; Vincent et al. 2008"
+    sample_flaw = "detail that its latent does not hold comes back as independent noise"
     folds: ClassVar[int] = 2
 
     config: AutoencoderConfig

@@ -163,6 +163,11 @@ class Windows:
         return self.start.unsqueeze(1) + torch.arange(self.n_points)
 
     @property
+    def starts(self) -> Tensor:
+        """Index of every window's first point on its target's grid, int64, ``(n_targets, n_windows)``."""
+        return self.start.unsqueeze(1) + torch.arange(self.n_windows)
+
+    @property
     def missing_share(self) -> Tensor:
         """Share of missing values in each window, shape ``(n_targets, n_windows)``."""
         total = self.missing.to(torch.float32).mean(dim=2).cumsum(dim=1)
@@ -180,19 +185,31 @@ class Windows:
         edge = self.window - 1
         return any_of(torch.nn.functional.pad(self.weight > 0, (edge, edge)), self.window)
 
-    def drawn(self, n: int) -> Tensor:
+    def drawn(self, n: int, place: Tensor | float = 0.5) -> Tensor:
         """Return n indices of windows of weight above 0, evenly over each target's history, in order.
 
         Shape ``(n_targets, n)``; indices repeat where there are fewer than n, and are 0 where there are none.
+
+        Args:
+            n: how many.
+            place: where in each of n equal parts, from 0 to below 1; shape ``(n,)`` for one each.
         """
         rank = (self.weight > 0).to(torch.int64).cumsum(1)
-        wanted = ((torch.arange(n) + 0.5) / n * rank[:, -1:]).floor().to(torch.int64) + 1
+        wanted = ((torch.arange(n) + place) / n * rank[:, -1:]).floor().to(torch.int64) + 1
         return torch.searchsorted(rank, wanted.contiguous()).clamp_max(self.n_windows - 1)
 
     def gathered(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return values and mask of the windows drawn, each ``(n_targets, n, window, n_channels)``."""
         rows = torch.arange(self.n_targets).unsqueeze(1)
         return self.values[rows, index], self.mask[rows, index]
+
+    def picked(self, index: Tensor) -> PickedWindows:
+        """Return the windows of these indices, shape ``(n_targets, n)``, to be used as windows are."""
+        values, mask = self.gathered(index)
+        at = self.start.unsqueeze(1) + index
+        return PickedWindows(
+            values.flatten(1, 2), mask.flatten(1, 2), self.weight.gather(1, index), at[:, 0], self.window, at
+        )
 
     def select(self, rows: Sequence[int] | Tensor) -> Windows:
         """Return the windows of some targets, in the order given."""
@@ -254,6 +271,75 @@ class Windows:
             self.start[:1],
             self.window,
         )
+
+
+@dataclass(frozen=True)
+class PickedWindows(Windows):
+    """Some windows of a bank, laid end to end: for density, expectation and latent, not for training.
+
+    Attributes:
+        at: shape ``(n_targets, n_windows)``, int64, index of each window's first point on the grid.
+    """
+
+    at: Tensor
+
+    @property
+    def n_windows(self) -> int:
+        return self.at.shape[1]
+
+    @property
+    def values(self) -> Tensor:
+        return self._apart(self.series)
+
+    @property
+    def mask(self) -> Tensor:
+        return self._apart(self.missing)
+
+    @property
+    def grid(self) -> Tensor:
+        return (self.at.unsqueeze(2) + torch.arange(self.window)).flatten(1)
+
+    @property
+    def starts(self) -> Tensor:
+        return self.at
+
+    @property
+    def missing_share(self) -> Tensor:
+        return self.mask.to(torch.float32).mean(dim=(2, 3))
+
+    def select(self, rows: Sequence[int] | Tensor) -> PickedWindows:
+        return self._part(torch.as_tensor(rows, dtype=torch.int64), slice(None))
+
+    def members(self, part: slice) -> PickedWindows:
+        return self._part(part, slice(None))
+
+    def span(self, first: int, stop: int) -> PickedWindows:
+        return self._part(slice(None), slice(first, stop))
+
+    def own(self, found: Tensor) -> Tensor:
+        """Return what was found for these windows, ``(n_targets, n_windows, ...)``.
+
+        What works on the series finds something for every stretch of it, those across seams too.
+
+        Raises:
+            ValueError: found for neither.
+        """
+        if found.shape[1] == self.n_windows:
+            return found
+        if found.shape[1] == self.n_points - self.window + 1:
+            return found[:, :: self.window]
+        raise ValueError(
+            f"expected one result for each of {self.n_windows} windows, got {found.shape[1]}; "
+            "work on windows.values"
+        )
+
+    def _apart(self, points: Tensor) -> Tensor:
+        return points.reshape(len(points), -1, self.window, points.shape[2])
+
+    def _part(self, rows: slice | Tensor, part: slice) -> PickedWindows:
+        at = self.at[rows][:, part]
+        series, missing = (self._apart(t)[rows][:, part].flatten(1, 2) for t in (self.series, self.missing))
+        return PickedWindows(series, missing, self.weight[rows][:, part], at[:, 0], self.window, at)
 
 
 def in_pieces(
@@ -349,6 +435,8 @@ class Detector(ABC):
     """True for what is not meant to be good but to show what a model adds."""
     blind_to: ClassVar[frozenset[str]] = frozenset()
     """Of 'spike', 'level', 'variance', 'shape', one at most but for a baseline; the docstring says why."""
+    sample_flaw: ClassVar[str] = ""
+    """What a test tells its samples by from windows of a plain process; empty where it cannot."""
 
     def __init__(self, config: DetectorConfig | None = None) -> None:
         self.config: Any = config if config is not None else self.Config()

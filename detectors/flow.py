@@ -99,6 +99,7 @@ class FlowDetector(Detector):
     density: ClassVar[Density] = Density.TRACTABLE
     family: ClassVar[str] = "Normalizing flow"
     paper: ClassVar[str] = "Papamakarios et al. 2017; Dinh et al. 2017; Durkan et al. 2019"
+    sample_flaw = "off the axes of its latent noise is white"
     folds: ClassVar[int] = 2
 
     config: FlowConfig

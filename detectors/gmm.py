@@ -69,6 +69,7 @@ class GmmDetector(Detector):
     density = Density.TRACTABLE
     family = "Gaussian mixture"
     paper = "Dempster, Laird & Rubin 1977"
+    sample_flaw = "off the axes of its latent noise is white"
 
     def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
         # Four members' features and responsibilities take 25 MiB.

@@ -90,6 +90,7 @@ class KdeDetector(Detector):
     density = Density.TRACTABLE
     family = "Kernel density"
     paper = "Parzen 1962"
+    sample_flaw = "kernels widen its latent, and off its axes noise is white"
 
     def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
         # The distances of one member's drawn windows to its references take 8 MiB.
@@ -155,7 +156,7 @@ class KdeDetector(Detector):
     def _score(self, windows: Windows) -> Tensor:
         def scores(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
-            raw = self._raw(state, piece.values, parts.missing_in(piece), _starts(piece))
+            raw = self._raw(state, piece.values, parts.missing_in(piece), piece.starts)
             return parts.combined(raw, state)
 
         return in_pieces(windows, scores)
@@ -214,7 +215,7 @@ class KdeDetector(Detector):
         return x.view(n_targets, n, self.config.window, -1)
 
     def _log_latent(self, state: dict[str, Tensor], z: Tensor, windows: Windows) -> Tensor:
-        return self._kernels(state).log_density(z, _starts(windows), self.config.window, self.config.kernel)
+        return self._kernels(state).log_density(z, windows.starts, self.config.window, self.config.kernel)
 
     def _kernels(self, state: dict[str, Tensor]) -> References:
         """The references with the bandwidths of the density."""
@@ -230,11 +231,6 @@ class KdeDetector(Detector):
         return self._state["mean"].shape[1] // self.config.window
 
 
-def _starts(windows: Windows) -> Tensor:
-    """Index of every window on its target's grid, ``(n_targets, n_windows)``."""
-    return windows.start.unsqueeze(1) + torch.arange(windows.n_windows)
-
-
 def _nearest(base: LinearBase, refs: References, windows: Windows) -> tuple[Tensor, Tensor]:
     """Mean and variance of the references nearest on the observed steps, ``(n_targets, k, size)``.
 
@@ -244,7 +240,7 @@ def _nearest(base: LinearBase, refs: References, windows: Windows) -> tuple[Tens
     x = base.about_mean(windows.values) * seen
     known = base.window_of(refs.z)
     away = seen @ known.square().transpose(1, 2) - 2 * x @ known.transpose(1, 2)
-    near = refs.near(_starts(windows), windows.window)
+    near = refs.near(windows.starts, windows.window)
     out = refs.padding.unsqueeze(1) if near is None else near | refs.padding.unsqueeze(1)
     away = away.masked_fill(out, math.inf)
     limit = away.kthvalue(min(NEAREST, away.shape[2]), dim=2, keepdim=True).values

@@ -110,6 +110,7 @@ class TadganDetector(Detector):
     density: ClassVar[Density] = Density.IMPLICIT
     family: ClassVar[str] = "TadGAN"
     paper: ClassVar[str] = "Geiger et al. 2020"
+    sample_flaw = "steps are rougher and less spread than real ones"
     folds: ClassVar[int] = 2
 
     config: TadganConfig

@@ -128,6 +128,7 @@ class VaeDetector(Detector):
     density: ClassVar[Density] = Density.APPROXIMATE
     family: ClassVar[str] = "Variational autoencoder"
     paper: ClassVar[str] = "Kingma & Welling 2013; Xu et al. 2018"
+    sample_flaw = "detail that its latent does not hold comes back as independent noise"
     folds: ClassVar[int] = 2
 
     config: VaeConfig

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detectors.base import Detector, DetectorConfig, Windows
-from pipelines import bank, calibrate, flag, prepare
+from pipelines import bank, calibrate, card, flag, prepare
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Json, Mode, Points, Seconds, TargetRow, Values
 
@@ -55,7 +55,10 @@ class UnseenScores:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit of one target produced; ``group`` is equal where weights are shared."""
+    """What a fit of one target produced; ``group`` is equal where weights are shared.
+
+    ``broken`` says why a model that is no more than a ``candidate`` must not be used.
+    """
 
     target_id: int
     start: int
@@ -65,6 +68,7 @@ class Fitted:
     card: Json
     calibrations: dict[str, Json]
     status: str = "accepted"
+    broken: tuple[str, ...] = ()
     group: int | None = None
     unseen: UnseenScores | None = None
 
@@ -212,9 +216,11 @@ def _fit_bank(
     live, settled = bank.score_unseen(blind, unseen, fold)
     calibrated_at = time.perf_counter()
     seconds = ((fitted_at - began) / len(members), (calibrated_at - fitted_at) / len(members))
+    plain = _plain(blind, windows, fold, pooled=pooled)
+    judged = card.judge(card.Trial(whole, blind, plain, windows, block, shared=pooled))
     for row, member in enumerate(members):
         if live[row].isfinite().any() and settled[row].isfinite().any():
-            fitted = _fitted(spec, whole, unseen, row, member, live[row], settled[row], seconds)
+            fitted = _fitted(spec, whole, unseen, row, member, live[row], settled[row], seconds, judged[row])
             outcome.fitted.append(fitted)
         else:
             target = member.asked.target
@@ -252,6 +258,27 @@ def _blind(
     return [bank.select([0] * windows.n_targets) for bank in banks]
 
 
+def _plain(blind: list[Detector], windows: Windows, fold: Tensor, *, pooled: bool) -> list[Detector] | None:
+    """Return Gaussians that did not see their fold, to compare with; None for a baseline.
+
+    Those that are judged may be plain Gaussians themselves.
+    """
+    if blind[0].baseline:
+        return None
+    cls, config = bank.config_of("gaussian", {"window": windows.window})
+    own = blind[0].config
+    if type(blind[0]) is cls and replace(own, seed=config.seed, max_windows=config.max_windows) == config:
+        return blind
+    folds = fold.expand(windows.n_targets, -1)
+    if not pooled:
+        return [cls(config).fit(windows.without(folds == k)) for k in range(len(blind))]
+    together, folds = windows.pooled(), folds.reshape(1, -1)
+    return [
+        cls(config).fit(together.without(folds == k)).select([0] * windows.n_targets)
+        for k in range(len(blind))
+    ]
+
+
 def _fitted(
     spec: MonitorSpec,
     whole: Detector,
@@ -261,6 +288,7 @@ def _fitted(
     live: Tensor,
     settled: Tensor,
     seconds: tuple[float, float],
+    judged: card.Card,
 ) -> Fitted:
     ts = member.prepared.ts
     scores = {Mode.LIVE: live[: len(ts)].numpy(), Mode.SETTLED: settled[: len(ts)].numpy()}
@@ -288,9 +316,14 @@ def _fitted(
         stop=member.asked.stop,
         recipe=member.recipe.to_json(),
         weights=weights,
-        card=_card(whole, windows, row, len(ts), scores[Mode.SETTLED], weights, seconds),
+        card={
+            **_card(whole, windows, row, len(ts), scores[Mode.SETTLED], weights, seconds),
+            **judged.figures,
+            "broken": list(judged.broken),
+        },
         calibrations=calibrations,
-        status="accepted" if np.isfinite(scores[Mode.SETTLED]).any() else "candidate",
+        status="candidate" if judged.broken else "accepted",
+        broken=judged.broken,
         group=0 if spec.scope == "group" else None,
         unseen=unseen,
     )
@@ -326,6 +359,7 @@ def _card(
             "missing_share": float(windows.missing[row, :n_steps].to(torch.float32).mean()),
             "unseen_score_mean": float(np.nanmean(unseen)) if np.isfinite(unseen).any() else None,
             "bytes": len(weights),
+            **({"trim": whole.config.trim} if hasattr(whole.config, "trim") else {}),
             "fit_seconds": round(seconds[0], 4),
             "calibrate_seconds": round(seconds[1], 4),
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from pipelines.fit import (
     fit_targets,
     least_seconds,
 )
-from pipelines.plan import History, fingerprint, histories, wanted_slots
+from pipelines.plan import History, current, fingerprint, histories, wanted_slots
 from pipelines.records import Json, Points, TargetRow, VersionRow
 from pipelines.store import NewVersion
 
@@ -52,12 +52,14 @@ class Refitted:
         versions: stored versions, by target.
         unseen: what the first version of a new target left of its training span, by target id.
         not_ready: targets without enough data for one of the fits, with the reason.
-        lines: reasons why a line could not be drawn as asked.
+        broken: fits whose card says that they must not be used, with the reason.
+        refused: reasons why a line could not be drawn as asked.
     """
 
     versions: list[VersionRow]
     unseen: dict[int, FirstScores]
     not_ready: list[NotReady]
+    broken: list[NotReady]
     refused: list[str]
 
     def summary(self) -> Json:
@@ -69,6 +71,8 @@ class Refitted:
             "fitted": len(self.versions),
             "not_ready": len(reasons),
             "not_ready_why": reasons[:TOLD],
+            "broken": len(self.broken),
+            "broken_why": [f"{each.key}: {each.why}" for each in self.broken[:TOLD]],
             "line_refused": self.refused,
         }
 
@@ -83,18 +87,22 @@ def due(desk: Desk, until: int, *, missing: bool = False, again_from: int | None
     """
     targets = desk.targets()
     known = histories(targets, desk.series())
-    have = _fitted_slots(desk, targets)
+    stored = _stored(desk, targets)
+    have = _fitted_slots(desk, stored)
+    broken = _broken_slots(desk, stored)
     found = []
     for target in targets:
         if target.id not in known:
             continue
         done, since = have[target.id]
         slots = _slots(desk, target, known[target.id], until)
+        tried = broken[target.id]
         for slot in slots:
-            wanted = slot not in done and (missing or slot > since)
+            wanted = slot not in done | tried and (missing or slot > since)
             if wanted or (again_from is not None and slot >= again_from):
-                # The second slot counts too, for a target that had too little data on its first night.
-                first = not done and slot in slots[:2]
+                # The second slot counts too, for a target that had too little data on its first night;
+                # one whose fit came out broken does not.
+                first = not done and slot in [each for each in slots if each not in tried][:2]
                 found.append(Due(target, slot, first))
     return sorted(found, key=lambda each: each.slot)
 
@@ -125,7 +133,15 @@ def _slots(desk: Desk, target: TargetRow, history: History, until: int) -> list[
     return wanted_slots(desk.spec, key, history, until, least)
 
 
-def _fitted_slots(desk: Desk, targets: Sequence[TargetRow]) -> dict[int, tuple[set[int], int]]:
+def _stored(desk: Desk, targets: Sequence[TargetRow]) -> dict[int, list[VersionRow]]:
+    """Return every stored version of the targets, broken ones too, by target id."""
+    found: dict[int, list[VersionRow]] = {target.id: [] for target in targets}
+    for version in desk.store.versions(list(found), every=True):
+        found[version.target_id].append(version)
+    return found
+
+
+def _fitted_slots(desk: Desk, stored: Mapping[int, Sequence[VersionRow]]) -> dict[int, tuple[set[int], int]]:
     """Return the slots that each target has a version of, and after which slot fits are due.
 
     Versions of another configuration do not count as fitted, but after a change of detector only
@@ -135,7 +151,8 @@ def _fitted_slots(desk: Desk, targets: Sequence[TargetRow]) -> dict[int, tuple[s
     mark = fingerprint(desk.spec)
     out = {}
     pending: set[int] = set()
-    for target_id, every in desk.versions(targets).items():
+    for target_id, versions in stored.items():
+        every = current(desk.spec, versions)
         pending |= {v.train_stop for v in every if not v.scored}
         rows = [v for v in every if v.scored]
         ours = {v.train_stop for v in rows if v.config.get("fingerprint") == mark}
@@ -148,13 +165,24 @@ def _fitted_slots(desk: Desk, targets: Sequence[TargetRow]) -> dict[int, tuple[s
     return out
 
 
+def _broken_slots(desk: Desk, stored: Mapping[int, Sequence[VersionRow]]) -> dict[int, set[int]]:
+    """Return the slots whose fit, as configured now, came out broken: another on the same data would too."""
+    mark = fingerprint(desk.spec)
+    return {
+        target_id: {
+            v.train_stop for v in versions if v.status == "candidate" and v.config.get("fingerprint") == mark
+        }
+        for target_id, versions in stored.items()
+    }
+
+
 def refit(desk: Desk, wanted: Sequence[Due], *, generation: int = 0) -> Refitted:
     """Fit, store and calibrate; then draw the line at every slot where a version began.
 
     Args:
         generation: tells the versions of an explicit refit from those they follow.
     """
-    done = Refitted([], {}, [], [])
+    done = Refitted([], {}, [], [], [])
     for task, outcome in desk.executor.map(fit_targets, _tasks(desk, wanted, done)):
         desk.check_stop()
         _store(desk, task, outcome, done, generation)
@@ -203,8 +231,13 @@ def _store(desk: Desk, task: FitTask, outcome: FitOutcome, done: Refitted, gener
     versions = desk.store.add_versions(
         desk.claim, [_new_version(desk, fitted, generation) for fitted in outcome.fitted]
     )
-    done.versions += versions
+    keys = {asked.target.id: asked.target.key for asked in task.targets}
     for fitted, version in zip(outcome.fitted, versions, strict=True):
+        if version.status != "accepted":
+            why = "; ".join(version.card.get("broken", fitted.broken))
+            done.broken.append(NotReady(version.target_id, keys[version.target_id], why))
+            continue
+        done.versions.append(version)
         earliest = done.unseen.get(version.target_id)
         if fitted.unseen is not None and (
             earliest is None or version.train_stop < earliest.version.train_stop

@@ -147,8 +147,11 @@ class Store(Protocol):
         """Store fits; what exists for a (target, train_stop, detector, config) is returned as stored."""
         ...
 
-    def versions(self, target_ids: Sequence[int]) -> list[VersionRow]:
-        """Every version of these targets that still scores something, ordered by target and train_stop."""
+    def versions(self, target_ids: Sequence[int], *, every: bool = False) -> list[VersionRow]:
+        """Return the accepted versions of these targets, ordered by target and train_stop.
+
+        With ``every`` also those that were refused: they score nothing.
+        """
         ...
 
     def weights(self, weights_ids: Iterable[int]) -> dict[int, bytes]: ...

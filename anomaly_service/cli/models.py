@@ -38,7 +38,7 @@ def models(
     found.sort(key=lambda row: (row["train_stop_at"], row["model_version_id"]), reverse=True)
     columns = (
         "model_version_id", "series", "monitor", "detector", "status", "train_start_at", "train_stop_at",
-        "windows", "missing", "weights_bytes", "fit_seconds",
+        "windows", "missing", "nll", "c2st", "weights_bytes", "fit_seconds",
     )  # fmt: skip
     listed = found[:limit]
     if not as_json:
@@ -47,6 +47,8 @@ def models(
                 **row,
                 "windows": row["card"].get("n_windows"),
                 "missing": row["card"].get("missing_share"),
+                "nll": row["card"].get("nll"),
+                "c2st": row["card"].get("c2st_difference"),
                 "fit_seconds": row["card"].get("fit_seconds"),
             }
             for row in listed

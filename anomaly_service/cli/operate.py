@@ -158,6 +158,8 @@ def _summary(by_monitor: dict[str, Any], as_json: bool) -> None:
             show.note(f"{row['monitor']}: {reason}")
         for reason in row.get("not_ready_why", ()):
             show.note(f"{row['monitor']}: no model for {reason}.")
+        for reason in row.get("broken_why", ()):
+            show.note(f"{row['monitor']}: a new model is not used, {reason}.")
         if row.get("not_ready", 0) > len(row.get("not_ready_why", ())):
             show.note(f"{row['monitor']}: {row['not_ready']} series have no new model in all.")
 

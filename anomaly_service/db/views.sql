@@ -178,7 +178,8 @@ SELECT
     NOT EXISTS (
         SELECT 1 FROM model_version later
         WHERE later.target_id = model_version.target_id AND later.status = 'accepted'
-            AND later.train_stop > model_version.train_stop
+            AND (later.train_stop > model_version.train_stop
+                OR later.train_stop = model_version.train_stop AND later.id > model_version.id)
     ) AND model_version.status = 'accepted' AS is_current,
     length(weights.data) AS weights_bytes,
     model_version.config AS config,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from detectors import registry
 from detectors.base import Density, Detector, Encodes, HasLogProb, NotFittedError, Windows
+from pipelines import twosample
 
 WINDOW = 24
 POINTS = 1200
@@ -297,6 +298,68 @@ def test_samples_look_like_windows(fitted: Detector, normal: Windows) -> None:
         assert 0.6 < drawn.std() / real.std() < 1.5
 
 
+def _autoregression(n_points: int) -> Tensor:
+    """Steps that keep .8 of the one before, of unit variance."""
+    generator = torch.Generator().manual_seed(13)
+    x = torch.randn(1, n_points, generator=generator)
+    for t in range(1, n_points):
+        x[:, t] += 0.8 * x[:, t - 1]
+    return 0.6 * x.unsqueeze(2)
+
+
+def _sines(n_points: int) -> Tensor:
+    """Two waves whose periods have nothing in common, in noise."""
+    generator = torch.Generator().manual_seed(14)
+    phase, t = 6.3 * torch.rand(1, 2, generator=generator), torch.arange(n_points)
+    waves = 0.7 * (t * 0.52 + phase[:, :1]).sin() + 0.5 * (t * 0.86 + phase[:, 1:]).sin()
+    return (waves + 0.8 * torch.randn(1, n_points, generator=generator)).unsqueeze(2)
+
+
+LEARNED = 4000
+"""Points of a process that a detector is fitted on; what follows is new to it."""
+APART = WINDOW + 5
+"""Steps between windows that are compared: no multiple of a period, or all would be of one phase."""
+
+
+def _new_windows(series: Tensor) -> Tensor:
+    return series[:, LEARNED:].unfold(1, WINDOW, APART).transpose(2, 3)
+
+
+@pytest.fixture(scope="session")
+def processes() -> list[Tensor]:
+    return [process(LEARNED + 400 * APART) for process in (_autoregression, _sines)]
+
+
+@pytest.fixture(scope="session")
+def generated(cls: type[Detector], processes: list[Tensor]) -> list[Tensor]:
+    """Samples of a detector for each process that it was fitted on."""
+    # A game of networks takes seconds for 200 steps, and is told either way.
+    steps = 40 if cls.density is Density.IMPLICIT else 200
+    learned = [Windows.of(series[:, :LEARNED], WINDOW) for series in processes]
+    fitted = [configured(cls, steps=steps).fit(windows) for windows in learned]
+    return [detector.sample(400) for detector in fitted]
+
+
+def test_samples_are_not_told_from_new_windows_or_it_is_known_by_what(
+    cls: type[Detector], processes: list[Tensor], generated: list[Tensor]
+) -> None:
+    """A flaw that is named is there, so that its name goes when it goes."""
+    if cls.baseline:
+        return
+    areas = [
+        float(twosample.told_apart(_new_windows(series), samples))
+        for series, samples in zip(processes, generated, strict=True)
+    ]
+    assert (max(areas) <= 0.65) == (cls.sample_flaw == ""), f"{areas}, {cls.sample_flaw!r}"
+
+
+def test_samples_are_told_from_windows_of_another_process(
+    processes: list[Tensor], generated: list[Tensor]
+) -> None:
+    for series, samples in zip(processes[::-1], generated, strict=True):
+        assert (twosample.told_apart(_new_windows(series), samples) >= 0.9).all()
+
+
 def test_a_tractable_density_is_there_to_be_asked(fitted: Detector, unseen: Windows) -> None:
     if fitted.density is Density.TRACTABLE:
         assert isinstance(fitted, HasLogProb)
@@ -326,6 +389,24 @@ def test_a_latent_is_finite(fitted: Detector, unseen: Windows) -> None:
         latent = fitted.encode(unseen.span(0, 50))
         assert latent.shape[:2] == (BANK, 50)
         assert latent.isfinite().all()
+
+
+def test_windows_picked_out_are_answered_as_in_their_place(briefly: Detector, small: Windows) -> None:
+    hide = torch.zeros(small.n_targets, small.n_points, dtype=torch.bool)
+    hide[:, 205:208] = True
+    index = torch.tensor([[0, 40, 77, 200, 300], [3, 5, 9, 204, 375]])
+    for windows in (small, small.hidden(hide)):
+        picked = windows.picked(index)
+        rows = torch.arange(small.n_targets).unsqueeze(1)
+        asked = {"expect": lambda each: briefly.expect(each).mean}
+        if isinstance(briefly, HasLogProb):
+            asked["log_prob"] = briefly.log_prob
+        if isinstance(briefly, Encodes):
+            asked["encode"] = briefly.encode
+        for ask in asked.values():
+            torch.testing.assert_close(
+                picked.own(ask(picked)), ask(windows)[rows, index], rtol=1e-3, atol=1e-3
+            )
 
 
 def test_a_detector_says_what_it_is(cls: type[Detector]) -> None:

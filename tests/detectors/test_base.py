@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from detectors import registry
-from detectors.base import Density, Expected, PerTarget, Windows, fit_in_pieces, in_pieces
+from detectors.base import Density, Expected, PerTarget, PickedWindows, Windows, fit_in_pieces, in_pieces
 
 
 def counting(n: int, points: int, window: int) -> Windows:
@@ -170,3 +170,55 @@ def test_a_detector_that_knows_one_target_at_a_time_serves_a_bank() -> None:
     assert bank.expect(windows).mean.shape == windows.values.shape
     assert bank.expect(windows).scale is None
     assert torch.equal(bank.select([1]).sample(2)[0], bank.sample(2)[1])
+
+
+# -- windows picked out -----------------------------------------------------------------
+
+
+@pytest.fixture
+def picked() -> tuple[Windows, Tensor, PickedWindows]:
+    series = torch.arange(60.0).reshape(2, 30, 1)
+    series[1, 20] = torch.nan
+    windows = Windows.of(series, 4, start=torch.tensor([100, 200]))
+    index = torch.tensor([[1, 9, 20], [0, 18, 26]])
+    return windows, index, windows.picked(index)
+
+
+def test_windows_picked_out_keep_values_gaps_and_times(picked: tuple[Windows, Tensor, PickedWindows]) -> None:
+    windows, index, few = picked
+    rows = torch.arange(2).unsqueeze(1)
+    assert few.n_windows == 3
+    assert torch.equal(few.values, windows.values[rows, index])
+    assert torch.equal(few.mask, windows.mask[rows, index])
+    assert torch.equal(few.starts, windows.starts[rows, index])
+    assert torch.equal(few.missing_share, windows.missing_share[rows, index])
+    assert few.grid[1].tolist() == [200, 201, 202, 203, 218, 219, 220, 221, 226, 227, 228, 229]
+
+
+def test_windows_picked_out_are_parted_like_others(picked: tuple[Windows, Tensor, PickedWindows]) -> None:
+    _, _, few = picked
+    for part, rows, columns in (
+        (few.span(1, 3), slice(None), slice(1, 3)),
+        (few.members(slice(1, 2)), slice(1, 2), slice(None)),
+        (few.select([1, 0]), [1, 0], slice(None)),
+    ):
+        assert torch.equal(part.values, few.values[rows][:, columns])
+        assert torch.equal(part.starts, few.starts[rows][:, columns])
+        assert torch.equal(part.mask, few.mask[rows][:, columns])
+
+
+def test_what_is_found_across_seams_of_windows_picked_out_is_left_out(
+    picked: tuple[Windows, Tensor, PickedWindows],
+) -> None:
+    _, _, few = picked
+    every = few.series.squeeze(2).unfold(1, 4, 1).sum(2)
+    assert torch.equal(few.own(every), few.values.sum(dim=(2, 3)))
+    assert torch.equal(few.own(few.starts), few.starts)
+    with pytest.raises(ValueError, match=r"one result for each of 3 windows, got 5; work on windows\.values"):
+        few.own(torch.zeros(2, 5))
+
+
+def test_windows_are_drawn_where_in_their_part_they_are_wanted() -> None:
+    windows = Windows.of(torch.zeros(1, 43, 1), 4)
+    assert windows.drawn(4).tolist() == [[5, 15, 25, 35]]
+    assert windows.drawn(4, torch.tensor([0.0, 0.5, 0.95, 0.0])).tolist() == [[0, 15, 29, 30]]

@@ -115,6 +115,29 @@ def test_older_models_are_listed_when_asked_for(place: Place) -> None:
     assert every[0]["card"]["missing_share"] == 0.0
 
 
+def test_a_card_says_how_well_a_model_knows_what_it_has_not_seen(place: Place) -> None:
+    for row in place("models", "--json").rows:
+        card = row["card"]
+        assert row["status"] == "accepted"
+        assert card["broken"] == []
+        assert card["held_out_windows"] > 40
+        assert 0 < card["nll"] < 2
+        assert card["nll"] == pytest.approx(card["nll_gaussian"], abs=0.2)
+        assert 0 < card["rmse"] < 1.1 * card["rmse_gaussian"]
+        assert 0.5 < card["sample_variance"] < 2
+        assert card["c2st_low"] < card["c2st_difference"] < card["c2st_high"]
+
+
+def test_models_prints_likelihood_and_two_sample_test(place: Place) -> None:
+    done = place("models", "--series", EU)
+    (row,) = place("models", "--series", EU, "--json").rows
+    assert "nll" in done.out.splitlines()[0]
+    assert "c2st" in done.out.splitlines()[0]
+    nll, c2st = (float(cell) for cell in done.table[0][-4:-2])
+    assert nll == pytest.approx(row["card"]["nll"], rel=1e-2)
+    assert c2st == pytest.approx(row["card"]["c2st_difference"], rel=1e-2)
+
+
 def test_models_of_one_monitor(place: Place) -> None:
     assert {row["monitor"] for row in place("models", "--monitor", "latency-odd", "--json").rows} == {
         "latency-odd"
