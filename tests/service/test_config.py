@@ -316,7 +316,7 @@ WRONG = [
     ("monitors: {a: {}}", "anomaly.yaml:1: monitors.a.series: this key is missing and has no default"),
     (
         MONITOR + "    detector: gausian",
-        "anomaly.yaml:4: monitors.a.detector: expected an installed detector: gaussian, ",
+        "anomaly.yaml:4: monitors.a.detector: expected an installed detector: autoencoder, ",
     ),
     (
         MONITOR + "    season: dayly",
