@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from anomaly_service.db.store import SqlStore
     from anomaly_service.service import Service
 
-SPACES = ("features", "latent")
-
 COMPARED = 500
 """At most so many events of a monitor are compared."""
 TARGETS_AT_ONCE = 64
@@ -88,7 +86,7 @@ def find(service: Service, event_id: int, n: int = 10, *, within: str | None = N
                 found.notes.append("No window of the series before it looks like it.")
         except NotComparableError as error:
             if within is not None:
-                raise
+                raise NotComparableError(f"{error}; `--in features` finds events without it") from None
             found.notes.append(f"No windows: {error}.")
     return found
 
@@ -307,7 +305,7 @@ def _windows(store: SqlStore, asked: _Asked, n: int, progress: Callable[[str, fl
     try:
         found = similar.nearest_windows(latent, latent[-1], past, encoder.window, n)
     except similar.TooCommonError as error:
-        raise NotComparableError(f"the latent of its model does not tell it apart, {error}") from None
+        raise NotComparableError(f"the latent space of its model tells little apart: {error}") from None
     spans = [(each, prepared.ts[each.at], prepared.ts[each.at + encoder.window - 1]) for each in found]
     return [_window_row(store, asked, each, int(a), int(b)) for each, a, b in spans]
 

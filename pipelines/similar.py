@@ -23,9 +23,6 @@ from pipelines.records import Interval, Values, Verdict
 HISTORY_SECONDS = 26 * WEEK
 """Windows further back are not looked at: half a year of five minutes takes seconds to encode."""
 
-CLIP = 5.0
-"""Spreads beyond which a feature counts no further: one huge event does not make all others equal."""
-
 EQUAL, CROWD = 0.1, 0.1
 """Where more than this share of all windows is as good as equal to one, its latent does not tell it apart."""
 
@@ -172,15 +169,14 @@ def shape_of(values: NDArray[np.floating], missing: NDArray[np.bool_], lead: int
     What comes after the event is no part of it: of one that still goes on it is not known.
 
     Args:
-        values: shape ``(n, n_channels)``, prepared: season and level removed. Of several channels the
-            one that deviates most counts.
+        values: shape ``(n, n_channels)``, prepared: season and level removed, 0 where missing. Of
+            several channels the one that deviates most counts.
         missing: same shape.
         lead: the first so many steps lie before the event, of ``lead_steps``.
     """
     if len(values) <= lead or missing[lead:].all(axis=1).mean() > 0.5:
         return None
-    seen = np.where(missing, 0.0, np.abs(values))
-    channel = int(seen[lead:].max(axis=0).argmax())
+    channel = int(np.abs(values[lead:]).max(axis=0).argmax())
     course = _filled(values[:, channel].astype(np.float64), missing[:, channel])
     high = np.abs(course[lead:])
     if not high.any():
@@ -304,7 +300,7 @@ def _standardised(column: Values) -> Values:
     off = column - np.median(known)
     # 1.2533 makes it the standard deviation of a normal variable.
     spread = 1.2533 * float(np.abs(known - np.median(known)).mean())
-    return np.clip(off / spread, -CLIP, CLIP) if spread > _rounding(known) else off * 0.0
+    return off / spread if spread > _rounding(known) else off * 0.0
 
 
 def _coordinates(shapes: Sequence[Values | None]) -> Values:

@@ -127,6 +127,25 @@ def test_events_without_any_shape_are_told_apart_by_their_duration() -> None:
     assert [each.at for each in similar.nearest_events(gaps)] == [2, 3, 1]
 
 
+def test_an_event_is_compared_with_its_own_family_only() -> None:
+    first, flat, gap, other = (
+        replace(each, interval=replace(each.interval, kind=kind))
+        for each, kind in zip(
+            many(), (Kind.STALE, Kind.FLATLINE, Kind.DATA_MISSING, Kind.ANOMALY), strict=False
+        )
+    )
+    assert [each.at for each in similar.nearest_events([first, flat, gap, other])] == [2]
+    assert similar.nearest_events([flat, first, gap, other]) == []
+
+
+def test_the_shape_weighs_as_much_as_any_other_feature() -> None:
+    values, weights = similar._features(many())
+    shape = weights < 1
+    assert np.count_nonzero(shape) == similar.COMPONENTS
+    assert weights[shape].sum() == pytest.approx(1.0)
+    assert (values[:, shape] ** 2).mean() == pytest.approx(1.0)
+
+
 def test_a_lone_event_has_no_neighbours() -> None:
     assert similar.nearest_events([outage(1)]) == []
 
@@ -259,6 +278,14 @@ def test_correlated_directions_count_once() -> None:
     latent = np.column_stack((*[same + rng.normal(0, 1e-6, 400) for _ in range(10)], other))
     white, _ = similar._whitened(latent, latent[-1], np.ones(400, dtype=bool))
     assert np.cov(white.T) == pytest.approx(np.eye(white.shape[1]), abs=0.1)
+
+
+def test_past_incidents_do_not_change_what_is_usual() -> None:
+    rng = np.random.default_rng(6)
+    latent = rng.normal(0, 1, (1000, 2))
+    latent[:20] = 500.0
+    white, _ = similar._whitened(latent, latent[-1], np.ones(1000, dtype=bool))
+    assert white[20:].std(axis=0) == pytest.approx([1.0, 1.0], abs=0.2)
 
 
 def test_a_direction_that_never_varies_is_left_out() -> None:

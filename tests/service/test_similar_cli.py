@@ -221,7 +221,10 @@ def test_a_detector_without_a_latent_space_says_so(place: Place) -> None:
     assert "No windows: detector robust_z has no latent space; see `anomaly detectors`." in done.err
     refused = place("similar", event, "--in", "latent")
     assert refused.code == 1
-    assert "error: detector robust_z has no latent space; see `anomaly detectors`" in refused.err
+    assert (
+        "error: detector robust_z has no latent space; see `anomaly detectors`; `--in features`"
+        in refused.err
+    )
 
 
 def test_what_cannot_be_asked_is_told(place: Place) -> None:
@@ -323,6 +326,45 @@ def test_the_first_event_of_its_kind_says_so(changed: Place) -> None:
     assert done.code == 0
     assert "No other event of this kind (flatline) in monitor logins-odd yet." in done.err
     assert "Nearest" not in done.out
+
+
+@on_a_copy
+def test_the_last_review_counts(changed: Place) -> None:
+    first, second = changed.at("eu-1", 400), changed.at("us-1", 1100)
+    for event in (first, second):
+        changed("review", event, "confirmed", "--cause", "disk", "--comment", "looked again")
+    found = changed.similar(changed.at("eu-1", 1300))
+    row = next(row for row in found["events"] if row["event_id"] == first)
+    assert (row["review_verdict"], row["review_cause"], row["comment"]) == (
+        "confirmed",
+        "disk",
+        "looked again",
+    )
+    assert found["agreement"].startswith("Both nearest reviewed events were confirmed: disk")
+    assert "looked again" in [row["comment"] for row in found["windows"]]
+
+
+@on_a_copy
+def test_an_event_that_scores_no_more_is_not_compared(changed: Place) -> None:
+    event, gone = changed.at("eu-1", 1300), changed.at("eu-1", 800)
+    assert gone in [row["event_id"] for row in changed.similar(event, "-n", 3)["events"]]
+    run(changed, "UPDATE event SET status = 'outdated' WHERE id = :id", id=gone)
+    found = [row["event_id"] for row in changed.similar(event, "-n", 3)["events"]]
+    assert len(found) == 3
+    assert gone not in found
+
+
+@on_a_copy
+def test_a_window_belongs_to_an_event_of_its_own_series(changed: Place) -> None:
+    event, own, other = changed.at("eu-1", 1300), changed.at("eu-1", 400), changed.at("us-1", 500)
+    longer = (
+        "UPDATE event SET peak_score = 99, start_ts = (SELECT start_ts - 36000 FROM event WHERE id = :own), "
+        "end_ts = (SELECT end_ts + 36000 FROM event WHERE id = :own) WHERE id = :other"
+    )
+    run(changed, longer, own=own, other=other)
+    found = [row["event_id"] for row in changed.similar(event, "--in", "latent")["windows"]]
+    assert own in found
+    assert other not in found
 
 
 @on_a_copy
