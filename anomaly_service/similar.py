@@ -16,7 +16,7 @@ from pipelines import bank, prepare, similar
 from pipelines.desk import batches, split
 from pipelines.prepare import Prepared, Recipe
 from pipelines.reconcile import FAMILY
-from pipelines.records import Event, Json, Points, Status, TargetRow, VersionRow
+from pipelines.records import Event, Json, Kind, Points, Status, TargetRow, VersionRow
 
 if TYPE_CHECKING:
     from anomaly_service.db.store import SqlStore
@@ -153,7 +153,7 @@ def _add_events(
         return
     compared = [asked.event, *_bounded(others, FAMILY[kind])]
     portraits = _portraits(store, asked.targets, compared, progress)
-    if portraits[0].shape is None and FAMILY[kind] != "absence":
+    if portraits[0].shape is None and kind is Kind.ANOMALY:
         found.notes.append(
             "The points of this event are not stored any more (retention.points): events are compared by "
             "direction, duration and height alone."
@@ -248,7 +248,8 @@ def _recipes(store: SqlStore, events: Sequence[Event]) -> dict[int, Recipe]:
 
 
 def _shape(store: SqlStore, target: TargetRow, event: Event, recipe: Recipe | None) -> similar.Shape | None:
-    if recipe is None or FAMILY[event.interval.kind] == "absence":
+    # A flatline's values are what season and level make of one number, and a gap has none.
+    if recipe is None or event.interval.kind is not Kind.ANOMALY:
         return None
     first, last = recipe.index(event.interval.start), recipe.index(event.interval.end)
     lead = similar.lead_steps(last - first + 1)

@@ -368,6 +368,19 @@ def test_a_window_belongs_to_an_event_of_its_own_series(changed: Place) -> None:
 
 
 @on_a_copy
+def test_flatlines_are_compared_by_what_they_are_not_by_their_values(changed: Place) -> None:
+    event, other = changed.at("eu-1", 1300), changed.at("us-1", 1250)
+    flat = (
+        "UPDATE event SET kind = 'flatline', direction = '', peak_score = 3, mean_score = 3, "
+        "y_at_peak = NULL, yhat_at_peak = NULL, end_ts = start_ts + 7200 WHERE id IN (:event, :other)"
+    )
+    run(changed, flat, event=event, other=other)
+    found = changed.similar(event, "--in", "features")
+    assert [(row["event_id"], row["distance"]) for row in found["events"]] == [(other, 0.0)]
+    assert found["notes"] == []
+
+
+@on_a_copy
 def test_of_very_many_events_the_reviewed_and_the_newest_are_compared(
     changed: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
