@@ -1,0 +1,92 @@
+"""The command that asks whether a flagged interval was seen before."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from anomaly_service.cli import show
+from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, opened
+
+if TYPE_CHECKING:
+    from anomaly_service.similar import Similar
+
+PANEL = "Lists"
+SPACES = ("features", "latent")
+EVENTS = (
+    "event_id", "series", "start_at", "duration", "direction", "distance", "verdict", "cause", "comment",
+)  # fmt: skip
+WINDOWS = ("start_at", "end_at", "distance", "event_id", "direction", "verdict", "cause", "comment")
+
+
+@app.command(rich_help_panel=PANEL)
+def similar(
+    event: Annotated[int, typer.Argument(metavar="EVENT", help="event_id of the interval.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many of each.")] = 10,
+    within: Annotated[
+        str | None,
+        typer.Option("--in", metavar="SPACE", help="Only events (features), or only windows (latent)."),
+    ] = None,
+    config: ConfigPath = CONFIG,
+    now: Now = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a flagged interval was seen before: the nearest events, and past windows of its series."""
+    if within is not None and within not in SPACES:
+        raise typer.BadParameter(f"--in must be one of {', '.join(SPACES)}; got {within!r}")
+    from anomaly_service import similar as near
+
+    with opened(config, now) as service:
+        found = near.find(service, event, n, within=within)
+    if as_json:
+        show.say(json.dumps(_plain(found), indent=1))
+    else:
+        _tables(found)
+
+
+def _plain(found: Similar) -> dict[str, Any]:
+    """Return all that was found as JSON holds it."""
+    lists = {"events": found.events, "windows": found.windows}
+    return {
+        "event": found.event,
+        **{
+            name: rows and [{k: show.plain(v) for k, v in r.items()} for r in rows]
+            for name, rows in lists.items()
+        },
+        "agreement": found.agreement,
+        "notes": found.notes,
+    }
+
+
+def _tables(found: Similar) -> None:
+    """Print what is near, the events first, and in the end what their reviews come to."""
+    event = found.event
+    show.say(
+        f"Event {event['event_id']}: {event['series']}, {event['kind']} {event['start_at']}, "
+        f"{show.duration(event['duration_seconds'])}. A distance of 1 is usual, 0 is a copy."
+    )
+    if found.events:
+        _table(found.events, EVENTS, f"Nearest events of monitor {event['monitor']}")
+    if found.windows:
+        _table(found.windows, WINDOWS, "Nearest windows of the series before it")
+    for note in found.notes:
+        show.note(note)
+    if found.agreement:
+        show.say(f"\n{found.agreement}")
+
+
+def _table(rows: list[dict[str, Any]], columns: tuple[str, ...], title: str) -> None:
+    show.say("")
+    shown = [
+        {
+            **row,
+            "distance": f"{row['distance']:.2f}",
+            "duration": show.duration(row.get("duration_seconds")),
+            "verdict": row["review_verdict"],
+            "cause": row["review_cause"],
+        }
+        for row in rows
+    ]
+    show.table([[row.get(name) for name in columns] for row in shown], columns, title=title)
