@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,25 +38,30 @@ def models(
     found = [row for row in found if every or row["is_current"] or row["status"] != "accepted"]
     found.sort(key=lambda row: (row["train_stop_at"], row["model_version_id"]), reverse=True)
     columns = (
-        "model_version_id", "series", "monitor", "detector", "status", "train_start_at", "train_stop_at",
-        "windows", "missing", "nll", "c2st", "weights_bytes", "fit_seconds",
+        "model_version_id", "series", "monitor", "detector", "status", "train_stop_at",
+        "windows", "missing", "nll", "c2st", "bytes", "fit_seconds",
     )  # fmt: skip
-    listed = found[:limit]
-    if not as_json:
-        listed = [
-            {
-                **row,
-                "windows": row["card"].get("n_windows"),
-                "missing": row["card"].get("missing_share"),
-                "nll": row["card"].get("nll"),
-                "c2st": row["card"].get("c2st_difference"),
-                "fit_seconds": row["card"].get("fit_seconds"),
-            }
-            for row in listed
-        ]
+    listed = found[:limit] if as_json else [{**row, **_of_card(row["card"])} for row in found[:limit]]
     show.rows(listed, columns, as_json=as_json, empty="No model yet; run: anomaly backfill")
     if len(found) > limit:
         show.note(f"{len(found) - limit} more; --limit {len(found)} shows them all.")
+
+
+def _of_card(card: Mapping[str, Any]) -> dict[str, object]:
+    """Return what a table shows of a model card, rounded to what matters."""
+
+    def rounded(name: str, form: str) -> str | None:
+        value = card.get(name)
+        return None if value is None else format(value, form)
+
+    return {
+        "windows": card.get("n_windows"),
+        "missing": rounded("missing_share", ".1%"),
+        "nll": rounded("nll", ".2f"),
+        "c2st": rounded("c2st_difference", "+.2f"),
+        "bytes": card.get("bytes"),
+        "fit_seconds": rounded("fit_seconds", ".3f"),
+    }
 
 
 @app.command(rich_help_panel=PANEL)
