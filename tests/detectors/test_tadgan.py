@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -158,6 +159,40 @@ def test_what_is_frozen_at_fit_makes_usual_errors_of_unit_size(fitted: TadganDet
     assert 0.2 < float(scores.mean()) < 1.5
 
 
+def test_a_weak_change_of_the_whole_window_shows_in_its_newest_step(
+    fitted: TadganDetector, unseen: Windows
+) -> None:
+    shifted = unseen.series.clone()
+    shifted[:, 300:] += 0.4
+    alone = TadganDetector.load(replace(fitted.config, together=0.0), fitted.state())
+
+    def lifted(detector: TadganDetector) -> float:
+        usual = detector.score(unseen)[:, :, -1].quantile(0.99)
+        return float((detector.score(Windows.of(shifted, WINDOW))[:, 300:, -1] > usual).float().mean())
+
+    assert lifted(fitted) > 1.5 * lifted(alone)
+
+
+def test_a_score_joins_step_window_and_critic(fitted: TadganDetector, unseen: Windows) -> None:
+    """One window with a gap, in slow arithmetic."""
+    hide = torch.zeros(unseen.n_targets, unseen.n_points, dtype=torch.bool)
+    hide[:, 105:108] = True
+    windows = unseen.hidden(hide).span(100, 101)
+    state = {name: value[0] for name, value in fitted.state().items()}
+    networks = fitted._networks(0)
+    ((_, x, kept),) = list(fitted._batches(windows, 0, networks))
+    with torch.no_grad():
+        off = (x - networks.reconstruct(x)).abs()[0, :, 0]
+        opinion = networks.critic_x(x)[0]
+    seen = kept[0, :, 0]
+    whole = max(float((off[seen].mean() - state["window_mean"]) / state["window_sd"]), 0.0)
+    critic = abs(float((opinion - state["critic_mean"]) / state["critic_sd"])) + 1
+    for t in range(WINDOW):
+        own = float((off[t] - state["error_mean"][t]) / state["error_sd"][t]) if seen[t] else 0.0
+        expected = critic * (math.hypot(max(own, 0.0), whole) + 1)
+        assert float(fitted.score(windows)[0, 0, t]) == pytest.approx(expected, rel=1e-3)
+
+
 def test_values_beyond_the_range_are_not_clipped(fitted: TadganDetector, unseen: Windows) -> None:
     far, farther = unseen.series.clone(), unseen.series.clone()
     far[:, 200] += 10
@@ -210,6 +245,7 @@ def test_progress_rises_to_one(unseen: Windows) -> None:
     [
         ({"networks": "mlp"}, "networks must be one of conv, lstm, got 'mlp'"),
         ({"error": "square"}, "error must be one of point, area, dtw, got 'square'"),
+        ({"together": -1.0}, "together must be a number from 0, got -1.0"),
         ({"combine": "max"}, "combine must be one of mult, sum, rec, got 'max'"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"rate": 0}, "rate must be above 0, got 0"),
