@@ -3,7 +3,8 @@
 Usage: python benchmarks/quality.py --data path/to/data [--datasets nab,mscloud] [--detectors gaussian,kde]
 Runs the backtest unsupervised (whole series, scores of models that did not see their block), one
 configuration for all, and prints Markdown tables. Results are kept and a later run goes on from them.
-With a peers.csv beside the data (dataset, series, method, vus_pr, auc_pr) its methods stand in the tables.
+With a peers.csv beside the data (dataset, series, method, vus_pr, auc_pr) its methods stand in the tables;
+with --page docs/quality.md they are put between that page's marks.
 """
 
 from __future__ import annotations

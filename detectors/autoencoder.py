@@ -166,8 +166,7 @@ class AutoencoderDetector(Detector):
         return x.view(*x.shape[:2], self.config.window, self._n_channels())
 
     def _model(self, members: slice) -> _Model:
-        state = {name: tensor[members] for name, tensor in self._state.items()}
-        return _Model(_Network(self.config, self._state["spread"].shape[1]), state)
+        return _Model(_Network(self.config, self._state["spread"].shape[1]), self._state_of(members))
 
     def _n_channels(self) -> int:
         return self._state["spread"].shape[1] // self.config.window

@@ -157,9 +157,6 @@ class AutoregressiveDetector(Detector):
         lag = self._lag(self._n_channels())
         return Autoregression.load(self._state_of(members), lag, self.config.window)
 
-    def _state_of(self, members: slice) -> dict[str, Tensor]:
-        return {name: tensor[members] for name, tensor in self._state.items()}
-
     def _n_channels(self) -> int:
         return self._state["mean"].shape[1]
 

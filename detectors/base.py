@@ -546,6 +546,10 @@ class Detector(ABC):
     @abstractmethod
     def _sample(self, n: int, generator: torch.Generator) -> Tensor: ...
 
+    def _state_of(self, members: slice) -> dict[str, Tensor]:
+        """Return what was learned of neighbouring members, as views."""
+        return {name: tensor[members] for name, tensor in self._state.items()}
+
     # -- checks ---------------------------------------------------------------------
 
     def _trainable(self, windows: Windows) -> Windows:

@@ -212,9 +212,6 @@ class FlowDetector(Detector):
         latent = state["axes"].shape[2]
         return flows.flow(self.config.transform, latent, self.config.transforms, self.config.hidden)
 
-    def _state_of(self, members: slice) -> dict[str, Tensor]:
-        return {name: tensor[members] for name, tensor in self._state.items()}
-
     def _n_channels(self) -> int:
         return self._state["mean"].shape[1] // self.config.window
 

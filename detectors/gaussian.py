@@ -166,9 +166,6 @@ class GaussianDetector(Detector):
     def _normal_of(self, members: slice) -> Normal:
         return _normal(self._state_of(members))
 
-    def _state_of(self, members: slice) -> dict[str, Tensor]:
-        return {name: tensor[members] for name, tensor in self._state.items()}
-
     def _n_channels(self) -> int:
         return self._state["mean"].shape[1] // self.config.window
 

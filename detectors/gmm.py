@@ -153,9 +153,6 @@ class GmmDetector(Detector):
 
         return in_pieces(windows, shares)
 
-    def _state_of(self, members: slice) -> dict[str, Tensor]:
-        return {name: tensor[members] for name, tensor in self._state.items()}
-
     def _n_channels(self) -> int:
         return self._state["mean"].shape[1] // self.config.window
 

@@ -224,9 +224,6 @@ class KdeDetector(Detector):
             return refs
         return refs.adaptive(self.config.window, self.config.neighbours)
 
-    def _state_of(self, members: slice) -> dict[str, Tensor]:
-        return {name: tensor[members] for name, tensor in self._state.items()}
-
     def _n_channels(self) -> int:
         return self._state["mean"].shape[1] // self.config.window
 

@@ -274,8 +274,5 @@ class NadeDetector(Detector):
     def _network(self, length: int) -> _NadeNetwork:
         return _NadeNetwork(self.config, length)
 
-    def _state_of(self, members: slice) -> dict[str, Tensor]:
-        return {name: tensor[members] for name, tensor in self._state.items()}
-
     def _n_channels(self) -> int:
         return self._state["direct.weight"].shape[1] // self.config.window

@@ -215,9 +215,14 @@ def _fit_bank(
     unseen = _unseen(members, windows, fold)
     live, settled = bank.score_unseen(blind, unseen, fold)
     calibrated_at = time.perf_counter()
-    seconds = ((fitted_at - began) / len(members), (calibrated_at - fitted_at) / len(members))
     plain = _plain(blind, windows, fold, pooled=pooled)
     judged = card.judge(card.Trial(whole, blind, plain, windows, block, shared=pooled))
+    judged_at = time.perf_counter()
+    seconds = {
+        "fit_seconds": (fitted_at - began) / len(members),
+        "calibrate_seconds": (calibrated_at - fitted_at) / len(members),
+        "card_seconds": (judged_at - calibrated_at) / len(members),
+    }
     for row, member in enumerate(members):
         if live[row].isfinite().any() and settled[row].isfinite().any():
             fitted = _fitted(spec, whole, unseen, row, member, live[row], settled[row], seconds, judged[row])
@@ -287,7 +292,7 @@ def _fitted(
     member: _Member,
     live: Tensor,
     settled: Tensor,
-    seconds: tuple[float, float],
+    seconds: dict[str, float],
     judged: card.Card,
 ) -> Fitted:
     ts = member.prepared.ts
@@ -347,7 +352,7 @@ def _card(
     n_steps: int,
     unseen: Values,
     weights: bytes,
-    seconds: tuple[float, float],
+    seconds: dict[str, float],
 ) -> Json:
     return bank.finite(
         {
@@ -360,7 +365,6 @@ def _card(
             "unseen_score_mean": float(np.nanmean(unseen)) if np.isfinite(unseen).any() else None,
             "bytes": len(weights),
             **({"trim": whole.config.trim} if hasattr(whole.config, "trim") else {}),
-            "fit_seconds": round(seconds[0], 4),
-            "calibrate_seconds": round(seconds[1], 4),
+            **{name: round(value, 4) for name, value in seconds.items()},
         }
     )

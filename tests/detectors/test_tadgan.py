@@ -185,7 +185,7 @@ def test_a_score_joins_step_window_and_critic(fitted: TadganDetector, unseen: Wi
         off = (x - networks.reconstruct(x)).abs()[0, :, 0]
         opinion = networks.critic_x(x)[0]
     seen = kept[0, :, 0]
-    whole = max(float((off[seen].mean() - state["window_mean"]) / state["window_sd"]), 0.0)
+    whole = max(float((off[seen].mean() - state["error_mean"].mean()) / state["window_sd"]), 0.0)
     critic = abs(float((opinion - state["critic_mean"]) / state["critic_sd"])) + 1
     for t in range(WINDOW):
         own = float((off[t] - state["error_mean"][t]) / state["error_sd"][t]) if seen[t] else 0.0
