@@ -71,18 +71,29 @@ class Scratch(SqlStore):
         self.ingest(Ingest("replay", [row.spec for row in series], none))
         own = {row.spec.key: row.id for row in super().series()}
         self._real_ids = {own[row.spec.key]: row.id for row in series}
-        self._rows = [self._as_of(row, own[row.spec.key]) for row in series]
+        last = self._last_points([row for row in series if _goes_on(row, stop)])
+        self._rows = [self._as_of(row, own[row.spec.key], last) for row in series]
 
-    def _as_of(self, row: SeriesRow, own_id: int) -> SeriesRow:
+    def _as_of(self, row: SeriesRow, own_id: int, last: Mapping[int, int]) -> SeriesRow:
         """Return the series as it was known at the time: its last point is none of later."""
-        first, last = row.first_ts, row.last_ts
-        if first is None or last is None or first >= self._stop:
+        known = last.get(row.id) if _goes_on(row, self._stop) else row.last_ts
+        if row.first_ts is None or known is None or row.first_ts >= self._stop:
             return SeriesRow(own_id, row.spec, None, None)
-        if last >= self._stop:
-            found = self._real.points([row.id], max(first, self._stop - 30 * DAY), self._stop)
-            found = found if len(found) else self._real.points([row.id], first, self._stop)
-            last = int(found.ts[-1])
-        return SeriesRow(own_id, row.spec, first, last)
+        return SeriesRow(own_id, row.spec, row.first_ts, known)
+
+    def _last_points(self, series: Sequence[SeriesRow]) -> dict[int, int]:
+        """Return when the last point before the end came, by series id, looking further back step by step."""
+        first = min((row.first_ts or 0 for row in series), default=self._stop)
+        found: dict[int, int] = {}
+        reach = DAY
+        while left := sorted({row.id for row in series} - set(found)):
+            block = self._real.points(left, self._stop - reach, self._stop)
+            ends = np.flatnonzero(np.diff(block.series, append=-1))
+            found |= dict(zip(block.series[ends].tolist(), block.ts[ends].tolist(), strict=True))
+            if self._stop - reach <= first:
+                break
+            reach *= 4
+        return found
 
     def series(self, source: str | None = None) -> list[SeriesRow]:
         return [row for row in self._rows if source in (None, row.spec.source)]
@@ -94,6 +105,11 @@ class Scratch(SqlStore):
         series = own[np.searchsorted(sorted(back), block.series)] if len(block) else block.series
         order = np.lexsort((block.ts, series))
         return PointBlock(series[order], block.ts[order], block.value[order])
+
+
+def _goes_on(row: SeriesRow, stop: int) -> bool:
+    """True where a series has points before and after a moment."""
+    return row.first_ts is not None and row.first_ts < stop and (row.last_ts or 0) >= stop
 
 
 def tried(spec: MonitorSpec, threshold: Threshold | None, detector: str | None) -> MonitorSpec:
