@@ -78,7 +78,7 @@ def draw(
         UnknownMonitorError: the config declares no such monitor.
         NoModelError: the monitor does not watch the series, it has no model yet, or none that old.
     """
-    from pipelines import bank, prepare
+    from pipelines import bank, members, prepare
 
     desk = service.stored_desk(monitor)
     target = _target(desk.targets(), monitor, series)
@@ -86,18 +86,19 @@ def draw(
     newest = min(known[i].last_ts or 0 for i in target.series_ids)
     end = newest + 1 if stop is None else stop
     version = _version(desk.versions([target])[target.id], target.key, end)
-    cls, config = bank.config_of(version.detector, version.config["params"])
+    lead, *_ = members.stored(version.detector, version.config["params"], version.recipe)
+    cls, config = lead.config
     recipe = prepare.Recipe.from_json(version.recipe)
     start = end - config.window * recipe.step_seconds
     points = desk.points([target], start - recipe.context_seconds, end + recipe.step_seconds)[target.id]
     around = prepare.apply(recipe, points, start, end)
     (weights,) = service.store.weights([version.weights_id]).values()
-    model = bank.unpack(cls, replace(config, seed=seed), [weights])
+    model = bank.unpack(cls, replace(config, seed=seed), [lead.own(weights)])
     scaled = model.sample(n)[0].numpy()
     return Sampled(
         series=target.key,
         version_id=version.id,
-        detector=version.detector,
+        detector=lead.detector,
         channels=tuple(known[i].spec.key for i in target.series_ids),
         ts=around.ts,
         values=_rounded(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from anomaly_service.errors import AnomalyServiceError, UnknownEventError
 from detectors.base import Detector, Encodes, Windows
 from detectors.registry import UnknownDetectorError
-from pipelines import bank, prepare, similar
+from pipelines import bank, members, prepare, similar
 from pipelines.desk import batches, split
 from pipelines.prepare import Prepared, Recipe
 from pipelines.reconcile import FAMILY
@@ -319,13 +319,14 @@ def _encoder(store: SqlStore, asked: _Asked) -> _Encoder:
         )
     (version,) = (v for v in store.versions([asked.target.id], every=True) if v.id == version_id)
     try:
-        cls, config = bank.config_of(version.detector, version.config["params"])
+        lead, *_ = members.stored(version.detector, version.config["params"], version.recipe)
+        cls, config = lead.config
     except UnknownDetectorError as error:
         raise NotComparableError(f"its version's detector cannot be loaded, {error}") from None
     if not issubclass(cls, Encodes):
-        raise NotComparableError(f"detector {version.detector} has no latent space; see `anomaly detectors`")
+        raise NotComparableError(f"detector {lead.detector} has no latent space; see `anomaly detectors`")
     (weights,) = store.weights([version.weights_id]).values()
-    return _Encoder(bank.unpack(cls, config, [weights]), config.window, Recipe.from_json(version.recipe))
+    return _Encoder(lead.model(weights), config.window, Recipe.from_json(version.recipe))
 
 
 def _first_point(store: SqlStore, target: TargetRow, start: int, event: Event) -> int:

@@ -35,11 +35,13 @@ class GaussianConfig(TrimmedConfig):
         form: 'full' covariance, 'ppca', or 'auto': full up to 128 values a window.
         components: most principal components of the 'ppca' form.
         share: share of the variance the components explain.
+        whole: judge a window by its energy alone: what a single step or a level says does not join.
     """
 
     form: Literal["auto", "full", "ppca"] = "auto"
     components: int = 32
     share: float = 0.95
+    whole: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,7 +134,10 @@ class GaussianDetector(Detector):
     def _score(self, windows: Windows) -> Tensor:
         def scores(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
-            return parts.combined(_raw_parts(_normal(state), piece.values, parts.missing_in(piece)), state)
+            normal, mask = _normal(state), parts.missing_in(piece)
+            if self.config.whole:
+                return parts.whole(_energy(normal, piece.values, mask), state, piece.window)
+            return parts.combined(_raw_parts(normal, piece.values, mask), state)
 
         return in_pieces(windows, scores)
 
@@ -189,15 +194,28 @@ def _normal(state: dict[str, Tensor]) -> Normal:
 def _raw_parts(normal: Normal, values: Tensor, mask: Tensor | None) -> Tensor:
     """Parts as theory standardises them, ``(n_targets, k, 2 + window)``: window, level, steps."""
     n_channels = values.shape[3]
-    observed: Tensor | int = values.shape[2] * n_channels
-    x = values.flatten(2).clamp(-LARGEST, LARGEST).sub_(normal.mean.unsqueeze(1).to(torch.float32))
-    if mask is not None:
-        observed = (~mask).flatten(2).sum(2)
-        x = normal.completed(x, mask.flatten(2)).x.to(torch.float32)
+    x = _about_mean(normal, values, mask)
     level = (x @ _level_filter(normal, n_channels).to(torch.float32)).square().sum(2)
     step, energy = parts.steps_of(x @ normal.whitener.transpose(1, 2).to(torch.float32), mask, n_channels)
-    window, level = parts.standard(energy, observed), parts.standard(level, n_channels)
+    window, level = parts.standard(energy, _observed(values, mask)), parts.standard(level, n_channels)
     return torch.cat([window.unsqueeze(2), level.unsqueeze(2), step], dim=2)
+
+
+def _energy(normal: Normal, values: Tensor, mask: Tensor | None) -> Tensor:
+    """The window's part alone, ``(n_targets, k)``."""
+    white = _about_mean(normal, values, mask) @ normal.whitener.transpose(1, 2).to(torch.float32)
+    return parts.standard(white.square_().sum(2), _observed(values, mask))
+
+
+def _about_mean(normal: Normal, values: Tensor, mask: Tensor | None) -> Tensor:
+    """The windows less their mean, missing steps at their conditional mean, ``(n_targets, k, size)``."""
+    x = values.flatten(2).clamp(-LARGEST, LARGEST).sub_(normal.mean.unsqueeze(1).to(torch.float32))
+    return x if mask is None else normal.completed(x, mask.flatten(2)).x.to(torch.float32)
+
+
+def _observed(values: Tensor, mask: Tensor | None) -> Tensor | int:
+    """How many values of each window were observed, ``(n_targets, k)``."""
+    return values.shape[2] * values.shape[3] if mask is None else (~mask).flatten(2).sum(2)
 
 
 def _level_filter(normal: Normal, n_channels: int) -> Tensor:

@@ -30,6 +30,9 @@ Bandwidth = Literal["scott", "knn"]
 NEAREST = 50
 """References whose mean is expected at hidden steps."""
 
+LARGEST_LATENT: dict[Bandwidth, int] = {"scott": 6, "knn": 32}
+"""Most principal coordinates: a distance to the nearest bears more of them than a density."""
+
 GAUSSIAN_SHARE = 0.01
 """Share of a gaussian kernel that keeps the score of a kernel of finite support finite."""
 
@@ -44,6 +47,8 @@ class KdeConfig(TrimmedConfig):
         neighbours: nearest references whose mean distance 'knn' takes.
         latent: principal coordinates the density lives on.
         references: training windows kept, evenly drawn.
+        whole: judge a window by its distance to the nearest alone, with 'knn': what a single step says
+            does not join.
     """
 
     kernel: Kernel = "gaussian"
@@ -51,6 +56,7 @@ class KdeConfig(TrimmedConfig):
     neighbours: int = 5
     latent: int = 6
     references: int = 2048
+    whole: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,10 +65,14 @@ class KdeConfig(TrimmedConfig):
         if self.bandwidth not in ("scott", "knn"):
             raise ValueError(f"bandwidth must be 'scott' or 'knn', got {self.bandwidth!r}")
         self._check_counts("neighbours", "references")
-        if not 1 <= self.latent <= 6:
+        most = LARGEST_LATENT[self.bandwidth]
+        if not 1 <= self.latent <= most:
             raise ValueError(
-                f"latent must be 1 to 6, got {self.latent}; kernel densities do not reach further"
+                f"latent must be 1 to {most} with bandwidth {self.bandwidth!r}, got {self.latent}; "
+                "kernel densities do not reach further"
             )
+        if self.whole and self.bandwidth != "knn":
+            raise ValueError("whole needs bandwidth 'knn': only its distance is one of whole windows")
 
 
 class KdeDetector(Detector):
@@ -139,8 +149,7 @@ class KdeDetector(Detector):
         base, refs = LinearBase.load(state), References.load(state)
 
         def farness(z: Tensor, off: Tensor) -> Tensor:
-            away = self._away(base, refs, z, off, start) / refs.bandwidth
-            return parts.standard(away.square(), base.latent)
+            return self._farness(base, refs, z, off, start)
 
         def log_latent(z: Tensor) -> Tensor:
             own = refs.log_density(z, start, self.config.window, self.config.kernel)
@@ -153,11 +162,25 @@ class KdeDetector(Detector):
             return parts.surprise_parts(base, base.normal, values, mask, farness)
         return parts.latent_parts(base, base.normal, values, mask, log_latent)
 
+    def _farness(self, base: LinearBase, refs: References, z: Tensor, off: Tensor, start: Tensor) -> Tensor:
+        """The distance to the nearest as a part of theory, ``(n_targets, k)``."""
+        away = self._away(base, refs, z, off, start) / refs.bandwidth
+        return parts.standard(away.square(), base.latent)
+
+    def _whole(self, state: dict[str, Tensor], values: Tensor, mask: Tensor | None, start: Tensor) -> Tensor:
+        """The first part alone, ``(n_targets, k)``."""
+        base, refs = LinearBase.load(state), References.load(state)
+        x = base.about_mean(values) if mask is None else base.filled(values, mask)
+        return self._farness(base, refs, *base.split(x), start)
+
     def _score(self, windows: Windows) -> Tensor:
         def scores(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
-            raw = self._raw(state, piece.values, parts.missing_in(piece), piece.starts)
-            return parts.combined(raw, state)
+            mask = parts.missing_in(piece)
+            if self.config.whole:
+                farness = self._whole(state, piece.values, mask, piece.starts)
+                return parts.whole(farness, state, piece.window)
+            return parts.combined(self._raw(state, piece.values, mask, piece.starts), state)
 
         return in_pieces(windows, scores)
 

@@ -74,9 +74,9 @@ def _context(desk: Desk, versions: Iterable[VersionRow]) -> int:
 
 def window_seconds(version: VersionRow) -> int:
     """Return the length of a version's own window: one of an older configuration may look further back."""
-    from pipelines import bank
+    from pipelines import members
 
-    window = bank.config_of(version.detector, version.config["params"])[1].window
+    window = members.window(version.detector, version.config["params"], version.recipe)
     return int(window * version.recipe["step_seconds"])
 
 

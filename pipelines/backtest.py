@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import calibrate, metrics, prepare
+from pipelines import calibrate, members, metrics, prepare
+from pipelines.auto import AUTO
 from pipelines.bank import config_of
 from pipelines.fit import FitTarget, FitTask, Fitted, fit_targets
 from pipelines.metrics import PrecisionRecall, Segments
@@ -86,8 +87,10 @@ class Candidate:
     spec: MonitorSpec
 
     def on(self, labelled: Labelled) -> MonitorSpec:
-        """Return the settings for one series: its window, and a budget of its own."""
-        params = {"window": window_of(*labelled.values.shape), **self.spec.params}
+        """Return the settings for one series: its window, which ``auto`` chooses itself, and a budget of its own."""
+        params = self.spec.params
+        if self.spec.detector != AUTO:
+            params = {"window": window_of(*labelled.values.shape), **params}
         return replace(
             self.spec, params=params, scope="series", threshold=replace(self.spec.threshold, per="series")
         )
@@ -400,14 +403,15 @@ def _united(spans: Sequence[Span]) -> list[Span]:
 
 
 def _identity(labelled: Labelled, candidate: Candidate, spec: MonitorSpec, split: str) -> Json:
-    cls, config = config_of(spec.detector, spec.params)
+    shape = (labelled.values.shape[1], len(labelled.ts))
+    lead, *_ = (config_of(m.detector, m.params) for m in members.asked(spec.detector, spec.params, *shape))
     return {
         "dataset": labelled.dataset,
         "series": labelled.series,
         "detector": candidate.name,
-        "baseline": cls.baseline,
+        "baseline": lead[0].baseline,
         "split": split,
-        "window": config.window,
+        "window": lead[1].window,
         "channels": labelled.values.shape[1],
         "step_seconds": labelled.step_seconds,
     }

@@ -75,10 +75,10 @@ class Desk:
 
     @property
     def window(self) -> int:
-        """Steps of a window of the detector as configured now."""
-        from pipelines import bank
+        """Steps of the longest window of the detector as configured now."""
+        from pipelines import members
 
-        return bank.config_of(self.spec.detector, self.spec.params)[1].window
+        return members.longest_window(self.spec.detector, self.spec.params)
 
     def check_stop(self) -> None:
         """Raise StoppedError where the job was asked to stop."""

@@ -15,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detectors.base import Detector, DetectorConfig, Windows
-from pipelines import bank, calibrate, card, flag, prepare
+from detectors.base import Detector, Windows
+from pipelines import bank, calibrate, card, flag, members, prepare
+from pipelines.auto import AUTO, Member, View
+from pipelines.members import FittedMember, Scale
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Json, Mode, Points, Seconds, TargetRow, Values
 
@@ -83,12 +85,32 @@ class NotReady:
 
 
 @dataclass(frozen=True)
-class _Member:
-    """A target on its way through the fit."""
+class _Ready:
+    """A target on its way through the fit of one member."""
 
     asked: FitTarget
     recipe: prepare.Recipe
     prepared: prepare.Prepared
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What the fit of one member of a target produced.
+
+    Attributes:
+        unseen: what it was judged on: every block prepared by a season and a scale that did not see it.
+        scores: of the training span, by models that did not see their block, by mode.
+        figures: its part of the card.
+    """
+
+    ready: _Ready
+    member: Member
+    window: int
+    weights: bytes
+    unseen: NDArray[np.float32]
+    scores: dict[Mode, Values]
+    figures: Json
+    broken: tuple[str, ...]
 
 
 @dataclass
@@ -100,92 +122,29 @@ class FitOutcome:
 def fit_targets(task: FitTask) -> FitOutcome:
     """Return a fit for every target with enough data in its span."""
     torch.set_num_threads(1)
-    spec = task.spec
-    cls, config = bank.config_of(spec.detector, spec.params)
     outcome = FitOutcome()
-    members = []
-    for asked in task.targets:
-        try:
-            member = _prepare(asked, spec)
-            why = _too_little(member, config.window)
-        except Exception as error:  # recorded: one broken series must not end the night of all others
-            why = _failure(error)
-        if why:
-            outcome.not_ready.append(NotReady(asked.target.id, asked.target.key, why))
-        else:
-            members.append(member)
-    for alike in _batches(members, config.window, cls.folds, pooled=spec.scope == "group"):
-        _fit_or_part(spec, cls, config, alike, outcome)
+    for wanted, asked in _alike(task.spec, task.targets):
+        parts = [_Fits(task.spec, member).of(asked) for member in wanted]
+        for target in asked:
+            _join(task.spec, target, [part[target.target.id] for part in parts], outcome)
     return outcome
 
 
-def _fit_or_part(
-    spec: MonitorSpec,
-    cls: type[Detector],
-    config: DetectorConfig,
-    members: Sequence[_Member],
-    outcome: FitOutcome,
-) -> None:
-    """Fit a bank; where that fails, fit its members one by one, so that only the culprit is left out."""
-    part = FitOutcome()
-    try:
-        _fit_bank(spec, cls, config, members, part)
-    except Exception as error:  # recorded below, with the target that caused it
-        if len(members) > 1 and spec.scope != "group":
-            for member in members:
-                _fit_or_part(spec, cls, config, [member], outcome)
-            return
-        part = FitOutcome(
-            not_ready=[NotReady(m.asked.target.id, m.asked.target.key, _failure(error)) for m in members]
-        )
-    outcome.fitted += part.fitted
-    outcome.not_ready += part.not_ready
-
-
-def _failure(error: Exception) -> str:
-    return f"the fit failed: {type(error).__name__}: {error}"
-
-
-def _prepare(asked: FitTarget, spec: MonitorSpec) -> _Member:
-    first = min((int(p.ts[0]) for p in asked.points if len(p.ts)), default=asked.stop)
-    start = max(asked.start, first)
-    recipe = prepare.learn(
-        asked.points,
-        step_seconds=asked.target.step_seconds,
-        timezone=asked.target.timezone,
-        season=spec.season,
-        start=start,
-        stop=asked.stop,
-    )
-    return _Member(asked, recipe, prepare.apply(recipe, asked.points, start, asked.stop))
+def _alike(
+    spec: MonitorSpec, targets: Iterable[FitTarget]
+) -> Iterable[tuple[tuple[Member, ...], list[FitTarget]]]:
+    """Return the members that are asked of targets, and those targets."""
+    groups: dict[str, tuple[tuple[Member, ...], list[FitTarget]]] = {}
+    for target in targets:
+        n_channels, n_steps = len(target.points), max((len(p.ts) for p in target.points), default=0)
+        wanted = members.asked(spec.detector, spec.params, n_channels, n_steps)
+        groups.setdefault(str(wanted), (wanted, []))[1].append(target)
+    return groups.values()
 
 
 def least_seconds(spec: MonitorSpec, step_seconds: int) -> int:
     """Return the shortest span that a model of this monitor can be learned from."""
-    return MIN_WINDOWS * bank.config_of(spec.detector, spec.params)[1].window * step_seconds
-
-
-def _too_little(member: _Member, window: int) -> str:
-    """Return why a target cannot be fitted; empty where it can."""
-    seen, need = int((~member.prepared.missing.all(axis=1)).sum()), MIN_WINDOWS * window
-    if seen >= need:
-        return ""
-    asked = member.asked
-    most = (asked.stop - asked.start) // asked.target.step_seconds
-    if most < need:
-        return (
-            f"fit.window holds {most} points, {MIN_WINDOWS} windows of {window} need {need}; "
-            "lengthen fit.window or shorten params.window"
-        )
-    return f"{seen} points in fit.window, {MIN_WINDOWS} windows of {window} need {need}"
-
-
-def _batches(members: Iterable[_Member], window: int, folds: int, *, pooled: bool) -> list[list[_Member]]:
-    """Group members whose held-out blocks are equally long; a pooled group stays whole."""
-    groups: dict[int, list[_Member]] = defaultdict(list)
-    for member in members:
-        groups[0 if pooled else block_steps(len(member.prepared.ts), window, folds)].append(member)
-    return list(groups.values())
+    return MIN_WINDOWS * members.shortest_window(spec.detector, spec.params) * step_seconds
 
 
 def block_steps(n_steps: int, window: int, folds: int) -> int:
@@ -193,148 +152,240 @@ def block_steps(n_steps: int, window: int, folds: int) -> int:
     return int(max(window, min(BLOCK_WINDOWS * window, n_steps // (2 * folds))))
 
 
-def _fit_bank(
-    spec: MonitorSpec,
-    cls: type[Detector],
-    config: DetectorConfig,
-    members: Sequence[_Member],
-    outcome: FitOutcome,
-) -> None:
-    """Fit members together, and note what became of each."""
-    began = time.perf_counter()
-    prepared = [member.prepared for member in members]
-    windows = bank.windows_of(
-        prepared, config.window, [m.recipe.index(int(m.prepared.ts[0])) for m in members]
-    )
-    block = block_steps(min(len(p.ts) for p in prepared), config.window, cls.folds)
-    fold = (torch.arange(windows.n_points) // block) % cls.folds
-    pooled = spec.scope == "group"
-    whole = _whole(cls, config, windows, pooled=pooled)
-    fitted_at = time.perf_counter()
-    blind = _blind(cls, config, windows, fold, pooled=pooled)
-    unseen = _unseen(members, windows, fold)
-    live, settled = bank.score_unseen(blind, unseen, fold)
-    calibrated_at = time.perf_counter()
-    plain = _plain(blind, windows, fold, pooled=pooled)
-    judged = card.judge(card.Trial(whole, blind, plain, windows, block, shared=pooled))
-    judged_at = time.perf_counter()
-    seconds = {
-        "fit_seconds": (fitted_at - began) / len(members),
-        "calibrate_seconds": (calibrated_at - fitted_at) / len(members),
-        "card_seconds": (judged_at - calibrated_at) / len(members),
-    }
-    for row, member in enumerate(members):
-        if live[row].isfinite().any() and settled[row].isfinite().any():
-            fitted = _fitted(spec, whole, unseen, row, member, live[row], settled[row], seconds, judged[row])
-            outcome.fitted.append(fitted)
-        else:
-            target = member.asked.target
-            why = (
-                f"too many steps without a point in every window of {config.window}; "
-                f"is the source's step of {target.step_seconds} s right?"
+# -- one member ---------------------------------------------------------------------
+
+
+class _Fits:
+    """The fit of one member for many targets: a model each, or the reason why there is none."""
+
+    def __init__(self, spec: MonitorSpec, member: Member) -> None:
+        self.spec = spec
+        self.member = member
+        self.cls, self.config = bank.config_of(member.detector, member.params)
+        self.pooled = spec.scope == "group"
+        self.found: dict[int, _Model | str] = {}
+
+    def of(self, targets: Iterable[FitTarget]) -> dict[int, _Model | str]:
+        """Return what became of each target, by id."""
+        ready = []
+        for asked in targets:
+            try:
+                own = self._prepare(asked)
+                why = self._too_little(own)
+            except Exception as error:  # recorded: one broken series must not end the night of all others
+                why = _failure(error)
+            if why:
+                self.found[asked.target.id] = why
+            else:
+                ready.append(own)
+        for alike in self._batches(ready):
+            self._fit_or_part(alike)
+        return self.found
+
+    def _prepare(self, asked: FitTarget) -> _Ready:
+        first = min((int(p.ts[0]) for p in asked.points if len(p.ts)), default=asked.stop)
+        start = max(asked.start, first)
+        recipe = prepare.learn(
+            asked.points,
+            step_seconds=asked.target.step_seconds,
+            timezone=asked.target.timezone,
+            season=self.spec.season if self.member.view is View.FULL else "none",
+            follow=self.member.view is View.FULL,
+            start=start,
+            stop=asked.stop,
+        )
+        return _Ready(asked, recipe, prepare.apply(recipe, asked.points, start, asked.stop))
+
+    def _too_little(self, ready: _Ready) -> str:
+        """Return why a target cannot be fitted; empty where it can."""
+        window = self.config.window
+        seen, need = int((~ready.prepared.missing.all(axis=1)).sum()), MIN_WINDOWS * window
+        if seen >= need:
+            return ""
+        asked = ready.asked
+        most = (asked.stop - asked.start) // asked.target.step_seconds
+        if most < need:
+            return (
+                f"fit.window holds {most} points, {MIN_WINDOWS} windows of {window} need {need}; "
+                "lengthen fit.window or shorten params.window"
             )
-            outcome.not_ready.append(NotReady(target.id, target.key, why))
+        return f"{seen} points in fit.window, {MIN_WINDOWS} windows of {window} need {need}"
+
+    def _batches(self, ready: Iterable[_Ready]) -> list[list[_Ready]]:
+        """Group targets whose held-out blocks are equally long; a pooled group stays whole."""
+        groups: dict[int, list[_Ready]] = defaultdict(list)
+        for own in ready:
+            block = block_steps(len(own.prepared.ts), self.config.window, self.cls.folds)
+            groups[0 if self.pooled else block].append(own)
+        return list(groups.values())
+
+    def _fit_or_part(self, ready: Sequence[_Ready]) -> None:
+        """Fit a bank; where that fails, fit its targets one by one, so that only the culprit is left out."""
+        try:
+            self._fit_bank(ready)
+        except Exception as error:  # recorded, with the target that caused it
+            if len(ready) > 1 and not self.pooled:
+                for own in ready:
+                    self._fit_or_part([own])
+                return
+            self.found |= {own.asked.target.id: _failure(error) for own in ready}
+
+    def _fit_bank(self, ready: Sequence[_Ready]) -> None:
+        """Fit targets together, and note what became of each."""
+        began = time.perf_counter()
+        prepared = [own.prepared for own in ready]
+        windows = bank.windows_of(
+            prepared, self.config.window, [own.recipe.index(int(own.prepared.ts[0])) for own in ready]
+        )
+        block = block_steps(min(len(p.ts) for p in prepared), self.config.window, self.cls.folds)
+        fold = (torch.arange(windows.n_points) // block) % self.cls.folds
+        whole = self._whole(windows)
+        fitted_at = time.perf_counter()
+        blind = self._blind(windows, fold)
+        unseen = _unseen(ready, windows, fold)
+        live, settled = bank.score_unseen(blind, unseen, fold)
+        calibrated_at = time.perf_counter()
+        plain = self._plain(blind, windows, fold)
+        judged = card.judge(card.Trial(whole, blind, plain, windows, block, shared=self.pooled))
+        judged_at = time.perf_counter()
+        seconds = {
+            "fit_seconds": (fitted_at - began) / len(ready),
+            "calibrate_seconds": (calibrated_at - fitted_at) / len(ready),
+            "card_seconds": (judged_at - calibrated_at) / len(ready),
+        }
+        for row, own in enumerate(ready):
+            scores = {
+                mode: each[row, : len(own.prepared.ts)].numpy()
+                for mode, each in ((Mode.LIVE, live), (Mode.SETTLED, settled))
+            }
+            target = own.asked.target
+            if not all(np.isfinite(each).any() for each in scores.values()):
+                self.found[target.id] = (
+                    f"too many steps without a point in every window of {self.config.window}; "
+                    f"is the source's step of {target.step_seconds} s right?"
+                )
+                continue
+            n_steps, weights = len(own.prepared.ts), bank.pack(whole, row)
+            own_card = _card(whole, windows, row, n_steps, scores[Mode.SETTLED], weights, seconds)
+            self.found[target.id] = _Model(
+                ready=own,
+                member=self.member,
+                window=self.config.window,
+                weights=weights,
+                unseen=unseen.series[row, :n_steps].numpy(),
+                scores=scores,
+                figures={**own_card, **judged[row].figures},
+                broken=judged[row].broken,
+            )
+
+    def _whole(self, windows: Windows) -> Detector:
+        """Return the bank fitted on everything."""
+        if not self.pooled:
+            return self.cls(self.config).fit(windows)
+        return self.cls(self.config).fit(windows.pooled()).select([0] * windows.n_targets)
+
+    def _blind(self, windows: Windows, fold: Tensor) -> list[Detector]:
+        """Return one bank per fold that did not see it."""
+        folds = fold.expand(windows.n_targets, -1)
+        if not self.pooled:
+            return list(self.cls(self.config).cross_fit(windows, folds))
+        banks = self.cls(self.config).cross_fit(windows.pooled(), folds.reshape(1, -1))
+        return [bank.select([0] * windows.n_targets) for bank in banks]
+
+    def _plain(self, blind: list[Detector], windows: Windows, fold: Tensor) -> list[Detector] | None:
+        """Return Gaussians that did not see their fold, to compare with; None for a baseline.
+
+        Those that are judged may be plain Gaussians themselves.
+        """
+        if blind[0].baseline:
+            return None
+        cls, config = bank.config_of("gaussian", {"window": windows.window})
+        own = blind[0].config
+        if type(blind[0]) is cls and replace(own, seed=config.seed, max_windows=config.max_windows) == config:
+            return blind
+        folds = fold.expand(windows.n_targets, -1)
+        if not self.pooled:
+            return [cls(config).fit(windows.without(folds == k)) for k in range(len(blind))]
+        together, folds = windows.pooled(), folds.reshape(1, -1)
+        return [
+            cls(config).fit(together.without(folds == k)).select([0] * windows.n_targets)
+            for k in range(len(blind))
+        ]
 
 
-def _unseen(members: Sequence[_Member], windows: Windows, fold: Tensor) -> Windows:
+def _failure(error: Exception) -> str:
+    return f"the fit failed: {type(error).__name__}: {error}"
+
+
+def _unseen(ready: Sequence[_Ready], windows: Windows, fold: Tensor) -> Windows:
     """Return the windows with every block prepared by a season and a scale that did not see it."""
     rows = []
-    for member in members:
-        own = fold[: len(member.prepared.ts)].numpy()
-        rows.append(prepare.unseen(member.recipe, member.asked.points, member.prepared, own))
+    for own in ready:
+        part = fold[: len(own.prepared.ts)].numpy()
+        rows.append(prepare.unseen(own.recipe, own.asked.points, own.prepared, part))
     return bank.windows_of(rows, windows.window, windows.start.tolist())
 
 
-def _whole(cls: type[Detector], config: DetectorConfig, windows: Windows, *, pooled: bool) -> Detector:
-    """Return the bank fitted on everything."""
-    if not pooled:
-        return cls(config).fit(windows)
-    return cls(config).fit(windows.pooled()).select([0] * windows.n_targets)
+# -- one target ---------------------------------------------------------------------
 
 
-def _blind(
-    cls: type[Detector], config: DetectorConfig, windows: Windows, fold: Tensor, *, pooled: bool
-) -> list[Detector]:
-    """Return one bank per fold that did not see it."""
-    folds = fold.expand(windows.n_targets, -1)
-    if not pooled:
-        return list(cls(config).cross_fit(windows, folds))
-    banks = cls(config).cross_fit(windows.pooled(), folds.reshape(1, -1))
-    return [bank.select([0] * windows.n_targets) for bank in banks]
+def _join(spec: MonitorSpec, asked: FitTarget, found: Sequence[_Model | str], outcome: FitOutcome) -> None:
+    """Make one version of a target's models, or note why there is none."""
+    models = [each for each in found if isinstance(each, _Model)]
+    if not models:
+        why = next(each for each in found if isinstance(each, str))
+        outcome.not_ready.append(NotReady(asked.target.id, asked.target.key, why))
+        return
+    outcome.fitted.append(_fitted(spec, asked, [m for m in models if not m.broken] or models[:1]))
 
 
-def _plain(blind: list[Detector], windows: Windows, fold: Tensor, *, pooled: bool) -> list[Detector] | None:
-    """Return Gaussians that did not see their fold, to compare with; None for a baseline.
+def _fitted(spec: MonitorSpec, asked: FitTarget, models: Sequence[_Model]) -> Fitted:
+    lead = models[0]
+    ts = lead.ready.prepared.ts
+    joint = spec.detector == AUTO
+    own = [_fitted_member(model, at if joint else None) for at, model in enumerate(models)]
+    scores = {mode: members.combined(own, [m.scores[mode] for m in models], mode) for mode in Mode}
+    weights = members.packed(own, [model.weights for model in models])
+    return Fitted(
+        target_id=asked.target.id,
+        start=int(ts[0]),
+        stop=asked.stop,
+        recipe=members.recipe_of(own),
+        weights=weights,
+        card=_joint_card(models, scores[Mode.SETTLED], weights),
+        calibrations=_calibrations(spec, models, scores),
+        status="candidate" if lead.broken else "accepted",
+        broken=lead.broken,
+        group=0 if spec.scope == "group" else None,
+        unseen=UnseenScores(ts, scores[Mode.LIVE], scores[Mode.SETTLED]) if asked.keep_unseen else None,
+    )
 
-    Those that are judged may be plain Gaussians themselves.
-    """
-    if blind[0].baseline:
-        return None
-    cls, config = bank.config_of("gaussian", {"window": windows.window})
-    own = blind[0].config
-    if type(blind[0]) is cls and replace(own, seed=config.seed, max_windows=config.max_windows) == config:
-        return blind
-    folds = fold.expand(windows.n_targets, -1)
-    if not pooled:
-        return [cls(config).fit(windows.without(folds == k)) for k in range(len(blind))]
-    together, folds = windows.pooled(), folds.reshape(1, -1)
-    return [
-        cls(config).fit(together.without(folds == k)).select([0] * windows.n_targets)
-        for k in range(len(blind))
-    ]
+
+def _fitted_member(model: _Model, at: int | None) -> FittedMember:
+    scales = {} if at is None else {str(mode): Scale.of(own) for mode, own in model.scores.items()}
+    return FittedMember(model.member, model.ready.recipe.to_json(), scales, at)
 
 
-def _fitted(
-    spec: MonitorSpec,
-    whole: Detector,
-    windows: Windows,
-    row: int,
-    member: _Member,
-    live: Tensor,
-    settled: Tensor,
-    seconds: dict[str, float],
-    judged: card.Card,
-) -> Fitted:
-    ts = member.prepared.ts
-    scores = {Mode.LIVE: live[: len(ts)].numpy(), Mode.SETTLED: settled[: len(ts)].numpy()}
-    weights = bank.pack(whole, row)
-    allowed = _allowed(spec, member)
-    own = prepare.odd(windows.series[row, : len(ts)].numpy())
-    calibrations = {
+def _calibrations(spec: MonitorSpec, models: Sequence[_Model], scores: dict[Mode, Values]) -> dict[str, Json]:
+    """Return what was learned of the scores of each mode."""
+    lead = models[0]
+    allowed = _allowed(spec, lead.ready)
+    own = prepare.odd(lead.unseen)
+    return {
         str(mode): calibrate.learn(
             values,
-            ts,
-            step_seconds=member.recipe.step_seconds,
-            window=windows.window,
+            lead.ready.prepared.ts,
+            step_seconds=lead.ready.recipe.step_seconds,
+            window=max(model.window for model in models),
             policy=spec.policy,
             allowed=allowed,
             own=own,
         )
         for mode, values in scores.items()
     }
-    unseen = None
-    if member.asked.keep_unseen:
-        unseen = UnseenScores(ts, scores[Mode.LIVE], scores[Mode.SETTLED])
-    return Fitted(
-        target_id=member.asked.target.id,
-        start=int(ts[0]),
-        stop=member.asked.stop,
-        recipe=member.recipe.to_json(),
-        weights=weights,
-        card={
-            **_card(whole, windows, row, len(ts), scores[Mode.SETTLED], weights, seconds),
-            **judged.figures,
-            "broken": list(judged.broken),
-        },
-        calibrations=calibrations,
-        status="candidate" if judged.broken else "accepted",
-        broken=judged.broken,
-        group=0 if spec.scope == "group" else None,
-        unseen=unseen,
-    )
 
 
-def _allowed(spec: MonitorSpec, member: _Member) -> NDArray[np.bool_] | None:
+def _allowed(spec: MonitorSpec, ready: _Ready) -> NDArray[np.bool_] | None:
     """Return where the policy's direction and deviation gates hold; None where it has none.
 
     The baseline stands in for the model's expectation: with an interval and a window around it
@@ -342,7 +393,23 @@ def _allowed(spec: MonitorSpec, member: _Member) -> NDArray[np.bool_] | None:
     """
     if not flag.is_gated(spec.policy):
         return None
-    return flag.allowed(member.prepared.raw, prepare.usual(member.recipe, member.prepared), spec.policy)
+    return flag.allowed(ready.prepared.raw, prepare.usual(ready.recipe, ready.prepared), spec.policy)
+
+
+def _joint_card(models: Sequence[_Model], scores: Values, weights: bytes) -> Json:
+    """Return the leader's card; of several members, with theirs and what they come to together."""
+    lead = models[0]
+    card_ = {**lead.figures, "broken": list(lead.broken)}
+    if len(models) == 1:
+        return card_
+    seconds = ("fit_seconds", "calibrate_seconds", "card_seconds")
+    return {
+        **card_,
+        **{name: round(sum(model.figures[name] for model in models), 4) for name in seconds},
+        "unseen_score_mean": float(np.nanmean(scores)),
+        "bytes": len(weights),
+        "members": [{**model.member.to_json(), **model.figures} for model in models],
+    }
 
 
 def _card(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines import bank, calibrate, flag, prepare
+from pipelines import calibrate, flag, members, prepare
 from pipelines.calibrate import WEEK, Scale
 from pipelines.evidence import GRID, Realised, Seen
 from pipelines.monitor import MonitorSpec
@@ -110,7 +110,7 @@ class _Course:
 
     @classmethod
     def of(cls, spec: MonitorSpec, target: ScoreTarget, steps: Sequence[Steps], mode: Mode) -> _Course:
-        window = max((bank.config_of(p.detector, p.params)[1].window for p in target.pieces), default=1)
+        window = max((members.window(p.detector, p.params, p.recipe) for p in target.pieces), default=1)
         parts = [_columns(spec, target, each, mode) for each in steps]
         nothing = (np.empty(0, dtype=np.int64), np.empty(0), np.empty(0, np.bool_), np.empty(0, np.bool_))
         ts, surprise, allowed, odd = (np.concatenate(column) for column in zip(nothing, *parts, strict=True))
@@ -150,7 +150,7 @@ def _columns(
     spec: MonitorSpec, target: ScoreTarget, steps: Steps, mode: Mode
 ) -> tuple[Seconds, Values, NDArray[np.bool_], NDArray[np.bool_]]:
     prepared, recipe = steps.row.prepared, steps.row.recipe
-    scores = steps.live if mode is Mode.LIVE else steps.settled
+    scores = steps.scores(mode)
     surprise = np.full(len(scores), np.nan)
     for rows, body, line, _ in in_force(target, steps, mode):
         surprise[rows] = Scale.of(body, line).surprise(scores[rows])

@@ -116,8 +116,9 @@ class Recipe:
 
     @classmethod
     def from_json(cls, values: Json) -> Recipe:
-        """Return the recipe that ``to_json`` wrote."""
-        return cls(**{**values, "channels": tuple(ChannelRecipe(**c) for c in values["channels"])})
+        """Return the recipe that ``to_json`` wrote; what others keep beside it is left out."""
+        own = {name: values[name] for name in cls.__dataclass_fields__}
+        return cls(**{**own, "channels": tuple(ChannelRecipe(**c) for c in values["channels"])})
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ def learn(
     step_seconds: int,
     timezone: str,
     season: str = "auto",
+    follow: bool = True,
     start: int,
     stop: int,
     recipe: str = "robust",
@@ -166,6 +168,7 @@ def learn(
         step_seconds: nominal distance of points.
         timezone: IANA name of the clock the season follows.
         season: ``none``, ``daily``, ``weekly`` or ``auto``.
+        follow: whether a level that wanders is followed; False leaves it in.
         recipe: ``robust``.
 
     Raises:
@@ -180,7 +183,9 @@ def learn(
     inside = [_between(p, start, stop) for p in points]
     offset = _learn_offset(np.concatenate([p.ts for p in inside]), step_seconds)
     bare = Recipe(step_seconds, offset, timezone, ())
-    channels = tuple(_learn_channel(p, bare, season, number) for number, p in enumerate(inside))
+    channels = tuple(
+        _learn_channel(p, bare, season, number, follow=follow) for number, p in enumerate(inside)
+    )
     return Recipe(step_seconds, offset, timezone, channels)
 
 
@@ -433,7 +438,7 @@ def _course(points: Points, bare: Recipe, number: int, shape: ChannelRecipe | No
     return _Course(number, first, raw, moved, Clock.of(ts, bare.timezone, step), shape)
 
 
-def _learn_channel(points: Points, bare: Recipe, wanted: str, number: int) -> ChannelRecipe:
+def _learn_channel(points: Points, bare: Recipe, wanted: str, number: int, *, follow: bool) -> ChannelRecipe:
     course = _course(points, bare, number)
     if course is None:
         return ChannelRecipe()
@@ -449,16 +454,22 @@ def _learn_channel(points: Points, bare: Recipe, wanted: str, number: int) -> Ch
         usual_flat=usual_longest,
         longest_gap=int(_runs(np.isnan(course.raw))[1].max(initial=0)),
     )
-    return _scaled(course, shape, usual, bare, np.zeros(len(course.raw), dtype=bool))
+    return _scaled(course, shape, usual, bare, np.zeros(len(course.raw), dtype=bool), follow=follow)
 
 
 def _scaled(
-    course: _Course, shape: ChannelRecipe, usual: Values, bare: Recipe, hidden: NDArray[np.bool_]
+    course: _Course,
+    shape: ChannelRecipe,
+    usual: Values,
+    bare: Recipe,
+    hidden: NDArray[np.bool_],
+    *,
+    follow: bool,
 ) -> ChannelRecipe:
     """Return the recipe with season, level and scale learned from the steps that are not hidden."""
     rest = course.moved - (course.clock.at(usual, shape.season) if shape.season != "none" else 0.0)
     center = float(np.nanmedian(rest[~hidden]))
-    blocks, rest = _follow(rest - center, course.first, bare)
+    blocks, rest = _follow(rest - center, course.first, bare) if follow else (0, rest - center)
     rest = np.where(hidden, np.nan, rest)
     tiny = _smallest_scale(course.raw, shape)
     scale = _scale(rest, tiny)
@@ -494,7 +505,10 @@ def _without_block(
         if channel.season != "none" and not own.all():
             detrended = course.moved - _trend(course.moved, bare.step_seconds)
             usual = seasons.profile(np.where(own, np.nan, detrended), course.clock, channel.season)
-        channels.append(_scaled(course, channel, usual, bare, own) if not own.all() else channel)
+        if not own.all():
+            follow = bool(channel.level_blocks)
+            channel = _scaled(course, channel, usual, bare, own, follow=follow)
+        channels.append(channel)
     return replace(recipe, channels=tuple(channels))
 
 

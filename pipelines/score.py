@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from detectors.base import Detector, Windows
-from pipelines import bank, flag, prepare
+from pipelines import bank, flag, members, prepare
 from pipelines.calibrate import Calibrated
 from pipelines.evidence import Seen
 from pipelines.fit import UnseenScores
+from pipelines.members import FittedMember
 from pipelines.monitor import WEEK, MonitorSpec
 from pipelines.records import Interval, Json, Kind, Mode, Points, Seconds, TargetRow, Values
 
@@ -113,17 +114,22 @@ class Scored:
 
 @dataclass(frozen=True)
 class _Row:
-    """One piece of one target, prepared with a window's margin on both sides."""
+    """One member of one piece of a target, prepared with a window's margin on both sides."""
 
     owner: int
     piece: Piece
+    member: FittedMember
     recipe: prepare.Recipe
     prepared: prepare.Prepared
 
 
 @dataclass
 class Steps:
-    """The scores of one piece's own steps, and what it takes to explain them."""
+    """The scores of one piece's own steps, and what it takes to explain them.
+
+    ``row``, ``models``, ``windows`` and ``at`` are those of one member; once joined, of the leader.
+    ``parts`` then holds what each member said.
+    """
 
     row: _Row
     inside: slice
@@ -132,6 +138,10 @@ class Steps:
     models: Detector
     windows: Windows
     at: int
+    parts: tuple[Steps, ...] = ()
+
+    def scores(self, mode: Mode) -> Values:
+        return self.live if mode is Mode.LIVE else self.settled
 
 
 def score_targets(task: ScoreTask) -> list[Scored]:
@@ -145,27 +155,46 @@ def raw_scores(
     spec: MonitorSpec, targets: Sequence[ScoreTarget], weights: dict[int, bytes]
 ) -> list[list[Steps]]:
     """Return the raw scores of every target, a list of its pieces in order of time for each."""
-    rows = [row for owner, target in enumerate(targets) for row in _rows(owner, target, spec)]
-    steps: dict[int, list[Steps]] = defaultdict(list)
+    rows = [row for owner, target in enumerate(targets) for row in _rows(owner, target)]
+    done: dict[tuple[int, int], list[Steps]] = defaultdict(list)
     for alike in _alike(rows):
-        for done in _score_rows(alike, weights):
-            steps[done.row.owner].append(done)
-    return [sorted(steps[owner], key=lambda s: s.row.piece.start) for owner in range(len(targets))]
+        for steps in _score_rows(alike, weights):
+            done[steps.row.owner, steps.row.piece.start].append(steps)
+    out: list[list[Steps]] = [[] for _ in targets]
+    for (owner, _), parts in sorted(done.items()):
+        out[owner].append(_joined(parts))
+    return out
 
 
-def _rows(owner: int, target: ScoreTarget, spec: MonitorSpec) -> list[_Row]:
-    rows = []
+def _joined(parts: list[Steps]) -> Steps:
+    """Return the steps of a piece from those of its members."""
+    parts.sort(key=lambda steps: steps.row.member.at or 0)
+    lead = parts[0]
+    if lead.row.member.at is None or lead.row.piece.unseen is not None:
+        return lead
+    own = [steps.row.member for steps in parts]
+    live, settled = (members.combined(own, [part.scores(mode) for part in parts], mode) for mode in MODES)
+    return replace(lead, live=live, settled=settled, parts=tuple(parts))
+
+
+def _rows(owner: int, target: ScoreTarget) -> Iterator[_Row]:
     for piece in target.pieces:
-        recipe = prepare.Recipe.from_json(piece.recipe)
-        margin = _window(piece, spec) * recipe.step_seconds
-        stop = min(piece.stop + margin, target.observed_until)
-        prepared = prepare.apply(recipe, target.points, piece.start - margin, stop)
-        rows.append(_Row(owner, piece, recipe, prepared))
-    return rows
-
-
-def _window(piece: Piece, spec: MonitorSpec) -> int:
-    return bank.config_of(piece.detector, piece.params)[1].window
+        of = members.stored(piece.detector, piece.params, piece.recipe)
+        if piece.unseen is not None:
+            # Its scores are there already, joined: the leader alone is asked, what it expects.
+            of = of[:1]
+        # Members with one recipe share the object: its steps are prepared once.
+        prepared: dict[int, tuple[prepare.Recipe, prepare.Prepared]] = {}
+        longest = max(member.window for member in of)
+        for member in of:
+            known = id(member.recipe)
+            if known not in prepared:
+                recipe = prepare.Recipe.from_json(member.recipe)
+                margin = longest * recipe.step_seconds
+                stop = min(piece.stop + margin, target.observed_until)
+                steps = prepare.apply(recipe, target.points, piece.start - margin, stop)
+                prepared[known] = (recipe, steps)
+            yield _Row(owner, piece, member, *prepared[known])
 
 
 def _alike(rows: Sequence[_Row]) -> list[list[_Row]]:
@@ -173,16 +202,18 @@ def _alike(rows: Sequence[_Row]) -> list[list[_Row]]:
     groups: dict[tuple[object, ...], list[_Row]] = defaultdict(list)
     for row in rows:
         size = len(row.prepared.ts)
-        kind = (row.piece.detector, str(sorted(row.piece.params.items())), row.piece.unseen is None)
-        groups[*kind, size.bit_length(), row.prepared.values.shape[1]].append(row)
+        member = row.member
+        kind = (member.detector, str(sorted(member.params.items())), row.piece.unseen is None)
+        groups[*kind, member.at, size.bit_length(), row.prepared.values.shape[1]].append(row)
     return list(groups.values())
 
 
 def _score_rows(rows: Sequence[_Row], weights: dict[int, bytes]) -> list[Steps]:
-    cls, config = bank.config_of(rows[0].piece.detector, rows[0].piece.params)
+    lead = rows[0].member
+    cls, config = lead.config
     ids = sorted({row.piece.weights_id for row in rows})
     place = {weights_id: at for at, weights_id in enumerate(ids)}
-    models = bank.unpack(cls, config, [weights[i] for i in ids])
+    models = bank.unpack(cls, config, [lead.own(weights[i]) for i in ids])
     models = models.select([place[row.piece.weights_id] for row in rows])
     starts = [row.recipe.index(int(row.prepared.ts[0])) if len(row.prepared.ts) else 0 for row in rows]
     windows = bank.windows_of([row.prepared for row in rows], config.window, starts)
@@ -233,7 +264,7 @@ def scored(spec: MonitorSpec, target: ScoreTarget, steps: Sequence[Steps]) -> Sc
 
 def _anomaly_scores(target: ScoreTarget, steps: Steps, mode: Mode) -> Values:
     """Return anomaly scores under what was in force at each timestamp."""
-    scores = steps.live if mode is Mode.LIVE else steps.settled
+    scores = steps.scores(mode)
     out = np.full(len(scores), np.nan)
     for rows, body, line, seen in in_force(target, steps, mode):
         out[rows] = Calibrated.of(body, line, seen).anomaly_score(scores[rows])

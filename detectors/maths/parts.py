@@ -101,6 +101,17 @@ def combined(parts: Tensor, state: dict[str, Tensor]) -> Tensor:
     return own.add_(shared_square(parts[:, :, :first], state).unsqueeze(2)).sqrt_()
 
 
+def whole(part: Tensor, state: dict[str, Tensor], window: int) -> Tensor:
+    """Return the score of every step, ``(n_targets, k, window)``, where a window is judged as a whole.
+
+    Args:
+        part: shape ``(n_targets, k)``, the first of the parts of theory: the whole window's.
+        window: steps of a window, which all have its score.
+    """
+    middle, scale = state["part_middle"][:, :1], state["part_scale"][:, :1]
+    return ((part - middle) / scale).unsqueeze(2).expand(-1, -1, window)
+
+
 def shared_square(parts: Tensor, state: dict[str, Tensor]) -> Tensor:
     """Return the squared length of what the window-level parts ``(n_targets, k, parts)`` add to a score."""
     middle, scale = state["part_middle"][:, None, :-1], state["part_scale"][:, None, :-1]

@@ -314,7 +314,7 @@ def test_a_default_member_takes_at_most_64_kib(window: int, bandwidth: Bandwidth
         ({"kernel": "box"}, "kernel must be one of gaussian, tophat, epanechnikov, got 'box'"),
         ({"bandwidth": "silverman"}, "bandwidth must be 'scott' or 'knn', got 'silverman'"),
         ({"neighbours": 0}, "neighbours must be at least 1, got 0"),
-        ({"latent": 7}, "latent must be 1 to 6, got 7"),
+        ({"latent": 7}, "latent must be 1 to 6 with bandwidth .scott., got 7"),
         ({"references": 0}, "references must be at least 1, got 0"),
         ({"trim": 0.6}, "trim must be at least 0 and below 0.5, got 0.6"),
     ],

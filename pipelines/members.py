@@ -1,0 +1,188 @@
+"""What a version is made of: models that look at the same steps, and how their scores become one.
+
+One member is the common case, and its score is the version's. Several are brought to one scale by what each
+of them says of steps it has not seen, frozen with the version, and averaged.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+
+from detectors.base import Detector, DetectorConfig
+from pipelines import auto, bank
+from pipelines.auto import AUTO, Member
+from pipelines.records import Json, Mode, Values
+
+QUARTILES = (0.25, 0.5, 0.75)
+
+SMALLEST_SPREAD = 1e-9
+"""Scores that never move count as if they moved by so much: nothing is divided by zero."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where the scores of a member usually lie in one mode: median, and distance of the quartiles."""
+
+    middle: float
+    spread: float
+
+    @classmethod
+    def of(cls, scores: Values) -> Scale:
+        """Return the scale of scores, NaN for none.
+
+        Raises:
+            ValueError: there is no score.
+        """
+        known = scores[np.isfinite(scores)]
+        if not len(known):
+            raise ValueError("expected scores to learn a scale from, got none")
+        low, middle, high = np.quantile(known, QUARTILES)
+        return cls(float(middle), max(float(high - low), SMALLEST_SPREAD))
+
+    def of_scores(self, scores: Values) -> Values:
+        """Return scores in spreads from the middle."""
+        return (scores - self.middle) / self.spread
+
+
+@dataclass(frozen=True)
+class FittedMember:
+    """A member as a version holds it.
+
+    Attributes:
+        recipe: what prepare learned for it, JSON.
+        scales: by mode; empty where it is the whole version.
+        at: its place among the members, by which its weights are found; None where it is the whole version.
+    """
+
+    member: Member
+    recipe: Json
+    scales: Mapping[str, Scale] = field(default_factory=dict)
+    at: int | None = None
+
+    @property
+    def detector(self) -> str:
+        return self.member.detector
+
+    @property
+    def params(self) -> Json:
+        return self.member.params
+
+    @property
+    def config(self) -> tuple[type[Detector], DetectorConfig]:
+        return bank.config_of(self.member.detector, self.member.params)
+
+    @property
+    def window(self) -> int:
+        """Steps of one of its windows."""
+        return self.config[1].window
+
+    def to_json(self) -> Json:
+        scales = {mode: [scale.middle, scale.spread] for mode, scale in self.scales.items()}
+        return {**self.member.to_json(), "recipe": self.recipe, "scales": scales}
+
+    def model(self, weights: bytes) -> Detector:
+        """Return its model, a bank of one, from the weights of the version."""
+        return bank.unpack(*self.config, [self.own(weights)])
+
+    def own(self, weights: bytes) -> bytes:
+        """Return its part of the weights of the version."""
+        if self.at is None:
+            return weights
+        start = f"{self.at}/"
+        tensors = from_bytes(weights)
+        return to_bytes({name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)})
+
+
+def asked(detector: str, params: Json, n_channels: int = 1, n_steps: int = 0) -> tuple[Member, ...]:
+    """Return the members that a monitor's settings ask for; the first one leads.
+
+    Args:
+        n_channels: series of a target.
+        n_steps: length of the history it is fitted on.
+
+    Raises:
+        UnknownDetectorError: nobody declares the detector.
+        ValueError: a parameter that is not known, or a value that is refused.
+    """
+    found = auto.members(params, n_channels, n_steps) if detector == AUTO else (Member(detector, params),)
+    for member in found:
+        bank.config_of(member.detector, member.params)
+    return found
+
+
+def stored(detector: str, params: Json, recipe: Json) -> tuple[FittedMember, ...]:
+    """Return the members of a stored version; the first one leads: it expects, samples and encodes."""
+    if "members" not in recipe:
+        return (FittedMember(Member(detector, params), recipe),)
+    found: list[FittedMember] = []
+    for at, each in enumerate(recipe["members"]):
+        own = each["recipe"]
+        if own is None:
+            own = recipe
+        elif isinstance(own, int):
+            own = found[own].recipe
+        scales = {mode: Scale(*scale) for mode, scale in each["scales"].items()}
+        found.append(FittedMember(Member.from_json(each), own, scales, at))
+    return tuple(found)
+
+
+def window(detector: str, params: Json, recipe: Json) -> int:
+    """Return how many steps the longest window of a stored version holds."""
+    return max(member.window for member in stored(detector, params, recipe))
+
+
+def shortest_window(detector: str, params: Json) -> int:
+    """Return the steps of the shortest window that a monitor's settings may ask for."""
+    if detector == AUTO:
+        return auto.SHORTEST
+    return bank.config_of(detector, params)[1].window
+
+
+def longest_window(detector: str, params: Json) -> int:
+    """Return the steps of the longest window that a monitor's settings may ask for."""
+    if detector == AUTO:
+        return auto.LONGEST
+    return bank.config_of(detector, params)[1].window
+
+
+def recipe_of(members: Sequence[FittedMember]) -> Json:
+    """Return the recipe of a version: its leader's, with the members where there are several."""
+    lead = members[0].recipe
+    if members[0].at is None:
+        return lead
+    known = [each.recipe for each in members]
+    own: list[Json] = []
+    for each in members:
+        # What several share is stored once, by its first owner's place: a season takes 5 KiB.
+        first = known.index(each.recipe)
+        shared = first if first < len(own) else each.recipe
+        own.append({**each.to_json(), "recipe": shared if own else None})
+    return {**lead, "members": own}
+
+
+def packed(members: Sequence[FittedMember], weights: Sequence[bytes]) -> bytes:
+    """Return the weights of all members as one."""
+    if members[0].at is None:
+        return weights[0]
+    tensors = [from_bytes(one) for one in weights]
+    return to_bytes({f"{at}/{name}": t for at, own in enumerate(tensors) for name, t in own.items()})
+
+
+def combined(members: Sequence[FittedMember], scores: Sequence[Values], mode: Mode) -> Values:
+    """Return one score for every step from those of the members, NaN where none has one.
+
+    Args:
+        scores: of each member, shape ``(n,)``.
+    """
+    if members[0].at is None:
+        return scores[0]
+    scaled = [m.scales[str(mode)].of_scores(own) for m, own in zip(members, scores, strict=True)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a step that no member scores
+        return np.nanmean(np.stack(scaled), axis=0)
