@@ -48,6 +48,7 @@ from anomaly_service.config_types import (
     whole_seconds,
 )
 from anomaly_service.sources.base import Source, SourceConfig
+from pipelines.auto import AUTO
 from pipelines.monitor import MonitorSpec, NightlyPlan, Threshold
 from pipelines.records import Json, Policy
 
@@ -60,10 +61,10 @@ RULES = {"alarms_per_week": ("alarms",), "contamination": ("quantile",), "deviat
 
 @cache
 def detector_names() -> list[str]:
-    """Return the names of all installed detectors, sorted; imports none of them."""
+    """Return the names a monitor may give, sorted: ``auto`` and the installed ones; imports none of them."""
     from importlib.metadata import entry_points
 
-    return sorted(entry.name for entry in entry_points(group=DETECTORS))
+    return sorted([AUTO, *(entry.name for entry in entry_points(group=DETECTORS))])
 
 
 class FitSection(Section):
@@ -193,7 +194,8 @@ class MonitorSection(Section):
         description="Which series: `metric` and labels, each with one value or a list; `{}` takes all."
     )
     detector: Annotated[Text, installed("detector", detector_names)] = Field(
-        default="gaussian", description="Name of an installed detector; `anomaly detectors` lists them."
+        default=AUTO,
+        description="Name of a detector; `anomaly detectors` lists them. `auto` chooses for every target.",
     )
     params: dict[str, Any] = Field(
         default_factory=dict, description="Settings of the detector, such as `{window: 24}`."
@@ -596,11 +598,26 @@ def check_params(config: Config) -> None:
         raise ConfigError(problems)
 
 
+def _auto_problems(loc: Loc, monitor: MonitorSection) -> list[tuple[Loc, str]]:
+    if monitor.params:
+        return [
+            ((*loc, key), "auto chooses its models itself; name a detector to choose its settings")
+            for key in monitor.params
+        ]
+    if monitor.scope == "group":
+        return [
+            ((*loc[:-1], "scope"), "auto fits models per series; name a detector to share one in a group")
+        ]
+    return []
+
+
 def _params_problems(loc: Loc, monitor: MonitorSection) -> list[tuple[Loc, str]]:
     from dataclasses import fields
 
     from detectors import registry
 
+    if monitor.detector == AUTO:
+        return _auto_problems(loc, monitor)
     config_class = registry.get(monitor.detector).Config
     allowed = [field.name for field in fields(config_class)]
     unknown = [((*loc, key), unknown_key(key, allowed)) for key in monitor.params if key not in allowed]

@@ -11,6 +11,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from anomaly_service.errors import AnomalyServiceError
+from pipelines.auto import AUTO
 from pipelines.demo_report import Flagged, Incident, Report, Watched, compare
 from pipelines.records import Json
 
@@ -119,10 +120,16 @@ def config_text(detector: str, database: str = "anomaly") -> str:
     # One network per series would train for minutes where one for all of them takes seconds.
     scope = "group" if _is_network(detector) else "series"
     monitors = "".join(
-        MONITOR.substitute(vars(monitor), detector=detector, scope=scope) for monitor in MONITORS
+        MONITOR.substitute(vars(monitor), detector=detector, scope=scope, params=_params(detector, monitor))
+        for monitor in MONITORS
     )
     head = HEAD.substitute(database=database)
     return f"{FIRST_LINE}\n{head}{monitors}{TAIL}"
+
+
+def _params(detector: str, monitor: DemoMonitor) -> str:
+    """Return the detector's settings as a config says them: steps of a window, which auto chooses itself."""
+    return "{}" if detector == AUTO else f"{{window: {monitor.window}}}"
 
 
 def _is_network(detector: str) -> bool:
@@ -130,7 +137,7 @@ def _is_network(detector: str) -> bool:
     from detectors import registry
     from detectors.base import Detector
 
-    return registry.get(detector).folds < Detector.folds
+    return detector != AUTO and registry.get(detector).folds < Detector.folds
 
 
 def _clear(config: Path) -> None:
@@ -290,7 +297,7 @@ MONITOR = Template("""
     series: $selector
     detector: $detector
     scope: $scope
-    params: {window: $window}          # steps of one window
+    params: $params
     season: auto
     fit: {every: 7d, window: 42d, stagger: false}
     infer_every: 5min

@@ -87,7 +87,7 @@ class Candidate:
     spec: MonitorSpec
 
     def on(self, labelled: Labelled) -> MonitorSpec:
-        """Return the settings for one series: its window, which ``auto`` chooses itself, and a budget of its own."""
+        """Return the settings for one series: its window (``auto`` has its own), and a budget of its own."""
         params = self.spec.params
         if self.spec.detector != AUTO:
             params = {"window": window_of(*labelled.values.shape), **params}
