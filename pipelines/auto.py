@@ -1,8 +1,9 @@
 """The automatic detector: which models look at a target when nobody names one.
 
-No model sees everything. One-step prediction finds spikes, the energy of long windows finds changes of level,
-rhythm and variance, the distance to the nearest windows of the past finds odd shapes. A target gets one of
-each; `pipelines.members` makes one score of theirs.
+No model sees everything. Short windows find spikes, long ones changes of level, rhythm and variance, the
+distance to the nearest window of the past finds odd shapes; and a season that is taken out shows what hides
+in it, while one that is left in costs nothing where it was none. A target gets one model of each kind;
+`pipelines.members` makes one score of theirs.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ class Member:
 
     Attributes:
         params: fields of the detector's Config.
+        limit: steps further off than so many spreads count as this; None for no limit.
         finds: what it is there for, in a few words; empty where it stands alone.
     """
 
     detector: str
     params: Json
     view: View = View.FULL
+    limit: float | None = None
     finds: str = ""
 
     def to_json(self) -> Json:
@@ -44,13 +47,16 @@ class Member:
             "detector": self.detector,
             "params": self.params,
             "view": str(self.view),
+            "limit": self.limit,
             "finds": self.finds,
         }
 
     @classmethod
     def from_json(cls, values: Json) -> Member:
         """Return the member that ``to_json`` wrote."""
-        return cls(values["detector"], values["params"], View(values["view"]), values["finds"])
+        return cls(
+            values["detector"], values["params"], View(values["view"]), values["limit"], values["finds"]
+        )
 
 
 LADDER = ((2560, (24, 100, 256)), (0, (10, 24, 100)))
@@ -79,25 +85,22 @@ def members(params: Json, n_channels: int, n_steps: int) -> tuple[Member, ...]:
             "name a detector to choose its settings"
         )
     short, middle, long = next(windows for least, windows in LADDER if n_steps >= least)
+    nearest = {"window": middle, "latent": min(16, middle), "references": 1024, "whole": True}
     return (
-        Member("gaussian", {"window": short}, View.PLAIN, "spikes and steps"),
+        Member("gaussian", {"window": short}, finds="what season and level do not explain"),
+        Member("gmm", {"window": short}, View.PLAIN, finds="spikes and drops"),
         Member(
             "kde",
-            {
-                "window": middle,
-                "bandwidth": "knn",
-                "neighbours": 1,
-                "latent": min(16, middle),
-                "references": 1024,
-                "whole": True,
-            },
+            {**nearest, "bandwidth": "knn", "neighbours": 1},
             View.PLAIN,
-            "odd shapes",
+            limit=8.0,
+            finds="shapes never seen before",
         ),
+        Member("gaussian", {"window": long}, View.PLAIN, finds="shifts of level, and what they begin with"),
         Member(
             "gaussian",
             {"window": long, "form": "full", "whole": True},
             View.PLAIN,
-            "changes of level, rhythm and variance",
+            finds="changes of rhythm and variance",
         ),
     )

@@ -194,7 +194,8 @@ class _Fits:
             start=start,
             stop=asked.stop,
         )
-        return _Ready(asked, recipe, prepare.apply(recipe, asked.points, start, asked.stop))
+        prepared = prepare.apply(recipe, asked.points, start, asked.stop)
+        return _Ready(asked, recipe, prepare.limited(prepared, self.member.limit))
 
     def _too_little(self, ready: _Ready) -> str:
         """Return why a target cannot be fitted; empty where it can."""
@@ -242,7 +243,7 @@ class _Fits:
         whole = self._whole(windows)
         fitted_at = time.perf_counter()
         blind = self._blind(windows, fold)
-        unseen = _unseen(ready, windows, fold)
+        unseen = self._unseen(ready, windows, fold)
         live, settled = bank.score_unseen(blind, unseen, fold)
         calibrated_at = time.perf_counter()
         plain = self._plain(blind, windows, fold)
@@ -277,6 +278,15 @@ class _Fits:
                 figures={**own_card, **judged[row].figures},
                 broken=judged[row].broken,
             )
+
+    def _unseen(self, ready: Sequence[_Ready], windows: Windows, fold: Tensor) -> Windows:
+        """Return the windows with every block prepared by a season and a scale that did not see it."""
+        rows = []
+        for own in ready:
+            part = fold[: len(own.prepared.ts)].numpy()
+            blind = prepare.unseen(own.recipe, own.asked.points, own.prepared, part)
+            rows.append(prepare.limited(blind, self.member.limit))
+        return bank.windows_of(rows, windows.window, windows.start.tolist())
 
     def _whole(self, windows: Windows) -> Detector:
         """Return the bank fitted on everything."""
@@ -315,15 +325,6 @@ class _Fits:
 
 def _failure(error: Exception) -> str:
     return f"the fit failed: {type(error).__name__}: {error}"
-
-
-def _unseen(ready: Sequence[_Ready], windows: Windows, fold: Tensor) -> Windows:
-    """Return the windows with every block prepared by a season and a scale that did not see it."""
-    rows = []
-    for own in ready:
-        part = fold[: len(own.prepared.ts)].numpy()
-        rows.append(prepare.unseen(own.recipe, own.asked.points, own.prepared, part))
-    return bank.windows_of(rows, windows.window, windows.start.tolist())
 
 
 # -- one target ---------------------------------------------------------------------

@@ -1,12 +1,11 @@
 """What a version is made of: models that look at the same steps, and how their scores become one.
 
 One member is the common case, and its score is the version's. Several are brought to one scale by what each
-of them says of steps it has not seen, frozen with the version, and averaged.
+of them says of steps it has not seen, frozen with the version, and joined.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +18,8 @@ from pipelines import auto, bank
 from pipelines.auto import AUTO, Member
 from pipelines.records import Json, Mode, Values
 
-QUARTILES = (0.25, 0.5, 0.75)
+TAIL_SHARE = 0.02
+"""Scores are told in distances between their median and what this share of them exceeds."""
 
 SMALLEST_SPREAD = 1e-9
 """Scores that never move count as if they moved by so much: nothing is divided by zero."""
@@ -27,7 +27,7 @@ SMALLEST_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class Scale:
-    """Where the scores of a member usually lie in one mode: median, and distance of the quartiles."""
+    """Where the scores of a member lie in one mode: their median, and how far from it their tail begins."""
 
     middle: float
     spread: float
@@ -42,12 +42,12 @@ class Scale:
         known = scores[np.isfinite(scores)]
         if not len(known):
             raise ValueError("expected scores to learn a scale from, got none")
-        low, middle, high = np.quantile(known, QUARTILES)
-        return cls(float(middle), max(float(high - low), SMALLEST_SPREAD))
+        middle, tail = np.quantile(known, (0.5, 1 - TAIL_SHARE))
+        return cls(float(middle), max(float(tail - middle), SMALLEST_SPREAD))
 
     def of_scores(self, scores: Values) -> Values:
-        """Return scores in spreads from the middle."""
-        return (scores - self.middle) / self.spread
+        """Return how far scores lie above the middle, 0 for those below; 1 is where the tail begins."""
+        return np.maximum((scores - self.middle) / self.spread, 0.0)
 
 
 @dataclass(frozen=True)
@@ -177,12 +177,14 @@ def packed(members: Sequence[FittedMember], weights: Sequence[bytes]) -> bytes:
 def combined(members: Sequence[FittedMember], scores: Sequence[Values], mode: Mode) -> Values:
     """Return one score for every step from those of the members, NaN where none has one.
 
+    The root of the mean square: nearly the largest of them, a little more where several agree.
+
     Args:
         scores: of each member, shape ``(n,)``.
     """
     if members[0].at is None:
         return scores[0]
     scaled = [m.scales[str(mode)].of_scores(own) for m, own in zip(members, scores, strict=True)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a step that no member scores
-        return np.nanmean(np.stack(scaled), axis=0)
+    squares = np.square(np.stack(scaled))
+    known = np.count_nonzero(~np.isnan(squares), axis=0)
+    return np.sqrt(np.where(known > 0, np.nansum(squares, axis=0) / np.maximum(known, 1), np.nan))

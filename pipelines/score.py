@@ -194,7 +194,8 @@ def _rows(owner: int, target: ScoreTarget) -> Iterator[_Row]:
                 stop = min(piece.stop + margin, target.observed_until)
                 steps = prepare.apply(recipe, target.points, piece.start - margin, stop)
                 prepared[known] = (recipe, steps)
-            yield _Row(owner, piece, member, *prepared[known])
+            recipe, steps = prepared[known]
+            yield _Row(owner, piece, member, recipe, prepare.limited(steps, member.member.limit))
 
 
 def _alike(rows: Sequence[_Row]) -> list[list[_Row]]:
