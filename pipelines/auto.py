@@ -33,6 +33,7 @@ class Member:
     Attributes:
         params: fields of the detector's Config.
         limit: steps further off than so many spreads count as this; None for no limit.
+        apart: every channel has a model of its own, and what they say is joined.
         finds: what it is there for, in a few words; empty where it stands alone.
     """
 
@@ -40,6 +41,7 @@ class Member:
     params: Json
     view: View = View.FULL
     limit: float | None = None
+    apart: bool = False
     finds: str = ""
 
     def to_json(self) -> Json:
@@ -48,6 +50,7 @@ class Member:
             "params": self.params,
             "view": str(self.view),
             "limit": self.limit,
+            "apart": self.apart,
             "finds": self.finds,
         }
 

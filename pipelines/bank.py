@@ -78,9 +78,29 @@ def windows_of(rows: Sequence[Steps], window: int, starts: Sequence[int]) -> Win
     )
 
 
-def pack(bank: Detector, row: int) -> bytes:
-    """Return one member of a bank as safetensors bytes."""
-    return to_bytes({name: t.contiguous() for name, t in bank.select([row]).state().items()})
+def apart(windows: Windows) -> Windows:
+    """Return every channel of every target as a target of its own, in order."""
+    n, points, channels = windows.series.shape
+    series, missing = (
+        each.transpose(1, 2).reshape(n * channels, points, 1) for each in (windows.series, windows.missing)
+    )
+    weight, start = (each.repeat_interleave(channels, 0) for each in (windows.weight, windows.start))
+    return Windows(series, missing, weight, start, windows.window)
+
+
+def together(scores: Tensor, n_channels: int) -> Tensor:
+    """Return the scores ``(n_targets, n)`` of targets from those of their channels, taken ``apart``.
+
+    The length of the vector of those that are known: nearly the largest one; NaN where none is.
+    """
+    squares = scores.clamp_min(0).square().view(-1, n_channels, scores.shape[1])
+    known = ~torch.isnan(squares)
+    return torch.where(known.any(1), squares.nansum(1).sqrt(), torch.nan)
+
+
+def pack(bank: Detector, rows: Sequence[int]) -> bytes:
+    """Return some members of a bank as safetensors bytes."""
+    return to_bytes({name: t.contiguous() for name, t in bank.select(rows).state().items()})
 
 
 def unpack(cls: type[Detector], config: DetectorConfig, members: Sequence[bytes]) -> Detector:

@@ -235,19 +235,20 @@ class _Fits:
         """Fit targets together, and note what became of each."""
         began = time.perf_counter()
         prepared = [own.prepared for own in ready]
-        windows = bank.windows_of(
-            prepared, self.config.window, [own.recipe.index(int(own.prepared.ts[0])) for own in ready]
-        )
+        starts = [own.recipe.index(int(own.prepared.ts[0])) for own in ready]
+        windows = self._windows(prepared, starts)
         block = block_steps(min(len(p.ts) for p in prepared), self.config.window, self.cls.folds)
         fold = (torch.arange(windows.n_points) // block) % self.cls.folds
         whole = self._whole(windows)
         fitted_at = time.perf_counter()
         blind = self._blind(windows, fold)
-        unseen = self._unseen(ready, windows, fold)
+        unseen = self._unseen(ready, fold, starts)
         live, settled = bank.score_unseen(blind, unseen, fold)
+        per = windows.n_targets // len(ready)
+        if self.member.apart:
+            live, settled = bank.together(live, per), bank.together(settled, per)
         calibrated_at = time.perf_counter()
-        plain = self._plain(blind, windows, fold)
-        judged = card.judge(card.Trial(whole, blind, plain, windows, block, shared=self.pooled))
+        judged = self._judged(whole, blind, windows, fold, block)
         judged_at = time.perf_counter()
         seconds = {
             "fit_seconds": (fitted_at - began) / len(ready),
@@ -266,8 +267,8 @@ class _Fits:
                     f"is the source's step of {target.step_seconds} s right?"
                 )
                 continue
-            n_steps, weights = len(own.prepared.ts), bank.pack(whole, row)
-            own_card = _card(whole, windows, row, n_steps, scores[Mode.SETTLED], weights, seconds)
+            n_steps, weights = len(own.prepared.ts), bank.pack(whole, range(row * per, (row + 1) * per))
+            own_card = _card(whole, windows, row * per, n_steps, scores[Mode.SETTLED], weights, seconds)
             self.found[target.id] = _Model(
                 ready=own,
                 member=self.member,
@@ -279,14 +280,27 @@ class _Fits:
                 broken=judged[row].broken,
             )
 
-    def _unseen(self, ready: Sequence[_Ready], windows: Windows, fold: Tensor) -> Windows:
+    def _windows(self, prepared: Sequence[prepare.Prepared], starts: Sequence[int]) -> Windows:
+        windows = bank.windows_of(prepared, self.config.window, starts)
+        return bank.apart(windows) if self.member.apart else windows
+
+    def _judged(
+        self, whole: Detector, blind: list[Detector], windows: Windows, fold: Tensor, block: int
+    ) -> list[card.Card]:
+        """Return a card for every target; models of single channels draw no windows and have an empty one."""
+        if self.member.apart:
+            return [card.Card({}, ())] * windows.n_targets
+        plain = self._plain(blind, windows, fold)
+        return card.judge(card.Trial(whole, blind, plain, windows, block, shared=self.pooled))
+
+    def _unseen(self, ready: Sequence[_Ready], fold: Tensor, starts: Sequence[int]) -> Windows:
         """Return the windows with every block prepared by a season and a scale that did not see it."""
         rows = []
         for own in ready:
             part = fold[: len(own.prepared.ts)].numpy()
             blind = prepare.unseen(own.recipe, own.asked.points, own.prepared, part)
             rows.append(prepare.limited(blind, self.member.limit))
-        return bank.windows_of(rows, windows.window, windows.start.tolist())
+        return self._windows(rows, starts)
 
     def _whole(self, windows: Windows) -> Detector:
         """Return the bank fitted on everything."""

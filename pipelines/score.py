@@ -215,12 +215,18 @@ def _score_rows(rows: Sequence[_Row], weights: dict[int, bytes]) -> list[Steps]:
     ids = sorted({row.piece.weights_id for row in rows})
     place = {weights_id: at for at, weights_id in enumerate(ids)}
     models = bank.unpack(cls, config, [lead.own(weights[i]) for i in ids])
-    models = models.select([place[row.piece.weights_id] for row in rows])
+    per = models.n_targets // len(ids)
+    places = [place[row.piece.weights_id] * per for row in rows]
+    models = models.select([at + channel for at in places for channel in range(per)])
     starts = [row.recipe.index(int(row.prepared.ts[0])) if len(row.prepared.ts) else 0 for row in rows]
     windows = bank.windows_of([row.prepared for row in rows], config.window, starts)
     if rows[0].piece.unseen is not None:
         return [_seen_steps(row, models, windows, at) for at, row in enumerate(rows)]
-    live, settled = (scores.numpy() for scores in bank.score_steps(models, windows))
+    if lead.member.apart:
+        scores = bank.score_steps(models, bank.apart(windows))
+        live, settled = (bank.together(each, per).numpy() for each in scores)
+    else:
+        live, settled = (each.numpy() for each in bank.score_steps(models, windows))
     return [_own_steps(row, live[at], settled[at], models, windows, at) for at, row in enumerate(rows)]
 
 

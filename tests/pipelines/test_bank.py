@@ -87,7 +87,7 @@ def test_every_step_is_scored_by_the_bank_that_did_not_see_it(rng: np.random.Gen
 
 def test_members_are_packed_alone_and_unpacked_together(rng: np.random.Generator) -> None:
     models, windows = fitted([steps(rng, 100), steps(rng, 100), steps(rng, 100)], 6)
-    packed = [bank.pack(models, row) for row in range(3)]
+    packed = [bank.pack(models, [row]) for row in range(3)]
     cls, config = bank.config_of("gaussian", {"window": 6})
     again = bank.unpack(cls, config, [packed[2], packed[0]])
     torch.testing.assert_close(again.score(windows.select([2, 0])), models.score(windows)[[2, 0]])
