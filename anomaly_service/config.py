@@ -199,7 +199,8 @@ class MonitorSection(Section):
         default_factory=dict, description="Settings of the detector, such as `{window: 24}`."
     )
     scope: Literal["series", "group"] = Field(
-        default="series", description="A model per series, or one shared by all the selected series."
+        default="series",
+        description="A model per series, or one shared by all the selected series, new ones too.",
     )
     season: Literal["none", "daily", "weekly", "auto"] = Field(
         default="auto", description="Season that is taken out first, in the series' time zone."
