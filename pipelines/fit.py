@@ -99,7 +99,11 @@ class FitOutcome:
 
 def fit_targets(task: FitTask) -> FitOutcome:
     """Return a fit for every target with enough data in its span."""
-    torch.set_num_threads(1)
+    with bank.at_work(task.spec.device):
+        return _fit_targets(task)
+
+
+def _fit_targets(task: FitTask) -> FitOutcome:
     spec = task.spec
     cls, config = bank.config_of(spec.detector, spec.params)
     outcome = FitOutcome()
