@@ -75,14 +75,15 @@ def due_loans(
     versions = desk.versions(desk.targets())
     models = _models(desk, versions)
     known = histories(desk.targets(), desk.series())
-    steps = {version.recipe["step_seconds"] for rows in models.values() for version in rows}
+    by_step = _by_step(models)
     found = []
     for target in desk.targets() if targets is None else targets:
-        if target.id in known and target.step_seconds in steps:
+        alike = by_step.get(target.step_seconds)
+        if target.id in known and alike:
             done, since = _lent(desk, versions[target.id], missing=missing)
             found += [
                 Due(target, slot, first=False)
-                for slot in _slots(desk, target, known[target.id], models, versions[target.id], until)
+                for slot in _slots(desk, target, known[target.id], alike, versions[target.id], until)
                 if (slot not in done and slot > since) or (again_from is not None and slot >= again_from)
             ]
     return sorted(found, key=lambda each: each.slot)
@@ -95,6 +96,15 @@ def _models(desk: Desk, versions: Mapping[int, Sequence[VersionRow]]) -> Models:
         if not version.on_loan and version.config.get("fingerprint") == mark:
             found.setdefault(version.train_stop, []).append(version)
     return dict(sorted(found.items()))
+
+
+def _by_step(models: Models) -> dict[int, dict[int, list[VersionRow]]]:
+    """Return the models by the steps of their members: a rhythm is that of its step."""
+    found: dict[int, dict[int, list[VersionRow]]] = {}
+    for stop, rows in models.items():
+        for version in rows:
+            found.setdefault(version.recipe["step_seconds"], {}).setdefault(stop, []).append(version)
+    return found
 
 
 def _slots(
@@ -151,13 +161,15 @@ def lend(desk: Desk, wanted: Sequence[Due], *, generation: int = 0) -> list[Vers
 
 def _tasks(desk: Desk, wanted: Sequence[Due], models: Models) -> Iterator[LendTask]:
     """Yield tasks of targets that borrow the same model and have the same step."""
+    by_step = _by_step(models)
     alike: dict[tuple[int, int], list[Due]] = {}
     for each in wanted:
-        model = max(stop for stop in models if stop <= each.slot)
-        alike.setdefault((model, each.target.step_seconds), []).append(each)
+        step_seconds = each.target.step_seconds
+        model = max(stop for stop in by_step[step_seconds] if stop <= each.slot)
+        alike.setdefault((model, step_seconds), []).append(each)
     window = desk.spec.fit_window_seconds
     for (model, step_seconds), dues in alike.items():
-        usual = _usual(models, model, step_seconds)
+        usual = _usual(by_step[step_seconds][model])
         for group in batches(dues, targets_per_task(window / step_seconds)):
             low, high = min(each.slot for each in group) - window, max(each.slot for each in group)
             points = desk.points([each.target for each in group], low, high)
@@ -165,15 +177,10 @@ def _tasks(desk: Desk, wanted: Sequence[Due], models: Models) -> Iterator[LendTa
             yield LendTask(asked, usual, desk.spec.season, model)
 
 
-def _usual(models: Models, model: int, step_seconds: int) -> tuple[Usual, ...]:
-    """Return what is usual of the members of a model, else of the newest before it, that have a step."""
-    alike = {
-        stop: [Recipe.from_json(v.recipe) for v in rows if v.recipe["step_seconds"] == step_seconds]
-        for stop, rows in models.items()
-    }
-    have = [stop for stop, recipes in alike.items() if recipes]
-    newest = max((stop for stop in have if stop <= model), default=min(have))
-    return tuple(Usual.of(channels) for channels in zip(*(r.channels for r in alike[newest]), strict=True))
+def _usual(members: Sequence[VersionRow]) -> tuple[Usual, ...]:
+    """Return what is usual of each channel of a model's members."""
+    recipes = [Recipe.from_json(version.recipe) for version in members]
+    return tuple(Usual.of(channels) for channels in zip(*(r.channels for r in recipes), strict=True))
 
 
 @dataclass(frozen=True)

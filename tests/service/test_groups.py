@@ -203,6 +203,14 @@ def test_a_loan_that_was_not_scored_yet_repeats_no_fit(store: SqlStore) -> None:
     assert [each.slot for each in due_loans(at, END)] == [loan.train_stop]
 
 
+def test_a_newcomer_of_another_step_than_all_members_waits_for_its_own_fit(store: SqlStore) -> None:
+    ingest(store, "load", MEMBERS)
+    ts, value = course(7, np.arange(END - 3 * DAY, END, HOUR // 2))
+    ingest(store, "load", {"new": (ts, value)}, step_seconds=HOUR // 2)
+    assert jobs.backfill(at := desk(store, SPEC), END)["lent"] == 0
+    assert versions(at)[0] == []
+
+
 def test_a_monitor_of_single_series_lends_nothing(store: SqlStore) -> None:
     alone = replace(SPEC, scope="series")
     ingest(store, "load", {**MEMBERS, "new": course(7, hours(JOINED))})
