@@ -201,7 +201,8 @@ class MonitorSection(Section):
         default_factory=dict, description="Settings of the detector, such as `{window: 24}`."
     )
     scope: Literal["series", "group"] = Field(
-        default="series", description="A model per series, or one shared by all the selected series."
+        default="series",
+        description="A model per series, or one shared by all the selected series, new ones too.",
     )
     season: Literal["none", "daily", "weekly", "auto"] = Field(
         default="auto", description="Season that is taken out first, in the series' time zone."
@@ -216,7 +217,7 @@ class MonitorSection(Section):
         default=None, description="Former name of this monitor; its targets and events are taken over."
     )
 
-    def spec(self, name: str, nightly: NightlyPlan, scores: str) -> MonitorSpec:
+    def spec(self, name: str, nightly: NightlyPlan, scores: str, device: str) -> MonitorSpec:
         """Return the monitor as the jobs see it."""
         return MonitorSpec(
             name=name,
@@ -233,6 +234,7 @@ class MonitorSection(Section):
             policy=self.policy.rule(),
             nightly=nightly,
             scores=scores,
+            device=device,
         )
 
 
@@ -339,6 +341,10 @@ class Config(Section):
         default="auto",
         description="Which scores are stored: all, or those near events; `auto` changes at 500 series.",
     )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="Where models are fitted and score; `auto` takes a CUDA device where torch finds one.",
+    )
     http: HttpSection = HttpSection()
     workers: Annotated[Whole, Field(ge=1)] = Field(
         default_factory=cores,
@@ -372,7 +378,10 @@ class Config(Section):
     def monitor_specs(self) -> dict[str, MonitorSpec]:
         """Return every monitor as the jobs see it, by name."""
         plan = self.nightly.plan()
-        return {name: section.spec(name, plan, self.scores) for name, section in self.monitors.items()}
+        return {
+            name: section.spec(name, plan, self.scores, self.device)
+            for name, section in self.monitors.items()
+        }
 
     def monitor_sections(self) -> dict[str, Json]:
         """Return what the store keeps of every monitor: its spec as JSON, and where it was renamed from."""

@@ -170,12 +170,14 @@ class _Way:
 
 def _replayed(way: _Way) -> Replayed:
     from pipelines import jobs
+    from pipelines.lend import due_loans, lend
     from pipelines.recalibrate import recalibrate
     from pipelines.refit import due_between, refit
 
     desk, targets = _desk(way)
     _take_over(way, desk.monitor, targets)
     done = refit(desk, due_between(desk, way.start, way.stop))
+    done.lent += lend(desk, due_loans(desk, way.stop - 1))
     refused = [*done.refused, *recalibrate(desk, way.stop - 1)]
     _begin(way, desk)
     ticked = jobs.tick(desk, way.stop - 1)

@@ -154,8 +154,14 @@ class Service:
         """Return, per monitor, its series, their step and history, and when each will be ready.
 
         Only reads, so a candidate config may be held against the database in use.
+
+        Raises:
+            ValueError: this machine lacks the device that the config names.
         """
+        from detectors.device import resolve
         from pipelines import jobs
+
+        resolve(self.config.device)
 
         series = self.store.series()
         stored = {row.name: row for row in self.store.monitors()}

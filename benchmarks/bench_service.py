@@ -89,7 +89,7 @@ def first_versions(desk: Desk, now: int) -> None:
     for each in due(desk, now - DAY, missing=True):
         newest[each.target.id] = each
     done = refit(desk, list(newest.values()))
-    score_spans(desk, jobs._new_spans(desk, done, now), stage="score")
+    score_spans(desk, jobs._all_new_spans(desk, done, now), stage="score")
 
 
 def stored_share(store: SqlStore, n_series: int) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from detectors.device import CPU, computing
 
 Progress = Callable[[float], None]
 """Called with the share of the work that is done, from 0 to 1."""
@@ -217,6 +219,14 @@ class Windows:
         return Windows(
             self.series[index], self.missing[index], self.weight[index], self.start[index], self.window
         )
+
+    def to(self, device: torch.device) -> Windows:
+        """Return the windows on a device; these themselves where they are there already."""
+        if self.series.device == device:
+            return self
+        held = {each.name: getattr(self, each.name) for each in fields(self)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in held.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
     def members(self, part: slice) -> Windows:
         """Return the windows of neighbouring targets, as views."""
@@ -457,7 +467,9 @@ class Detector(ABC):
             ValueError: the windows are of another length than ``Config.window``.
         """
         self._check_window(windows)
-        self._state = self._fit(self._trainable(windows), on_progress or _silent)
+        with computing() as device:
+            state = self._fit(self._trainable(windows.to(device)), on_progress or _silent)
+        self._state = {name: tensor.cpu() for name, tensor in state.items()}
         return self
 
     def cross_fit(self, windows: Windows, fold: Tensor, *, on_progress: Progress | None = None) -> list[Self]:
@@ -483,7 +495,9 @@ class Detector(ABC):
             ValueError: other window length, channels or number of targets than fitted.
         """
         self._check_match(windows)
-        scores = self._score(windows)
+        with computing() as device:
+            here = windows.to(device)
+            scores = self._on(device)._score(here).cpu()
         scorable = windows.scorable
         return scores if bool(scorable.all()) else torch.where(scorable.unsqueeze(2), scores, torch.nan)
 
@@ -545,6 +559,12 @@ class Detector(ABC):
 
     @abstractmethod
     def _sample(self, n: int, generator: torch.Generator) -> Tensor: ...
+
+    def _on(self, device: torch.device) -> Self:
+        """Return the bank with its state on a device; itself on the CPU, where every bank lives."""
+        if device == CPU:
+            return self
+        return self.load(self.config, {name: tensor.to(device) for name, tensor in self._state.items()})
 
     def _state_of(self, members: slice) -> dict[str, Tensor]:
         """Return what was learned of neighbouring members, as views."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch.nn.functional import leaky_relu, pad
 from detectors.base import Density, Detector, DetectorConfig, Expected, Progress, Windows
 from detectors.maths.reconstruction import Combination, ErrorKind, combined, errors_of
 from detectors.stacked import FAR, Adam, draw, one_thread, trimmed_mean
+
+M = TypeVar("M", bound=nn.Module)
 
 CRITIC_STEPS = 5
 """Steps of the critics for one of encoder and generator (Geiger 2020, section III)."""
@@ -435,7 +437,7 @@ def _trained(
     """Return networks in evaluation mode and whether they failed: a second seed is tried."""
     for seed in (config.seed, config.seed + 7919):
         torch.manual_seed(seed)
-        networks = _networks_of(config, channels)
+        networks = _drawn(_networks_of, config, channels, to=taught.device)
         if nothing:
             break
         best = _best_moment(config, networks, taught, held, on_progress)
@@ -443,14 +445,21 @@ def _trained(
             networks.load_state_dict(best)
             return networks.eval(), False
     torch.manual_seed(config.seed)
-    return _networks_of(config, channels).eval(), True
+    return _drawn(_networks_of, config, channels, to=taught.device).eval(), True
+
+
+def _drawn(build: Callable[..., M], *args: Any, to: torch.device) -> M:
+    """Return fresh networks on a device, with weights drawn on the CPU: the same on every device."""
+    with torch.device("cpu"):
+        networks = build(*args)
+    return networks.to(to)
 
 
 def _best_moment(
     config: TadganConfig, networks: _Networks, taught: Tensor, held: Tensor, on_progress: Progress
 ) -> dict[str, Tensor] | None:
     """Train; return the weights with the best held-out reconstruction, None where they diverged."""
-    game = _Game(config, networks)
+    game = _Game(config, networks, taught.device)
     deck = _deck(len(taught), config.batch)
     best, least, stale = None, math.inf, 0
     for step in range(1, config.steps + 1):
@@ -475,10 +484,10 @@ def _best_moment(
 class _Game:
     """The two critics against encoder and generator."""
 
-    def __init__(self, config: TadganConfig, networks: _Networks) -> None:
+    def __init__(self, config: TadganConfig, networks: _Networks, device: torch.device) -> None:
         self._config = config
         self._networks = networks
-        self._critic_z = _critic_z(config.latent)
+        self._critic_z = _drawn(_critic_z, config.latent, to=device)
         self._judge_x = _Learner(networks.critic_x, rate=config.rate)
         self._judge_z = _Learner(self._critic_z, rate=config.rate)
         self._maker = _Learner(networks.encoder, networks.generator, rate=config.rate)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from detectors import registry
+from detectors import device, registry
 from detectors.base import Detector, DetectorConfig, Windows
 from pipelines.records import Json, Values
 
@@ -36,6 +37,18 @@ class StepScores:
 
     live: Values
     settled: Values
+
+
+@contextmanager
+def at_work(device_name: str) -> Iterator[None]:
+    """Fit and score on a device in one thread, as workers stand side by side.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    torch.set_num_threads(1)
+    with device.using(device_name):
+        yield
 
 
 def config_of(detector: str, params: Json) -> tuple[type[Detector], DetectorConfig]:

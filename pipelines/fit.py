@@ -121,7 +121,11 @@ class FitOutcome:
 
 def fit_targets(task: FitTask) -> FitOutcome:
     """Return a fit for every target with enough data in its span."""
-    torch.set_num_threads(1)
+    with bank.at_work(task.spec.device):
+        return _fit_targets(task)
+
+
+def _fit_targets(task: FitTask) -> FitOutcome:
     outcome = FitOutcome()
     for wanted, asked in _alike(task.spec, task.targets):
         parts = [_Fits(task.spec, member).of(asked) for member in wanted]

@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.desk import Desk
-from pipelines.fit import least_seconds
+from pipelines.fit import MIN_WINDOWS, least_seconds
+from pipelines.lend import due_loans, lend
 from pipelines.monitor import MonitorSpec
 from pipelines.plan import History, histories, ready_by
 from pipelines.recalibrate import recalibrate
-from pipelines.records import EventChange, Json, SeriesRow, TargetRow
+from pipelines.records import EventChange, Json, SeriesRow, TargetRow, VersionRow
 from pipelines.refit import Due, FirstScores, Refitted, due, refit
 from pipelines.rescore import Outcome, Span, score_spans
 from pipelines.slots import DAY, nights
@@ -41,7 +42,7 @@ def tick(desk: Desk, now: int) -> Json:
     """Score what came since the last tick, at most a week of it; ``more`` says that some is left."""
     reach = _reach(desk, now)
     away = _watched(desk, reach, whole=False)
-    spans = []
+    spans = _new_spans(desk, _lent_meanwhile(desk, now), {}, now)
     more = False
     for target in desk.targets():
         if target.id not in reach or target.scored_until is None:
@@ -52,6 +53,21 @@ def tick(desk: Desk, now: int) -> Json:
     outcome = score_spans(desk, spans, stage="score")
     outcome.note(away)
     return {**outcome.summary(), "more": more}
+
+
+def _lent_meanwhile(desk: Desk, now: int) -> list[VersionRow]:
+    """Lend targets that were never scored their group's model, so that they need not wait for the night.
+
+    Only what no fit that is still due could change; one with a long history waits for the night, which
+    may take longer than a tick.
+    """
+    fresh = [t for t in desk.targets() if t.scored_until is None] if desk.spec.scope == "group" else []
+    known = histories(fresh, desk.series())
+    young = [t for t in fresh if t.id in known and known[t.id].first > now - TICK_SECONDS]
+    if not young:
+        return []
+    until = min([now, *(each.slot - 1 for each in due(desk, now))])
+    return lend(desk, due_loans(desk, until, targets=young))
 
 
 def _watched(desk: Desk, reach: Mapping[int, Reach], *, whole: bool) -> list[EventChange]:
@@ -76,15 +92,23 @@ def fit(desk: Desk, now: int) -> Json:
     """Fit what is due, then score what that changes."""
     _watched(desk, _reach(desk, now), whole=True)
     done = _refitted(desk, due(desk, now), now)
-    outcome = score_spans(desk, _new_spans(desk, done, now), stage="score")
+    outcome = score_spans(desk, _all_new_spans(desk, done, now), stage="score")
     return {**done.summary(), **outcome.summary()}
 
 
 def _refitted(
-    desk: Desk, wanted: Sequence[Due], until: int, *, generation: int = 0, again_from: int | None = None
+    desk: Desk,
+    wanted: Sequence[Due],
+    until: int,
+    *,
+    missing: bool = False,
+    generation: int = 0,
+    again_from: int | None = None,
 ) -> Refitted:
-    """Fit what is wanted, then hold all calibrations against the scores up to a data time."""
+    """Fit what is wanted, lend to those who have nothing, then hold all calibrations against the scores."""
     done = refit(desk, wanted, generation=generation)
+    loans = due_loans(desk, until, missing=missing, again_from=again_from)
+    done.lent += lend(desk, loans, generation=generation)
     done.refused += recalibrate(desk, until, again_from=again_from)
     return done
 
@@ -100,7 +124,7 @@ def nightly(desk: Desk, at: int, now: int) -> Json:
     ticked = _caught_up(desk, min(at, now))
     _watched(desk, _reach(desk, now), whole=True)
     done = _refitted(desk, due(desk, at), at)
-    fresh = score_spans(desk, _new_spans(desk, done, now), stage="score")
+    fresh = score_spans(desk, _all_new_spans(desk, done, now), stage="score")
     since = _caught_up(desk, now)
     settled = settle(desk, at - desk.spec.nightly.window_seconds, at, now)
     return {
@@ -123,8 +147,8 @@ def _caught_up(desk: Desk, now: int) -> Json:
 def backfill(desk: Desk, now: int) -> Json:
     """Step through data time as the daemon would have: every fit on its night, every score unseen."""
     away = _watched(desk, _reach(desk, now), whole=True)
-    done = _refitted(desk, due(desk, now, missing=True), now)
-    outcome = score_spans(desk, _new_spans(desk, done, now), stage="score")
+    done = _refitted(desk, due(desk, now, missing=True), now, missing=True)
+    outcome = score_spans(desk, _all_new_spans(desk, done, now), stage="score")
     outcome.note(away)
     ticked = tick(desk, now)
     return {**done.summary(), **outcome.summary(), "more": ticked["more"]}
@@ -187,22 +211,30 @@ def _settled_until(desk: Desk, target: TargetRow, stop: int) -> int:
     return stop - (desk.window - 1) * target.step_seconds
 
 
-def _new_spans(desk: Desk, done: Refitted, now: int) -> list[Span]:
+def _all_new_spans(desk: Desk, done: Refitted, now: int) -> list[Span]:
+    return _new_spans(desk, [*done.versions, *done.lent], done.unseen, now)
+
+
+def _new_spans(
+    desk: Desk, versions: Sequence[VersionRow], unseen: Mapping[int, FirstScores], now: int
+) -> list[Span]:
     """Return what new versions score: everything from the end of the earliest one's training on."""
     reach = _reach(desk, now)
     since: dict[int, int] = {}
-    for version in done.versions:
+    for version in versions:
         since[version.target_id] = min(since.get(version.target_id, version.train_stop), version.train_stop)
+    # A loan before the first fit has scored what that fit's unseen scores would.
+    unseen = {i: first for i, first in unseen.items() if first.version.train_stop <= since.get(i, 0)}
     targets = {target.id: target for target in desk.targets()}
     spans = [
-        _new_span(desk, targets[i], reach[i], start, done.unseen.get(i), now)
+        _new_span(desk, targets[i], reach[i], start, unseen.get(i), now)
         for i, start in since.items()
         if i in reach
     ]
     nothing = {span.target.id: span.start for span in spans if span.start >= span.stop}
     if nothing:
-        # A version of this very night: no point is newer, so there is nothing to score again.
-        desk.store.commit(desk.claim, Batch(scored_from=nothing))
+        # A version of this very moment: no point is newer, so there is nothing to score (again) yet.
+        desk.store.commit(desk.claim, Batch(scored_from=nothing, scored_until=nothing))
     return [span for span in spans if span.start < span.stop]
 
 
@@ -271,14 +303,18 @@ def readiness(spec: MonitorSpec, series: Iterable[SeriesRow], fitted: Collection
     Args:
         fitted: keys of the targets that have a model.
     """
-    return [_readiness(spec, row, row.spec.key in fitted) for row in series]
+    lends = spec.scope == "group" and bool(fitted)
+    return [_readiness(spec, row, row.spec.key in fitted, lends=lends) for row in series]
 
 
-def _readiness(spec: MonitorSpec, row: SeriesRow, fitted: bool) -> Json:
+def _readiness(spec: MonitorSpec, row: SeriesRow, fitted: bool, *, lends: bool) -> Json:
     ready = None
     if row.first_ts is not None and row.last_ts is not None:
         least = least_seconds(spec, row.spec.step_seconds)
         ready = ready_by(spec, History(row.first_ts, row.last_ts), least)
+        if lends:
+            # A group that has a model lends it to a series once its first window is there.
+            ready = min(ready, row.first_ts + least // MIN_WINDOWS)
     return {
         "target": row.spec.key,
         "step_seconds": row.spec.step_seconds,

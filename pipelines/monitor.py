@@ -54,6 +54,7 @@ class MonitorSpec:
         season: ``none``, ``daily``, ``weekly`` or ``auto``.
         stagger: refits are spread over the nights of ``fit_every``; False fits all on one night.
         scores: ``dense``, ``near_events`` or ``auto``.
+        device: ``auto``, ``cpu`` or ``cuda``: where models are fitted and score.
     """
 
     name: str
@@ -70,6 +71,7 @@ class MonitorSpec:
     policy: Policy = Policy()
     nightly: NightlyPlan = NightlyPlan()
     scores: str = "auto"
+    device: str = "auto"
 
     def to_json(self) -> Json:
         return asdict(self)

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from pipelines import calibrate, flag, members, prepare
+from pipelines import bank, calibrate, flag, members, prepare
 from pipelines.calibrate import WEEK, Scale
 from pipelines.evidence import GRID, Realised, Seen
 from pipelines.monitor import MonitorSpec
@@ -64,8 +63,8 @@ class Observed:
 
 def observe_targets(task: ObserveTask) -> list[Observed]:
     """Return what the nights of every target learn, in order."""
-    torch.set_num_threads(1)
-    raw = raw_scores(task.spec, [target.scoring for target in task.targets], task.weights)
+    with bank.at_work(task.spec.device):
+        raw = raw_scores(task.spec, [target.scoring for target in task.targets], task.weights)
     return [_observed(task.spec, target, steps) for target, steps in zip(task.targets, raw, strict=True)]
 
 

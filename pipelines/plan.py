@@ -60,6 +60,49 @@ def wanted_slots(spec: MonitorSpec, key: str, history: History, until: int, leas
     return [first, *fit_slots(spec, key, first + 1, last + 1)]
 
 
+def group_slots(
+    spec: MonitorSpec, known: Mapping[int, History], least: Mapping[int, int], until: int
+) -> dict[int, list[int]]:
+    """Return every scheduled fit of a group up to ``until`` that each of its targets takes part in.
+
+    The group begins with the target that is ready first; from then on the nights of the group's name
+    hold for all. A target takes part once it is ready itself, or will be within a day, so that series
+    which begin on one day learn together from the first night on.
+
+    Args:
+        known: the targets' histories, by id.
+        least: the shortest span a model of each can be learned from, seconds.
+    """
+    ready = {i: ready_by(spec, history, least[i]) for i, history in known.items()}
+    first = min(ready.values(), default=until + 1)
+    slots = [first, *fit_slots(spec, spec.name, first + 1, until + 1)] if first <= until else []
+    last = {i: history.newest + fit_days(spec) * DAY for i, history in known.items()}
+    return {i: [slot for slot in slots if ready[i] - DAY <= slot <= max(last[i], first)] for i in known}
+
+
+def loan_slots(
+    spec: MonitorSpec, history: History, models: Sequence[int], window_seconds: int, until: int
+) -> list[int]:
+    """Return when a target without a model of its own is lent its group's, ascending.
+
+    At the end of its first window; with every new model of the group; and on the nights at which its
+    history has doubled since it was last looked at, so that its scale is learned anew.
+
+    Args:
+        models: when the training of the group's models ended, ascending, at least one.
+        window_seconds: the length of a window of the target.
+    """
+    first = max(history.first + window_seconds, models[0])
+    if first > until:
+        return []
+    slots = [first]
+    for night in nights(spec.nightly, first + 1, until + 1):
+        doubled = night - history.first >= 2 * (slots[-1] - history.first)
+        if doubled or night in models:
+            slots.append(night)
+    return slots
+
+
 def fingerprint(spec: MonitorSpec) -> str:
     """Return what tells apart versions that the monitor, as configured now, would and would not fit."""
     parts: Json = {

@@ -181,12 +181,42 @@ def learn(
     if step_seconds < 1:
         raise ValueError(f"step must be at least one second, got {step_seconds}")
     inside = [_between(p, start, stop) for p in points]
-    offset = _learn_offset(np.concatenate([p.ts for p in inside]), step_seconds)
-    bare = Recipe(step_seconds, offset, timezone, ())
+    bare = _bare(inside, step_seconds, timezone)
     channels = tuple(
         _learn_channel(p, bare, season, number, follow=follow) for number, p in enumerate(inside)
     )
-    return Recipe(step_seconds, offset, timezone, channels)
+    return replace(bare, channels=channels)
+
+
+def courses(
+    points: Sequence[Points],
+    transforms: Sequence[str],
+    *,
+    step_seconds: int,
+    timezone: str,
+    start: int,
+    stop: int,
+) -> tuple[Recipe, list[Course | None]]:
+    """Return the grid of a target as a recipe without channels, and the course of each channel on it.
+
+    None stands for a channel without a point in ``start <= ts < stop``.
+
+    Args:
+        transforms: that of each channel's group, taken where the values are such that they can have it.
+    """
+    inside = [_between(p, start, stop) for p in points]
+    bare = _bare(inside, step_seconds, timezone)
+    found = []
+    for number, (series, transform) in enumerate(zip(inside, transforms, strict=True)):
+        own = _course(series, bare, number)
+        shape = None if own is None else _with_transform(own, transform)
+        found.append(_course(series, bare, number, shape))
+    return bare, found
+
+
+def _bare(inside: Sequence[Points], step_seconds: int, timezone: str) -> Recipe:
+    offset = _learn_offset(np.concatenate([p.ts for p in inside]), step_seconds)
+    return Recipe(step_seconds, offset, timezone, ())
 
 
 def apply(recipe: Recipe, points: Sequence[Points], start: int, stop: int) -> Prepared:
@@ -416,7 +446,7 @@ def _back(channel: ChannelRecipe, moved: Values) -> Values:
 
 
 @dataclass(frozen=True)
-class _Course:
+class Course:
     """One channel on its grid, transformed: what everything is learned from."""
 
     number: int
@@ -430,8 +460,26 @@ class _Course:
     def seconds(self) -> int:
         return len(self.raw) * self.clock.step_seconds
 
+    @property
+    def usual_flat(self) -> int:
+        """The most steps in a row with one value, in the usual week."""
+        return _flat_runs(self.raw, self.clock.week)[1]
 
-def _course(points: Points, bare: Recipe, number: int, shape: ChannelRecipe | None = None) -> _Course | None:
+    @property
+    def smallest_scale(self) -> float:
+        return smallest_scale(self.raw, self.shape)
+
+    def rhythm(self, channel: ChannelRecipe) -> tuple[Values, Values]:
+        """Return what a recipe's season adds at every step, and its factor of the spread, in its scales."""
+        usual, factor = np.zeros(len(self.raw)), np.ones(len(self.raw))
+        if channel.season != "none":
+            usual = self.clock.at(channel.profile_values, channel.season)
+        if channel.spread_season != "none":
+            factor = self.clock.at(channel.spread_values, channel.spread_season)
+        return usual, factor
+
+
+def _course(points: Points, bare: Recipe, number: int, shape: ChannelRecipe | None = None) -> Course | None:
     """Return the course from the first to the last finite point; None where there is none."""
     step, shift = bare.step_seconds, bare.offset_seconds - bare.step_seconds // 2
     finite = np.isfinite(points.value)
@@ -442,7 +490,7 @@ def _course(points: Points, bare: Recipe, number: int, shape: ChannelRecipe | No
     ts = _times(bare, first, last + 1)
     shape = shape or _learn_transform(raw)
     moved = _moved(shape, raw, _uniform(ts, number))
-    return _Course(number, first, raw, moved, Clock.of(ts, bare.timezone, step), shape)
+    return Course(number, first, raw, moved, Clock.of(ts, bare.timezone, step), shape)
 
 
 def _learn_channel(points: Points, bare: Recipe, wanted: str, number: int, *, follow: bool) -> ChannelRecipe:
@@ -465,7 +513,7 @@ def _learn_channel(points: Points, bare: Recipe, wanted: str, number: int, *, fo
 
 
 def _scaled(
-    course: _Course,
+    course: Course,
     shape: ChannelRecipe,
     usual: Values,
     bare: Recipe,
@@ -478,18 +526,18 @@ def _scaled(
     center = float(np.nanmedian(rest[~hidden]))
     blocks, rest = _follow(rest - center, course.first, bare) if follow else (0, rest - center)
     rest = np.where(hidden, np.nan, rest)
-    tiny = _smallest_scale(course.raw, shape)
-    scale = _scale(rest, tiny)
+    tiny = smallest_scale(course.raw, shape)
+    scale = robust_scale(rest, tiny)
     spread = np.zeros(0)
     if shape.spread_season != "none":
         spread = seasons.spread_profile(rest / scale, course.clock, shape.spread_season)
-        scale = _scale(rest / course.clock.at(spread, shape.spread_season), tiny)
+        scale = robust_scale(rest / course.clock.at(spread, shape.spread_season), tiny)
     return replace(
         shape,
         center=center,
         scale=scale,
-        profile=_packed_profile(usual / scale),
-        spread=_packed_spread(spread),
+        profile=packed_profile(usual / scale),
+        spread=packed_spread(spread),
         level_blocks=blocks,
     )
 
@@ -548,12 +596,12 @@ def _follow(rest: Values, first: int, recipe: Recipe) -> tuple[int, Values]:
         return 0, rest
     level = _level(rest, first, recipe.block_steps, LEVEL_BLOCKS)
     followed = rest - np.where(np.isnan(level), 0.0, level)
-    if _scale(followed, 0.0) > 1.05 * _scale(rest, 0.0):
+    if robust_scale(followed, 0.0) > 1.05 * robust_scale(rest, 0.0):
         return 0, rest
     return LEVEL_BLOCKS, followed
 
 
-def _scale(rest: Values, smallest: float) -> float:
+def robust_scale(rest: Values, smallest: float) -> float:
     """Return the robust spread: from the quartiles, from wider quantiles where those agree."""
     seen = np.sort(rest[~np.isnan(rest)])
     # Distances of quantiles in standard deviations of a normal variable.
@@ -564,7 +612,7 @@ def _scale(rest: Values, smallest: float) -> float:
     return max(smallest, 1e-100)
 
 
-def _smallest_scale(raw: Values, shape: ChannelRecipe) -> float:
+def smallest_scale(raw: Values, shape: ChannelRecipe) -> float:
     """Return the floor of the scale: below it a spread is rounding, and any change is news."""
     if shape.transform == "identity":
         return max(0.25 * shape.resolution, 1e-9 * float(np.nanmax(np.abs(raw))))
@@ -586,10 +634,23 @@ def _learn_transform(raw: Values) -> ChannelRecipe:
     growth = _growth(raw)
     if counts and 0.25 < growth <= 0.75:
         return replace(shape, transform="anscombe")
-    if growth > 0.5:
-        low = float(np.quantile(seen, 0.02))
-        return replace(shape, transform="log", floor=min(max(low, 0.01 * middle), 0.1 * middle))
-    return shape
+    return _logarithmic(shape, seen) if growth > 0.5 else shape
+
+
+def _with_transform(course: Course, transform: str) -> ChannelRecipe:
+    """Return the shape of a course under another's transform, else its own."""
+    seen = course.raw[~np.isnan(course.raw)]
+    if transform == "log" and float(np.median(seen)) > 0:
+        return _logarithmic(course.shape, seen)
+    if transform == "anscombe" and course.shape.counts:
+        return replace(course.shape, transform="anscombe")
+    return course.shape
+
+
+def _logarithmic(shape: ChannelRecipe, seen: Values) -> ChannelRecipe:
+    """Return the recipe with a logarithm of values whose median is positive."""
+    low, middle = float(np.quantile(seen, 0.02)), float(np.median(seen))
+    return replace(shape, transform="log", floor=min(max(low, 0.01 * middle), 0.1 * middle))
 
 
 def _is_whole(value: float) -> bool:
@@ -662,7 +723,7 @@ def _flat_runs(raw: Values, week: Seconds) -> tuple[int, int]:
     return int(_runs(same)[1].max(initial=0)) + 1, int(np.median(longest))
 
 
-def _packed_profile(profile: Values) -> str:
+def packed_profile(profile: Values) -> str:
     """Return a profile as base64: the size of a part as float64, then whole parts as int16.
 
     A week of five minutes takes 5 KiB instead of the 40 of a JSON list; a part is a 32,767th of the
@@ -678,7 +739,7 @@ def _unpacked_profile(text: str) -> Values:
     return np.frombuffer(data, "<i2", offset=8) * np.frombuffer(data, "<f8", count=1)[0]
 
 
-def _packed_spread(factor: Values) -> str:
+def packed_spread(factor: Values) -> str:
     """Return factors as base64 of one byte each, evenly spaced in their logarithm: within 0.8 %."""
     low, high = np.log(seasons.FACTOR_RANGE)
     return base64.b64encode(

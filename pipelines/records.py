@@ -251,7 +251,7 @@ class VersionRow:
         train_start, train_stop: the training span, half-open, epoch seconds; the version scores
             timestamps from ``train_stop`` on, until a newer one's.
         recipe: what prepare learned, JSON.
-        config: the detector's Config as JSON.
+        config: the detector's Config as JSON, and what told the version apart when it was made.
         weights_id: row of the shared weights (one bank member).
         card: the model card, JSON.
         status: ``accepted``, ``candidate`` or ``failed``.
@@ -271,6 +271,11 @@ class VersionRow:
     status: str = "accepted"
     card: Json = field(default_factory=dict)
     scored: bool = True
+
+    @property
+    def on_loan(self) -> bool:
+        """True where weights and calibration are those of the group: the target was not part of its fit."""
+        return bool(self.config.get("on_loan"))
 
 
 @dataclass(frozen=True)

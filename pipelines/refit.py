@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from pipelines.fit import (
     fit_targets,
     least_seconds,
 )
-from pipelines.plan import History, current, fingerprint, histories, wanted_slots
+from pipelines.plan import History, current, fingerprint, group_slots, histories, wanted_slots
 from pipelines.records import Json, Points, TargetRow, VersionRow
 from pipelines.store import NewVersion
 
@@ -53,6 +53,7 @@ class Refitted:
         unseen: what the first version of a new target left of its training span, by target id.
         not_ready: targets without enough data for one of the fits, with the reason.
         broken: fits whose card says that they must not be used, with the reason.
+        lent: stored versions with a model of the group, of targets that have none of their own.
         refused: reasons why a line could not be drawn as asked.
     """
 
@@ -61,14 +62,16 @@ class Refitted:
     not_ready: list[NotReady]
     broken: list[NotReady]
     refused: list[str]
+    lent: list[VersionRow] = field(default_factory=list)
 
     def summary(self) -> Json:
-        fitted = {version.target_id for version in self.versions}
+        fitted = {version.target_id for version in [*self.versions, *self.lent]}
         # Slots come in order of time: of several reasons the newest holds.
         without = {each.target_id: f"{each.key}: {each.why}" for each in self.not_ready}
         reasons = [why for target_id, why in without.items() if target_id not in fitted]
         return {
             "fitted": len(self.versions),
+            "lent": len(self.lent),
             "not_ready": len(reasons),
             "not_ready_why": reasons[:TOLD],
             "broken": len(self.broken),
@@ -90,12 +93,13 @@ def due(desk: Desk, until: int, *, missing: bool = False, again_from: int | None
     stored = _stored(desk, targets)
     have = _fitted_slots(desk, stored)
     broken = _broken_slots(desk, stored)
+    planned = _slots(desk, targets, known, until)
     found = []
     for target in targets:
         if target.id not in known:
             continue
         done, since = have[target.id]
-        slots = _slots(desk, target, known[target.id], until)
+        slots = planned[target.id]
         tried = broken[target.id]
         for slot in slots:
             wanted = slot not in done | tried and (missing or slot > since)
@@ -111,14 +115,15 @@ def due_between(desk: Desk, start: int, stop: int) -> list[Due]:
     """Return the fits that a half-open span asks for and that are not there, from the last before it on."""
     targets = desk.targets()
     known = histories(targets, desk.series())
-    there = {i: {v.train_stop for v in rows} for i, rows in desk.versions(targets).items()}
-    if desk.spec.scope == "group" and there:
+    there = {i: {v.train_stop for v in rows if not v.on_loan} for i, rows in desk.versions(targets).items()}
+    planned = _slots(desk, targets, known, stop - 1)
+    if desk.spec.scope == "group":
         # All of a group are fitted together, or the shared model would be another.
-        together = set.intersection(*there.values())
-        there = dict.fromkeys(there, together)
+        lacking = {slot for i, slots in planned.items() for slot in slots if slot not in there[i]}
+        there = {i: own - lacking for i, own in there.items()}
     found = []
     for target in targets:
-        slots = _slots(desk, target, known[target.id], stop - 1) if target.id in known else []
+        slots = planned.get(target.id, [])
         first = max((slot for slot in slots if slot <= start), default=start)
         found += [
             Due(target, slot, first=False) for slot in slots if slot >= first and slot not in there[target.id]
@@ -126,11 +131,16 @@ def due_between(desk: Desk, start: int, stop: int) -> list[Due]:
     return sorted(found, key=lambda each: each.slot)
 
 
-def _slots(desk: Desk, target: TargetRow, history: History, until: int) -> list[int]:
-    # A shared model is fitted for all its series at once, so the group's name decides when.
-    key = desk.spec.name if desk.spec.scope == "group" else target.key
-    least = least_seconds(desk.spec, target.step_seconds)
-    return wanted_slots(desk.spec, key, history, until, least)
+def _slots(
+    desk: Desk, targets: Sequence[TargetRow], known: Mapping[int, History], until: int
+) -> dict[int, list[int]]:
+    """Return the scheduled fits of every target with a history, by target id."""
+    spec = desk.spec
+    least = {target.id: least_seconds(spec, target.step_seconds) for target in targets}
+    if spec.scope == "group":
+        return group_slots(spec, known, least, until)
+    keys = {target.id: target.key for target in targets}
+    return {i: wanted_slots(spec, keys[i], history, until, least[i]) for i, history in known.items()}
 
 
 def _stored(desk: Desk, targets: Sequence[TargetRow]) -> dict[int, list[VersionRow]]:
@@ -152,7 +162,7 @@ def _fitted_slots(desk: Desk, stored: Mapping[int, Sequence[VersionRow]]) -> dic
     out = {}
     pending: set[int] = set()
     for target_id, versions in stored.items():
-        every = current(desk.spec, versions)
+        every = [v for v in current(desk.spec, versions) if not v.on_loan]
         pending |= {v.train_stop for v in every if not v.scored}
         rows = [v for v in every if v.scored]
         ours = {v.train_stop for v in rows if v.config.get("fingerprint") == mark}
@@ -206,7 +216,7 @@ def _tasks(desk: Desk, wanted: Sequence[Due], done: Refitted) -> Iterator[FitTas
         for slot in slots:
             yield FitTask(
                 desk.spec,
-                tuple(_fit_target(each, points, window) for each in asked if each.slot == slot),
+                tuple(fit_target(each, points, window) for each in asked if each.slot == slot),
             )
 
 
@@ -217,7 +227,13 @@ def _batch_size(desk: Desk, wanted: Sequence[Due]) -> int:
     return min(64, targets_per_task(desk.spec.fit_window_seconds / step))
 
 
-def _fit_target(each: Due, points: dict[int, tuple[Points, ...]], window: int) -> FitTarget:
+def fit_target(each: Due, points: Mapping[int, tuple[Points, ...]], window: int) -> FitTarget:
+    """Return a target with its points of the span that a fit is learned from.
+
+    Args:
+        points: by target id, of at least that span.
+        window: length of the span, seconds.
+    """
     start = each.slot - window
     cut = []
     for whole in points[each.target.id]:

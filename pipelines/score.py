@@ -146,8 +146,8 @@ class Steps:
 
 def score_targets(task: ScoreTask) -> list[Scored]:
     """Return the scores and intervals of every target, in order."""
-    torch.set_num_threads(1)
-    raw = raw_scores(task.spec, task.targets, task.weights)
+    with bank.at_work(task.spec.device):
+        raw = raw_scores(task.spec, task.targets, task.weights)
     return [scored(task.spec, target, steps) for target, steps in zip(task.targets, raw, strict=True)]
 
 

@@ -74,6 +74,7 @@ class NewVersion:
     Attributes:
         weights: safetensors bytes of one bank member.
         shared_weights: equal numbers share one stored copy (group scope); None stores its own.
+        stored_weights: the row of weights that are there already, in place of ``weights``.
         calibrations: body per mode, ``valid_from`` the version's train_stop.
     """
 
@@ -87,6 +88,7 @@ class NewVersion:
     card: Json
     status: str = "accepted"
     shared_weights: int | None = None
+    stored_weights: int | None = None
     calibrations: dict[str, Json] = field(default_factory=dict)
 
 

@@ -72,9 +72,12 @@ def _find(connection: Connection, new: Sequence[NewVersion]) -> dict[Key, Versio
 def _store_weights(connection: Connection, versions: Sequence[NewVersion]) -> list[int]:
     """Store every distinct weights once; return the row of each version's."""
     owners: dict[Any, int] = {}
-    for index, version in enumerate(versions):
-        owners.setdefault(_owner(index, version), index)
     ids: dict[Any, int] = {}
+    for index, version in enumerate(versions):
+        if version.stored_weights is None:
+            owners.setdefault(_owner(index, version), index)
+        else:
+            ids[_owner(index, version)] = version.stored_weights
     listed = list(owners.items())
     statement = insert(Weights.__table__).returning(Weights.id, sort_by_parameter_order=True)  # type: ignore[arg-type]
     for start in range(0, len(listed), CHUNK):
@@ -86,6 +89,8 @@ def _store_weights(connection: Connection, versions: Sequence[NewVersion]) -> li
 
 
 def _owner(index: int, version: NewVersion) -> tuple[str, int]:
+    if version.stored_weights is not None:
+        return "stored", version.stored_weights
     if version.shared_weights is not None:
         return "shared", version.shared_weights
     return "own", index

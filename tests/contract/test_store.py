@@ -341,6 +341,18 @@ def test_a_group_shares_one_copy_of_its_weights(store: SqlStore) -> None:
     assert len(store.weights([row.weights_id for row in rows])) == 2
 
 
+def test_a_version_on_loan_stores_no_weights_of_its_own(store: SqlStore) -> None:
+    first, second = watch(store)
+    (lender,) = store.add_versions(None, [version(first)])
+    loan = version(second, T0 + 1, weights=b"", stored_weights=lender.weights_id)
+    rows = store.add_versions(None, [loan, version(second, T0 + 2)])
+    assert rows[0].weights_id == lender.weights_id != rows[1].weights_id
+    assert store.weights(range(100)) == {
+        lender.weights_id: f"weights {first} {T0}".encode(),
+        rows[1].weights_id: f"weights {second} {T0 + 2}".encode(),
+    }
+
+
 def test_a_version_counts_as_scored_once_a_commit_says_so(store: SqlStore) -> None:
     target = watch(store)[0]
     rows = store.add_versions(None, [version(target, T0 + k) for k in range(3)])

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.monitor import WEEK, MonitorSpec
-from pipelines.plan import History, current, fingerprint, newest_by, pieces, ready_by, wanted_slots
+from pipelines.plan import (
+    History,
+    current,
+    fingerprint,
+    group_slots,
+    loan_slots,
+    newest_by,
+    pieces,
+    ready_by,
+    wanted_slots,
+)
 from pipelines.records import VersionRow
 from pipelines.slots import DAY
 
@@ -112,3 +122,54 @@ def test_a_series_that_stopped_is_fitted_once_more_at_most() -> None:
     assert stopped == [slot for slot in going if slot <= 47 * DAY]
     assert sum(slot > 40 * DAY for slot in stopped) <= 1
     assert wanted_slots(SPEC, "a", History(0, 2 * DAY), 400 * DAY) == going[:1]
+
+
+# -- groups -------------------------------------------------------------------------
+
+
+def in_group(until: int = 80 * DAY, **histories: History) -> dict[str, list[int]]:
+    """Return the fits that each target of a group takes part in, by name."""
+    known = dict(enumerate(histories.values()))
+    slots = group_slots(SPEC, known, dict.fromkeys(known, DAY), until)
+    return {name: slots[i] for i, name in enumerate(histories)}
+
+
+def test_a_target_that_joins_a_group_takes_part_in_the_fits_of_the_group_and_in_no_other() -> None:
+    found = in_group(old=History(0, 90 * DAY), new=History(25 * DAY, 90 * DAY))
+    assert found["old"] == wanted_slots(SPEC, SPEC.name, History(0, 90 * DAY), 80 * DAY)
+    ready = ready_by(SPEC, History(25 * DAY, 90 * DAY))
+    assert found["new"] == [slot for slot in found["old"] if slot >= ready - DAY]
+    assert found["new"]
+
+
+def test_targets_that_begin_on_one_day_learn_together_from_the_first_night() -> None:
+    found = in_group(early=History(0, 90 * DAY), late=History(DAY // 2, 90 * DAY))
+    assert found["early"] == found["late"] != []
+
+
+def test_a_target_that_stopped_takes_part_in_no_more_fits() -> None:
+    found = in_group(going=History(0, 90 * DAY), stopped=History(0, 30 * DAY))
+    assert found["stopped"] == [slot for slot in found["going"] if slot <= 37 * DAY]
+    assert 0 < len(found["stopped"]) < len(found["going"])
+
+
+def test_a_group_has_no_fit_before_anybody_is_ready() -> None:
+    assert in_group(until=10 * DAY, one=History(0, 90 * DAY)) == {"one": []}
+    assert group_slots(SPEC, {}, {}, 80 * DAY) == {}
+
+
+def test_a_loan_begins_with_the_first_window_and_is_made_anew_as_history_doubles() -> None:
+    found = loan_slots(SPEC, History(20 * DAY, 90 * DAY), [15 * DAY], 7200, 60 * DAY)
+    assert found[0] == 20 * DAY + 7200
+    nights = [slot // DAY - 20 for slot in found[1:]]
+    # Each night's history is twice the last one's: 3 h 15 min are not twice two hours, a day more is.
+    assert nights == [1, 3, 7, 15, 31]
+
+
+def test_a_loan_is_made_anew_with_every_model_of_the_group_and_none_before_the_first() -> None:
+    history = History(0, 90 * DAY)
+    models = [slot for slot in wanted_slots(SPEC, SPEC.name, history, 60 * DAY) if slot > 20 * DAY]
+    found = loan_slots(SPEC, history, models, 7200, 60 * DAY)
+    assert found[0] == models[0]
+    assert set(models) <= set(found)
+    assert loan_slots(SPEC, history, models, 7200, models[0] - 1) == []
