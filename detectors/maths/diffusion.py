@@ -1,4 +1,4 @@
-"""Diffusion: noise levels, and what follows from a denoiser of them: bound, samples, the slope of the density.
+"""Noise levels of diffusion, and what follows from a denoiser of them: bound, samples, slope of the density.
 
 Noise is added to clean values in steps until nothing else is left; whoever knows what to expect of the clean
 values behind noisy ones can go the way back (Ho, Jain & Abbeel 2020, arXiv 2006.11239).
@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -63,19 +65,20 @@ class Schedule:
     def steps(self) -> int:
         return len(self.kept) - 1
 
-    @property
+    @cached_property
     def signal(self) -> Tensor:
         """What clean values are multiplied by at every level."""
         return self.kept.sqrt()
 
-    @property
+    @cached_property
     def noise(self) -> Tensor:
         """Standard deviation of the noise at every level."""
         return (1 - self.kept).sqrt()
 
-    def angle(self, t: Tensor | int) -> Tensor:
-        """Return the levels as angles, from 0 to nearly a quarter turn: cosine the signal, sine the noise."""
-        return self.kept[t].sqrt().acos()
+    @cached_property
+    def angle(self) -> Tensor:
+        """Every level as an angle, from 0 to nearly a quarter turn; its sine is the noise."""
+        return self.signal.acos()
 
     def noised(self, x: Tensor, noise: Tensor, t: int) -> Tensor:
         """Return clean values at noise level ``t``, of standard normal noise that is given."""
@@ -84,7 +87,8 @@ class Schedule:
     def way(self, t: int, s: int) -> Way:
         """Return the step from level ``t`` down to ``s`` (Ho 2020, equations 6 and 7).
 
-        Of the two variances that section 3.2 offers, the larger: exact where clean values are standard normal.
+        Of the two variances that section 3.2 offers, the larger: exact where clean values are
+        standard normal.
         """
         above, below = float(self.kept[t]), float(self.kept[s])
         beta = 1 - above / below
@@ -113,16 +117,46 @@ def shared_noise(n: int, size: int, seed: int) -> Tensor:
     return noise * (math.sqrt(size) / noise.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
 
-def errors(schedule: Schedule, denoise: Denoise, x: Tensor, noise: Tensor, t: int) -> tuple[Tensor, Tensor]:
-    """Return by how much values noised by the same noise, once with either sign, are missed at a level.
+@dataclass(frozen=True)
+class Missed:
+    """What partial denoising misses of clean values, beyond what noise alone makes it miss.
+
+    Attributes:
+        slope: shape ``(n_targets, n, d)``, by how much it misses on average, per variance of the noise: the
+            negative slope of the blurred log-density, and of standard normal values they themselves.
+        energy: shape ``(n_targets, n)``, the mean square of that, and of those their squared length.
+    """
+
+    slope: Tensor
+    energy: Tensor
+
+
+def missed(schedule: Schedule, denoise: Denoise, x: Tensor, noise: Tensor, levels: Sequence[int]) -> Missed:
+    """Return what partial denoising misses, on average over a few levels.
 
     Args:
         x: clean values, shape ``(n_targets, n, d)``.
-        noise: shape ``(d,)``.
-        t: noise level.
+        noise: shape ``(steps, d)``, of every level, from `shared_noise`.
+        levels: noise levels, from 1.
     """
+    slope, energy = torch.zeros_like(x), torch.zeros(x.shape[:2])
+    for t in levels:
+        kept = float(schedule.kept[t])
+        by = _errors(schedule, denoise, x, noise[t - 1], t)
+        slope += (by[0] + by[1]) / (2 * (1 - kept))
+        alone = kept * (1 - kept) * x.shape[2]
+        energy += (_mean_square(by) - alone) / (1 - kept) ** 2
+    return Missed(slope / len(levels), energy.clamp_min_(0) / len(levels))
+
+
+def _errors(schedule: Schedule, denoise: Denoise, x: Tensor, noise: Tensor, t: int) -> tuple[Tensor, Tensor]:
+    """By how much values are missed behind the same noise of either sign: what is odd in it cancels out."""
     first, second = (x - denoise(schedule.noised(x, way, t), t) for way in (noise, -noise))
     return first, second
+
+
+def _mean_square(by: tuple[Tensor, Tensor]) -> Tensor:
+    return (by[0].square() + by[1].square()).sum(2) / 2
 
 
 def bound(schedule: Schedule, denoise: Denoise, x: Tensor, noise: Tensor) -> Tensor:
@@ -138,8 +172,8 @@ def bound(schedule: Schedule, denoise: Denoise, x: Tensor, noise: Tensor) -> Ten
     cost = 0.5 * (last * x.square().sum(2) + size * (-last - math.log1p(-last)))
     for t in range(1, schedule.steps + 1):
         way = schedule.way(t, t - 1)
-        missed = sum(e.square().sum(2) for e in errors(schedule, denoise, x, noise[t - 1], t)) / 2
-        cost = cost + way.clean**2 / (2 * way.reverse) * missed + size * _spread_cost(way)
+        square = _mean_square(_errors(schedule, denoise, x, noise[t - 1], t))
+        cost = cost + way.clean**2 / (2 * way.reverse) * square + size * _spread_cost(way)
     return -cost
 
 
@@ -174,7 +208,7 @@ def shortened(schedule: Schedule, denoise: Denoise, noise: Tensor, levels: Seque
         levels: falling, from the highest to 0.
     """
     x = noise
-    for t, s in zip(levels, levels[1:], strict=False):
+    for t, s in pairwise(levels):
         clean = denoise(x, t)
         left = (x - float(schedule.signal[t]) * clean) / float(schedule.noise[t])
         x = schedule.noised(clean, left, s)
