@@ -49,7 +49,7 @@ class DiffusionConfig(NetworkConfig):
     kept: tuple[float, ...] = (0.95, 0.8, 0.5)
     chain: int = 0
     hidden: int = 64
-    code: int = 16
+    code: int = 8
     steps: int = 300
     max_windows: int = 2048
 
@@ -203,20 +203,23 @@ class _Denoiser:
             **dense("in", self.size + 2 * WAVES, hidden, generator),
             **dense("code", hidden, code, generator),
             **dense("out", code, hidden, generator),
+            **dense("past", hidden, hidden, generator),
             **dense("head", hidden, self.size, generator),
         }
         layers["head.weight"].zero_()
         return layers
 
-    def code(self, params: Params, x: Tensor, t: Tensor) -> Tensor:
-        """Return the bottleneck, ``(n_targets, n, code)``, for noisy latents and their levels ``(n,)``."""
+    def hidden(self, params: Params, x: Tensor, t: Tensor) -> Tensor:
+        """Return the first layer, ``(n_targets, n, hidden)``, of noisy latents and their levels ``(n,)``."""
         turns = self.schedule.angle[t].to(torch.float32).unsqueeze(1) * 2 ** torch.arange(WAVES)
         level = torch.cat([turns.cos(), turns.sin()], dim=1).expand(x.shape[0], -1, -1)
-        return linear(params, "code", relu(linear(params, "in", torch.cat([asinh(x), level], dim=2))))
+        return relu(linear(params, "in", torch.cat([asinh(x), level], dim=2)))
 
     def learned(self, params: Params, x: Tensor, t: Tensor) -> Tensor:
         """Return what denoised latents lack to those of the normal distribution, in units of the noise."""
-        return linear(params, "head", relu(linear(params, "out", relu(self.code(params, x, t)))))
+        hidden = self.hidden(params, x, t)
+        through = linear(params, "out", relu(linear(params, "code", hidden)))
+        return linear(params, "head", relu(through + linear(params, "past", hidden)))
 
     def denoise(self, params: Params) -> Denoise:
         def denoise(x: Tensor, t: int) -> Tensor:
@@ -248,7 +251,8 @@ class _Denoiser:
 
     def code_of(self, params: Params, z: Tensor) -> Tensor:
         """Return the bottleneck of clean latents."""
-        return self.code(params, z, torch.zeros(z.shape[1], dtype=torch.int64))
+        clean = torch.zeros(z.shape[1], dtype=torch.int64)
+        return linear(params, "code", self.hidden(params, z, clean))
 
     def centre_of(self, params: Params, z: Tensor, kept: float) -> Tensor:
         """Return where the density blurred to ``kept`` looks centred from z: at 0 where it is normal."""

@@ -142,7 +142,7 @@ def normal_expect(
     Args:
         windows: the windows of a bank.
         normal_of: the distributions of some of its members.
-        centre_of: maps members, their windows about the mean and what is missing there, ``(members, k, size)``
+        centre_of: maps members, their windows about the mean and what is missing, ``(members, k, size)``
             each, to the centre of the distribution around each window, about the mean; None for the mean.
     """
 
