@@ -35,7 +35,7 @@ class DiffusionConfig(NetworkConfig):
     """What the diffusion can be told.
 
     Attributes:
-        latent: principal coordinates the network denoises; off them noise is white, and known how to remove.
+        latent: principal coordinates the network denoises; off them a window is white noise.
         levels: noise levels between a window and noise alone.
         kept: share of the variance that is still the window's at each level the score looks at.
         chain: levels that sampling goes through, deterministically (DDIM); 0 for all, at random (DDPM).
@@ -67,9 +67,25 @@ class DiffusionConfig(NetworkConfig):
 
 
 class DiffusionDetector(Detector):
-    """X.
+    """Denoising diffusion of the first principal coordinates of windows.
 
-    Departures: x
+    The score of a step joins three surprises, each in units of what it does on training windows: how badly
+    its window's latent comes back when a little noise is added and the denoiser takes it away again; the
+    energy of what the latent leaves over; and by how much the step itself is missed. All are means over a
+    few low noise levels and one fixed noise of either sign, so that equal windows get equal scores.
+
+    Ho, Jain & Abbeel 2020 (DDPM), arXiv 2006.11239; Nichol & Dhariwal 2021 (cosine schedule), arXiv
+    2102.09672; Song, Meng & Ermon 2021 (DDIM), arXiv 2010.02502.
+
+    Departures: windows are whitened first, and a step's own error is read in the whitening that moves steps
+    least; the network, a perceptron whose bottleneck is bypassed as in a U-net, adds to the exact denoiser
+    of a normal distribution, so that untrained it is that; it lives on 16 coordinates, and off them the
+    density is white noise; it sees ``asinh(x)``, so that windows far from all data stay finite and far;
+    missing steps hold their conditional mean under the linear base while scoring, and are inpainted for
+    ``expect``: rounds of the density's slope, from a blurred density to a sharper one.
+
+    The mathematics: ``detectors/maths/diffusion.py``. A default member takes 33 KiB at window 24 and 40 KiB
+    at window 128.
     """
 
     Config = DiffusionConfig

@@ -102,7 +102,7 @@ def test_equal_windows_get_equal_scores_wherever_they_stand(fitted: DiffusionDet
 
 
 def test_what_is_expected_of_missing_steps_follows_a_bend() -> None:
-    """The second of two steps is the square of the first; a normal distribution knows straight lines alone."""
+    """The second of two steps is the square of the first; a normal distribution knows straight lines."""
     generator = torch.Generator().manual_seed(7)
     first = torch.randn(2, 3000, generator=generator)
     second = first.square() - 1 + 0.3 * torch.randn(2, 3000, generator=generator)
