@@ -94,6 +94,20 @@ def test_the_shortened_chain_draws_other_samples_of_the_same_seed(fitted: Diffus
     assert not torch.allclose(few.sample(5), fitted.sample(5), atol=0.1)
 
 
+@pytest.mark.parametrize("latent", [3, WINDOW])
+def test_a_step_is_whitened_in_its_place(latent: int, unseen: Windows) -> None:
+    """By the inverse root of the covariance that is symmetric, of all whitenings the nearest to no change."""
+    config = DiffusionConfig(window=WINDOW, latent=latent, steps=1)
+    base = LinearBase.load(DiffusionDetector(config).fit(whole(pulses(2, 800, 1))).state())
+    covariance = base.normal.root @ base.normal.root.transpose(1, 2)
+    values, vectors = torch.linalg.eigh(covariance)
+    whitener = vectors @ torch.diag_embed(values.rsqrt()) @ vectors.transpose(1, 2)
+    x = base.about_mean(unseen.values)
+    torch.testing.assert_close(
+        base.upright(base.split(x)[0], x).double(), x.double() @ whitener, rtol=1e-3, atol=1e-3
+    )
+
+
 def test_equal_windows_get_equal_scores_wherever_they_stand(fitted: DiffusionDetector) -> None:
     series = pulses(2, 80, 3)
     twice = Windows.of(torch.cat([series, series], dim=1), WINDOW)
