@@ -9,20 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detectors.base import (
-    Density,
-    Detector,
-    Expected,
-    Progress,
-    Windows,
-    fit_in_pieces,
-    in_pieces,
-)
-from detectors.maths import flows, parts
+from detectors.base import Density, Detector, Expected, Progress, Windows, in_pieces
+from detectors.maths import flows, latents, parts
 from detectors.maths.flows import TRANSFORMS, Flow, Transform
 from detectors.maths.linear import LinearBase
-from detectors.maths.moments import trimmed
-from detectors.stacked import NetworkConfig, train
+from detectors.maths.normal import normal_expect
+from detectors.stacked import NetworkConfig
 
 
 @dataclass(frozen=True)
@@ -105,29 +97,9 @@ class FlowDetector(Detector):
     config: FlowConfig
 
     def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
-        # Four members' drawn windows take 4 MiB at window 128.
-        state = fit_in_pieces(windows, self._fit_base, lambda share: on_progress(0.2 * share), members=4)
-        kept = windows.weighted(state.pop("kept"))
-        latents = _as_windows(state.pop("latents"), kept)
-        trained = train(
-            self._flow(state),
-            latents,
-            self.config.training(),
-            seed=self.config.seed,
-            max_windows=latents.n_windows,
-            on_progress=lambda share: on_progress(0.2 + 0.8 * share),
-        )
         # A member that failed keeps the map that changes nothing: its latent is a normal distribution.
-        state |= trained.params
+        state, kept = latents.fit(self._flow, windows, self.config, on_progress)
         return state | parts.scale_by_member(self._raw_of, state, kept)
-
-    def _fit_base(self, windows: Windows) -> dict[str, Tensor]:
-        """The linear base in closed form, latents of drawn windows, and the weights after trimming."""
-        moments, kept = trimmed(windows, self.config.trim)
-        base = LinearBase.of(moments, windows.window, self.config.latent)
-        drawn = kept.gathered(kept.drawn(min(self.config.max_windows, kept.n_windows)))
-        z = base.split(base.filled(*drawn))[0]
-        return {**base.state(), "latents": z, "kept": kept.weight}
 
     def _raw_of(self, state: dict[str, Tensor]) -> parts.Raw:
         """Return what maps windows to parts as theory standardises them: latent, rest, steps."""
@@ -189,14 +161,7 @@ class FlowDetector(Detector):
         return in_pieces(windows, normal)
 
     def _expect(self, windows: Windows) -> Expected:
-        def both(members: slice, piece: Windows) -> Tensor:
-            base = LinearBase.load(self._state_of(members))
-            mean, variance = base.normal.conditional(base.about_mean(piece.values), piece.mask.flatten(2))
-            return torch.stack([mean + base.mean.unsqueeze(1), variance.sqrt()], dim=2).to(torch.float32)
-
-        found = in_pieces(windows, both, values=2**21 // (windows.window * windows.n_channels))
-        mean, scale = found.view(*found.shape[:3], windows.window, -1).unbind(2)
-        return Expected(mean, scale)
+        return normal_expect(windows, lambda members: LinearBase.load(self._state_of(members)).normal)
 
     def _sample(self, n: int, generator: torch.Generator) -> Tensor:
         base = LinearBase.load(self._state)
@@ -214,11 +179,3 @@ class FlowDetector(Detector):
 
     def _n_channels(self) -> int:
         return self._state["mean"].shape[1] // self.config.window
-
-
-def _as_windows(latents: Tensor, kept: Windows) -> Windows:
-    """Latents ``(n_targets, n, latent)`` as windows of one step; members without windows teach nothing."""
-    usable = (kept.weight > 0).any(1, keepdim=True).to(torch.float32)
-    n_targets, n, _ = latents.shape
-    missing = torch.zeros_like(latents, dtype=torch.bool)
-    return Windows(latents, missing, usable.expand(n_targets, n), kept.start, window=1)

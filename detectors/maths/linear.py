@@ -90,6 +90,21 @@ class LinearBase:
         off = x.square().sum(2) - along.square().sum(2)
         return along / self.spread.unsqueeze(1), off.clamp_min(0)
 
+    def upright(self, z: Tensor, x: Tensor) -> Tensor:
+        """Return windows whitened so that every value stays in its place, ``(n_targets, k, size)``.
+
+        It is the whitening that changes windows least; a value stands for what is odd about its own step.
+
+        Args:
+            z: what stands for the latent, ``(n_targets, k, latent)``.
+            x: flat windows about the mean, of which what lies off the axes is taken.
+        """
+        along = z @ self.axes.transpose(1, 2)
+        if not self.off_axes:
+            return along
+        off = x - (x @ self.axes) @ self.axes.transpose(1, 2)
+        return along + off / self.noise.sqrt()[:, None, None]
+
     def window_of(self, z: Tensor) -> Tensor:
         """Return the flat windows, about the mean, of latents ``(n_targets, k, latent)``."""
         return (z * self.spread.unsqueeze(1)) @ self.axes.transpose(1, 2)

@@ -132,18 +132,28 @@ class Normal:
         return torch.where(missing, hidden, (own - explained).clamp_min(1e-12).reciprocal())
 
 
-def normal_expect(windows: Windows, normal_of: Callable[[slice], Normal]) -> Expected:
+def normal_expect(
+    windows: Windows,
+    normal_of: Callable[[slice], Normal],
+    centre_of: Callable[[slice, Tensor, Tensor], Tensor] | None = None,
+) -> Expected:
     """Return mean and standard deviation of every step given the other observed ones.
 
     Args:
         windows: the windows of a bank.
         normal_of: the distributions of some of its members.
+        centre_of: maps members, their windows about the mean and what is missing, ``(members, k, size)``
+            each, to the centre of the distribution around each window, about the mean; None for the mean.
     """
 
     def both(members: slice, piece: Windows) -> Tensor:
-        normal = normal_of(members)
-        mean, variance = normal.conditional(normal.about_mean(piece.values), piece.mask.flatten(2))
-        return torch.stack([mean + normal.mean.unsqueeze(1), variance.sqrt()], dim=2).to(torch.float32)
+        normal, missing = normal_of(members), piece.mask.flatten(2)
+        x, centre = normal.about_mean(piece.values), normal.mean.unsqueeze(1)
+        if centre_of is not None:
+            moved = centre_of(members, x, missing)
+            x, centre = x - moved, centre + moved
+        mean, variance = normal.conditional(x, missing)
+        return torch.stack([mean + centre, variance.sqrt()], dim=2).to(torch.float32)
 
     found = in_pieces(windows, both, values=2**21 // (windows.window * windows.n_channels))
     mean, scale = found.view(*found.shape[:3], windows.window, -1).unbind(2)

@@ -182,13 +182,23 @@ def surprise_parts(
     ``surprise`` maps latents and the squared norms of what lies off the axes, ``(n_targets, k)``; the other
     arguments are those of ``latent_parts``.
     """
-    x = base.about_mean(values)
-    gone: Tensor | int = 0
-    if mask is not None:
-        gone = mask.flatten(2).sum(2)
-        x = normal.completed(x, mask.flatten(2)).x.to(torch.float32)
+    x, gone = observed(base, normal, values, mask)
     z, off = base.split(x)
     step, _ = steps_of(x @ normal.whitener.transpose(1, 2).to(torch.float32), mask, values.shape[3])
-    latent = surprise(z, off)
-    rest = standard(off / base.noise.unsqueeze(1), base.off_axes - gone) if base.off_axes else off * 0
-    return torch.cat([latent.unsqueeze(2), rest.unsqueeze(2), step], dim=2)
+    return torch.cat([surprise(z, off).unsqueeze(2), rest_of(base, off, gone).unsqueeze(2), step], dim=2)
+
+
+def observed(
+    base: LinearBase, normal: Normal, values: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor | int]:
+    """Return flat windows about the mean, missing values completed, and how many are missing in each."""
+    x = base.about_mean(values)
+    if mask is None:
+        return x, 0
+    gone = mask.flatten(2)
+    return normal.completed(x, gone).x.to(torch.float32), gone.sum(2)
+
+
+def rest_of(base: LinearBase, off: Tensor, gone: Tensor | int) -> Tensor:
+    """Return the surprise of squared norms off the axes ``(n_targets, k)``; 0 where there is nothing."""
+    return standard(off / base.noise.unsqueeze(1), base.off_axes - gone) if base.off_axes else off * 0

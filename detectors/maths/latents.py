@@ -1,0 +1,77 @@
+"""Networks that learn the density of a linear base's latent: one base a member, one training for the bank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from detectors.base import Progress, Windows, fit_in_pieces
+from detectors.maths.linear import LinearBase
+from detectors.maths.moments import trimmed
+from detectors.stacked import Network, Params, Training, train
+
+BASE = 0.2
+"""Share of the work that is done once the bases are there, about."""
+
+
+class LatentConfig(Protocol):
+    """What a detector on a latent has been told."""
+
+    @property
+    def latent(self) -> int: ...
+    @property
+    def trim(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def max_windows(self) -> int: ...
+
+    def training(self) -> Training: ...
+
+
+def fit(
+    network: Callable[[Params], Network], windows: Windows, config: LatentConfig, on_progress: Progress
+) -> tuple[Params, Windows]:
+    """Return bases and trained weights of a bank as state, and the windows without the worst blocks.
+
+    A member whose training failed, or that has no windows, keeps its untrained weights.
+
+    Args:
+        network: maps the state of the bases to the network that is trained on latents, windows of one step.
+        windows: the training windows.
+        config: the latent's dimensions, how much is trimmed, and how the network is trained.
+        on_progress: called with the share of the work that is done.
+    """
+
+    def base_of(members: Windows) -> Params:
+        """The linear base in closed form, latents of drawn windows, and the weights after trimming."""
+        moments, kept = trimmed(members, config.trim)
+        base = LinearBase.of(moments, members.window, config.latent)
+        drawn = kept.gathered(kept.drawn(min(config.max_windows, kept.n_windows)))
+        z = base.split(base.filled(*drawn))[0]
+        return {**base.state(), "latents": z, "kept": kept.weight}
+
+    # Four members' drawn windows take 4 MiB at window 128.
+    state = fit_in_pieces(windows, base_of, lambda share: on_progress(BASE * share), members=4)
+    kept = windows.weighted(state.pop("kept"))
+    latents = _as_windows(state.pop("latents"), kept)
+    trained = train(
+        network(state),
+        latents,
+        config.training(),
+        seed=config.seed,
+        max_windows=latents.n_windows,
+        on_progress=lambda share: on_progress(BASE + (1 - BASE) * share),
+    )
+    return state | trained.params, kept
+
+
+def _as_windows(latents: Tensor, kept: Windows) -> Windows:
+    """Latents ``(n_targets, n, latent)`` as windows of one step; members without windows teach nothing."""
+    usable = (kept.weight > 0).any(1, keepdim=True).to(torch.float32)
+    n_targets, n, _ = latents.shape
+    missing = torch.zeros_like(latents, dtype=torch.bool)
+    return Windows(latents, missing, usable.expand(n_targets, n), kept.start, window=1)
