@@ -20,9 +20,9 @@ from detectors.base import (
 )
 from detectors.maths import flows, parts
 from detectors.maths.flows import TRANSFORMS, Flow, Transform
-from detectors.maths.linear import LinearBase
+from detectors.maths.linear import LinearBase, latents_of
 from detectors.maths.moments import trimmed
-from detectors.stacked import NetworkConfig, train
+from detectors.stacked import NetworkConfig, as_windows, train
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class FlowDetector(Detector):
         # Four members' drawn windows take 4 MiB at window 128.
         state = fit_in_pieces(windows, self._fit_base, lambda share: on_progress(0.2 * share), members=4)
         kept = windows.weighted(state.pop("kept"))
-        latents = _as_windows(state.pop("latents"), kept)
+        latents = as_windows(state.pop("latents"), kept)
         trained = train(
             self._flow(state),
             latents,
@@ -125,9 +125,8 @@ class FlowDetector(Detector):
         """The linear base in closed form, latents of drawn windows, and the weights after trimming."""
         moments, kept = trimmed(windows, self.config.trim)
         base = LinearBase.of(moments, windows.window, self.config.latent)
-        drawn = kept.gathered(kept.drawn(min(self.config.max_windows, kept.n_windows)))
-        z = base.split(base.filled(*drawn))[0]
-        return {**base.state(), "latents": z, "kept": kept.weight}
+        latents = latents_of(base, kept, self.config.max_windows)
+        return {**base.state(), "latents": latents, "kept": kept.weight}
 
     def _raw_of(self, state: dict[str, Tensor]) -> parts.Raw:
         """Return what maps windows to parts as theory standardises them: latent, rest, steps."""
@@ -214,11 +213,3 @@ class FlowDetector(Detector):
 
     def _n_channels(self) -> int:
         return self._state["mean"].shape[1] // self.config.window
-
-
-def _as_windows(latents: Tensor, kept: Windows) -> Windows:
-    """Latents ``(n_targets, n, latent)`` as windows of one step; members without windows teach nothing."""
-    usable = (kept.weight > 0).any(1, keepdim=True).to(torch.float32)
-    n_targets, n, _ = latents.shape
-    missing = torch.zeros_like(latents, dtype=torch.bool)
-    return Windows(latents, missing, usable.expand(n_targets, n), kept.start, window=1)

@@ -148,6 +148,14 @@ class Trained:
     failed: Tensor
     held_out: Tensor
 
+    @property
+    def silenced(self) -> Params:
+        """The weights, all zero for members that failed: their networks return zeros."""
+        return {
+            name: value.masked_fill(self.failed.view(-1, *[1] * (value.ndim - 1)), 0.0)
+            for name, value in self.params.items()
+        }
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -270,9 +278,12 @@ def linear(params: Params, name: str, x: Tensor) -> Tensor:
 
 def perceptron(params: Params, name: str, x: Tensor) -> Tensor:
     """Return three dense layers of every member, rectified between: from ``n_in`` to ``n_out`` features."""
-    h = relu(linear(params, f"{name}.0", x))
-    h = relu(linear(params, f"{name}.1", h))
-    return linear(params, f"{name}.2", h)
+    return linear(params, f"{name}.2", perceptron_hidden(params, name, x))
+
+
+def perceptron_hidden(params: Params, name: str, x: Tensor) -> Tensor:
+    """Return what the last hidden layer of a ``perceptron`` holds, ``(n_targets, n, hidden)``."""
+    return relu(linear(params, f"{name}.1", relu(linear(params, f"{name}.0", x))))
 
 
 def asinh(x: Tensor) -> Tensor:
@@ -297,6 +308,19 @@ def perceptron_weights(name: str, n_in: int, hidden: int, n_out: int, generator:
         **dense(f"{name}.1", hidden, hidden, generator),
         **dense(f"{name}.2", hidden, n_out, generator),
     }
+
+
+def as_windows(latents: Tensor, kept: Windows) -> Windows:
+    """Return latents ``(n_targets, n, latent)`` as windows of one step, to train on.
+
+    Args:
+        latents: of windows drawn from ``kept``.
+        kept: the training windows; members without any teach nothing.
+    """
+    usable = (kept.weight > 0).any(1, keepdim=True).to(torch.float32)
+    n_targets, n, _ = latents.shape
+    missing = torch.zeros_like(latents, dtype=torch.bool)
+    return Windows(latents, missing, usable.expand(n_targets, n), kept.start, window=1)
 
 
 def batches(windows: Windows, size: int) -> Iterator[tuple[slice, Batch]]:
