@@ -26,7 +26,7 @@ POINTS, WINDOW, BANK = 4032, 128, 64
 
 DETECTORS = (
     "robust_z", "gaussian", "autoregressive", "gmm", "kde", "nade", "flow", "energy", "autoencoder", "vae",
-    "tadgan",
+    "gan", "tadgan",
 )  # fmt: skip
 WINDOWS = {"tadgan": 100}
 """The paper's window where it is not 128."""
