@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detectors.base import Density, Detector, Expected, Progress, Windows, fit_in_pieces, in_pieces
+from detectors.base import Density, Detector, Expected, Progress, Windows, in_pieces
 from detectors.maths import contrast, parts
 from detectors.maths.linear import LinearBase, latents_of
 from detectors.maths.moments import regular, trimmed
@@ -25,12 +25,11 @@ from detectors.stacked import (
     Batch,
     NetworkConfig,
     Params,
-    as_windows,
     asinh,
     perceptron,
     perceptron_hidden,
     perceptron_weights,
-    train,
+    train_on_latents,
 )
 
 NORMALISING = 16_384
@@ -100,17 +99,8 @@ class EnergyDetector(Detector):
     # -- fit ------------------------------------------------------------------------
 
     def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
-        # Four members' drawn windows take 4 MiB at window 128.
-        state = fit_in_pieces(windows, self._fit_base, lambda share: on_progress(0.2 * share), members=4)
-        kept = windows.weighted(state.pop("kept"))
-        latents = as_windows(state.pop("latents"), kept)
-        trained = train(
-            _Network(self.config, latents.n_channels),
-            latents,
-            self.config.training(),
-            seed=self.config.seed,
-            max_windows=latents.n_windows,
-            on_progress=lambda share: on_progress(0.2 + 0.8 * share),
+        state, kept, _, trained = train_on_latents(
+            windows, self._fit_base, lambda size: _Network(self.config, size), self.config, on_progress
         )
         # Without weights nothing is added: a member that failed is a normal distribution.
         state |= trained.silenced

@@ -15,14 +15,13 @@ from detectors.base import (
     Expected,
     Progress,
     Windows,
-    fit_in_pieces,
     in_pieces,
 )
 from detectors.maths import flows, parts
 from detectors.maths.flows import TRANSFORMS, Flow, Transform
 from detectors.maths.linear import LinearBase, latents_of
 from detectors.maths.moments import trimmed
-from detectors.stacked import NetworkConfig, as_windows, train
+from detectors.stacked import NetworkConfig, train_on_latents
 
 
 @dataclass(frozen=True)
@@ -105,17 +104,8 @@ class FlowDetector(Detector):
     config: FlowConfig
 
     def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
-        # Four members' drawn windows take 4 MiB at window 128.
-        state = fit_in_pieces(windows, self._fit_base, lambda share: on_progress(0.2 * share), members=4)
-        kept = windows.weighted(state.pop("kept"))
-        latents = as_windows(state.pop("latents"), kept)
-        trained = train(
-            self._flow(state),
-            latents,
-            self.config.training(),
-            seed=self.config.seed,
-            max_windows=latents.n_windows,
-            on_progress=lambda share: on_progress(0.2 + 0.8 * share),
+        state, kept, _, trained = train_on_latents(
+            windows, self._fit_base, self._flow_on, self.config, on_progress
         )
         # A member that failed keeps the map that changes nothing: its latent is a normal distribution.
         state |= trained.params
@@ -208,7 +198,9 @@ class FlowDetector(Detector):
 
     def _flow(self, state: dict[str, Tensor]) -> Flow:
         """The flow on the latent of a state: smaller than asked for where windows are."""
-        latent = state["axes"].shape[2]
+        return self._flow_on(state["axes"].shape[2])
+
+    def _flow_on(self, latent: int) -> Flow:
         return flows.flow(self.config.transform, latent, self.config.transforms, self.config.hidden)
 
     def _n_channels(self) -> int:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detectors.base import Density, Detector, Expected, Progress, Windows, fit_in_pieces, in_pieces
+from detectors.base import Density, Detector, Expected, Progress, Windows, in_pieces
 from detectors.maths import parts
 from detectors.maths.linear import LinearBase, latents_of
 from detectors.maths.moments import trimmed
@@ -20,12 +20,11 @@ from detectors.stacked import (
     Params,
     Training,
     Turn,
-    as_windows,
     asinh,
     perceptron,
     perceptron_hidden,
     perceptron_weights,
-    train,
+    train_on_latents,
 )
 
 COORDINATES = 128
@@ -114,16 +113,8 @@ class GanDetector(Detector):
     # -- fit ------------------------------------------------------------------------
 
     def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
-        state = fit_in_pieces(windows, self._fit_base, lambda share: on_progress(0.1 * share), members=4)
-        kept = windows.weighted(state.pop("kept"))
-        coordinates = as_windows(state.pop("coordinates"), kept)
-        trained = train(
-            _Game(self.config, coordinates.n_channels),
-            coordinates,
-            self.config.training(),
-            seed=self.config.seed,
-            max_windows=coordinates.n_windows,
-            on_progress=lambda share: on_progress(0.1 + 0.9 * share),
+        state, kept, coordinates, trained = train_on_latents(
+            windows, self._fit_base, lambda size: _Game(self.config, size), self.config, on_progress
         )
         # Without weights nothing is added: a member that failed is its principal components.
         state |= trained.silenced
@@ -135,7 +126,7 @@ class GanDetector(Detector):
         moments, kept = trimmed(windows, self.config.trim)
         base = LinearBase.of(moments, windows.window, COORDINATES)
         coordinates = latents_of(base, kept, self.config.max_windows)
-        return {**base.state(), "coordinates": coordinates, "kept": kept.weight}
+        return {**base.state(), "latents": coordinates, "kept": kept.weight}
 
     def _feature_spread(self, state: dict[str, Tensor], coordinates: Windows) -> Tensor:
         """How far each of the critic's features is apart on training windows, ``(n_targets, hidden)``."""

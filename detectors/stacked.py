@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from detectors.base import DetectorConfig, Progress, Windows
+from detectors.base import DetectorConfig, Progress, Windows, fit_in_pieces
 
 Params = dict[str, Tensor]
 """Weights by name. Of a bank: ``n_targets`` is the first axis of each."""
@@ -339,13 +339,43 @@ def perceptron_weights(name: str, n_in: int, hidden: int, n_out: int, generator:
     }
 
 
-def as_windows(latents: Tensor, kept: Windows) -> Windows:
-    """Return latents ``(n_targets, n, latent)`` as windows of one step, to train on.
+def train_on_latents(
+    windows: Windows,
+    fit_base: Callable[[Windows], Params],
+    network_of: Callable[[int], Network],
+    config: NetworkConfig,
+    on_progress: Progress,
+) -> tuple[Params, Windows, Windows, Trained]:
+    """Fit a base in closed form, and train a network on the latents it gives windows.
 
     Args:
-        latents: of windows drawn from ``kept``.
-        kept: the training windows; members without any teach nothing.
+        windows: windows of weight above 0 teach.
+        fit_base: maps the windows of some members to what is learned of them, with ``latents`` of drawn
+            windows and ``kept``, the weights of the training windows; four members at a time.
+        network_of: maps the size of the latents to the network.
+        config: how it is trained.
+        on_progress: called with the share of the work that is done.
+
+    Returns:
+        What the base learned, the training windows, their latents as windows of one step, and the network.
     """
+    # Four members' drawn windows take 4 MiB at window 128.
+    state = fit_in_pieces(windows, fit_base, lambda share: on_progress(0.2 * share), members=4)
+    kept = windows.weighted(state.pop("kept"))
+    latents = _as_windows(state.pop("latents"), kept)
+    trained = train(
+        network_of(latents.n_channels),
+        latents,
+        config.training(),
+        seed=config.seed,
+        max_windows=latents.n_windows,
+        on_progress=lambda share: on_progress(0.2 + 0.8 * share),
+    )
+    return state, kept, latents, trained
+
+
+def _as_windows(latents: Tensor, kept: Windows) -> Windows:
+    """Latents ``(n_targets, n, latent)`` as windows of one step; members without windows teach nothing."""
     usable = (kept.weight > 0).any(1, keepdim=True).to(torch.float32)
     n_targets, n, _ = latents.shape
     missing = torch.zeros_like(latents, dtype=torch.bool)
