@@ -132,7 +132,7 @@ class AutoencoderDetector(Detector):
             on_progress=on_progress,
         )
         # Without weights a failed member reconstructs 0, the median, from a code of 0.
-        params = {name: _zero_where(trained.failed, value) for name, value in trained.params.items()}
+        params = trained.silenced
         members = [slice(i, i + MEMBERS) for i in range(0, windows.n_targets, MEMBERS)]
         found = [
             _usual(network, {name: value[part] for name, value in params.items()}, windows.members(part))
@@ -318,7 +318,3 @@ def _clusters(white: Tensor, windows: Windows, config: AutoencoderConfig) -> dic
 def _limited(windows: Windows) -> Windows:
     """Return the windows with no value farther out than `FAR`."""
     return replace(windows, series=windows.series.clamp(-FAR, FAR))
-
-
-def _zero_where(failed: Tensor, value: Tensor) -> Tensor:
-    return value.masked_fill(failed.view(-1, *[1] * (value.ndim - 1)), 0.0)

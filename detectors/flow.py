@@ -174,7 +174,9 @@ class FlowDetector(Detector):
 
     def _flow(self, state: dict[str, Tensor]) -> Flow:
         """The flow on the latent of a state: smaller than asked for where windows are."""
-        latent = state["axes"].shape[2]
+        return self._flow_on(state["axes"].shape[2])
+
+    def _flow_on(self, latent: int) -> Flow:
         return flows.flow(self.config.transform, latent, self.config.transforms, self.config.hidden)
 
     def _n_channels(self) -> int:

@@ -20,11 +20,8 @@ from detectors.base import (
 )
 from detectors.maths import parts
 from detectors.maths.moments import FLOOR, LARGEST, Moments, regular, trimmed
-from detectors.maths.normal import Normal, normal_expect, normal_log_prob
+from detectors.maths.normal import LARGEST_FULL, Normal, normal_expect, normal_log_prob, packed, unpacked
 from detectors.maths.ppca import Ppca
-
-LARGEST_FULL = 128
-"""Values of a window up to which its covariance fits, packed, into 33 KiB of a version's 64."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +101,7 @@ class GaussianDetector(Detector):
         covariance = regular(moments, self.config.window)
         mean = moments.mean.to(torch.float32)
         if self._is_full(n_channels):
-            rows, columns = torch.tril_indices(*covariance.shape[1:])
-            return {"mean": mean, "covariance": covariance[:, rows, columns].to(torch.float32)}
+            return {"mean": mean, "covariance": packed(covariance)}
         ppca = Ppca.of(covariance, self.config.components, share=self.config.share, floor=FLOOR)
         return {
             "mean": mean,
@@ -178,17 +174,11 @@ class GaussianDetector(Detector):
 def _normal(state: dict[str, Tensor]) -> Normal:
     """The distribution of a state."""
     mean = state["mean"].to(torch.float64)
-    size = mean.shape[1]
     if "covariance" in state:
-        rows, columns = torch.tril_indices(size, size)
-        covariance = mean.new_zeros(mean.shape[0], size, size)
-        covariance[:, rows, columns] = state["covariance"].to(torch.float64)
-        covariance[:, columns, rows] = state["covariance"].to(torch.float64)
-    else:
-        factors, noise = state["factors"].to(torch.float64), state["noise"].to(torch.float64)
-        unit = torch.eye(size, dtype=torch.float64)
-        covariance = factors @ factors.transpose(1, 2) + noise[:, None, None] * unit
-    return Normal.of(mean, covariance)
+        return Normal.of(mean, unpacked(state["covariance"]))
+    factors, noise = state["factors"].to(torch.float64), state["noise"].to(torch.float64)
+    unit = torch.eye(mean.shape[1], dtype=torch.float64)
+    return Normal.of(mean, factors @ factors.transpose(1, 2) + noise[:, None, None] * unit)
 
 
 def _raw_parts(normal: Normal, values: Tensor, mask: Tensor | None) -> Tensor:

@@ -18,7 +18,7 @@ from detectors.base import (
     in_pieces,
 )
 from detectors.maths import mixture, parts
-from detectors.maths.linear import LinearBase
+from detectors.maths.linear import LinearBase, latents_of
 from detectors.maths.lowrank import LowRank
 from detectors.maths.mixture import Mixture
 from detectors.maths.moments import trimmed
@@ -86,12 +86,9 @@ class GmmDetector(Detector):
 
     def _mixture(self, base: LinearBase, windows: Windows) -> Mixture:
         count = (windows.weight > 0).sum(1)
-        n = min(self.config.max_windows, windows.n_windows)
-        x = base.filled(*windows.gathered(windows.drawn(n)))
+        z = latents_of(base, windows, self.config.max_windows)
         samples = (count / windows.window).to(torch.float64)
-        return mixture.fit(
-            base.split(x)[0], count > 0, self.config.components, samples=samples, seed=self.config.seed
-        )
+        return mixture.fit(z, count > 0, self.config.components, samples=samples, seed=self.config.seed)
 
     def _score(self, windows: Windows) -> Tensor:
         def scores(members: slice, piece: Windows) -> Tensor:

@@ -9,10 +9,11 @@ a member fitted alone is the member fitted in a bank.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from itertools import accumulate
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -59,6 +60,7 @@ class Training:
         check_every: steps between looks at the held-out blocks.
         patience: looks without improvement after which a member stops.
         attempts: fits of a member that diverges, each from another seed at a lower rate.
+        fade: what of Adam's mean and mean square of the gradient is left after a step.
     """
 
     steps: int = 600
@@ -69,6 +71,7 @@ class Training:
     check_every: int = 25
     patience: int = 8
     attempts: int = 2
+    fade: tuple[float, float] = (0.9, 0.999)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "check_every", "patience", "attempts"):
@@ -135,6 +138,32 @@ class Network(Protocol):
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One network's turn in a game.
+
+    Attributes:
+        side: what the names of its weights begin with; the others stay as they are.
+        loss: what it lowers, as ``Network.loss``; ``(n_targets, 1)`` where nothing is to be trimmed.
+    """
+
+    side: str
+    loss: Callable[[Params, Batch, torch.Generator], Tensor]
+
+
+@runtime_checkable
+class Game(Network, Protocol):
+    """Networks that are trained in turns, each against the others as they are.
+
+    The last weights are kept, not those that did best on held-out blocks: no loss of one side tells how
+    good all of them are. ``loss`` is looked at for being finite.
+    """
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """What is done in one step, in order, each turn with windows of its own."""
+
+
+@dataclass(frozen=True)
 class Trained:
     """A trained bank.
 
@@ -147,6 +176,14 @@ class Trained:
     params: Params
     failed: Tensor
     held_out: Tensor
+
+    @property
+    def silenced(self) -> Params:
+        """The weights, all zero for members that failed: their networks return zeros."""
+        return {
+            name: value.masked_fill(self.failed.view(-1, *[1] * (value.ndim - 1)), 0.0)
+            for name, value in self.params.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -270,9 +307,12 @@ def linear(params: Params, name: str, x: Tensor) -> Tensor:
 
 def perceptron(params: Params, name: str, x: Tensor) -> Tensor:
     """Return three dense layers of every member, rectified between: from ``n_in`` to ``n_out`` features."""
-    h = relu(linear(params, f"{name}.0", x))
-    h = relu(linear(params, f"{name}.1", h))
-    return linear(params, f"{name}.2", h)
+    return linear(params, f"{name}.2", perceptron_hidden(params, name, x))
+
+
+def perceptron_hidden(params: Params, name: str, x: Tensor) -> Tensor:
+    """Return what the last hidden layer of a ``perceptron`` holds, ``(n_targets, n, hidden)``."""
+    return relu(linear(params, f"{name}.1", relu(linear(params, f"{name}.0", x))))
 
 
 def asinh(x: Tensor) -> Tensor:
@@ -353,6 +393,14 @@ class _Layout:
         flat = torch.cat([tensor.flatten() for tensor in initial.values()])
         return torch.nn.functional.pad(flat, (0, self.width - flat.numel()))
 
+    def columns(self, names: Sequence[str]) -> slice:
+        """Return where neighbouring weights lie, and the padding behind where they are all there are."""
+        if len(names) == len(self.shapes):
+            return slice(0, self.width)
+        ends = list(accumulate(shape.numel() for shape in self.shapes.values()))
+        at = [list(self.shapes).index(name) for name in names]
+        return slice(ends[at[0]] - self.shapes[names[0]].numel(), ends[at[-1]])
+
     def views(self, flat: Tensor) -> Params:
         views, at = {}, 0
         for name, shape in self.shapes.items():
@@ -372,17 +420,21 @@ class Adam:
     and because a bank must be able to go on with some of its members.
     """
 
-    FADE = (0.9, 0.999)
-
-    def __init__(self, weights: Tensor, gradient: Tensor, moments: Moments, steps: int) -> None:
-        self.moments = moments
+    def __init__(
+        self, weights: Tensor, gradient: Tensor, moments: Moments, steps: int, fade: tuple[float, float]
+    ) -> None:
         self.steps = steps
+        self._fade = fade
         flat = (weights, gradient, *moments)
-        self._stretches = list(zip(*(torch.split(t.view(-1), STRETCH) for t in flat), strict=True))
+        if all(t.is_contiguous() for t in flat):
+            self._stretches = list(zip(*(torch.split(t.view(-1), STRETCH) for t in flat), strict=True))
+        else:
+            rows = max(1, STRETCH // weights.shape[1])
+            self._stretches = list(zip(*(torch.split(t, rows) for t in flat), strict=True))
 
     def step(self, rate: float) -> None:
         self.steps += 1
-        fade, slow_fade = self.FADE
+        fade, slow_fade = self._fade
         scale = 1 / math.sqrt(1 - slow_fade**self.steps)
         rate = rate / (1 - fade**self.steps)
         for weights, gradient, first, second in self._stretches:
@@ -392,41 +444,79 @@ class Adam:
 
 
 class _Bank:
-    """The members still in training: their weights, gradients and optimiser."""
+    """The members still in training: their weights, and what moves those of each side.
+
+    Args:
+        layout: where each weight lies.
+        flat: the weights of all members, ``(n_targets, width)``.
+        training: how they are trained.
+        steps: steps made by each side.
+        moments: what their optimisers remember.
+    """
 
     def __init__(
         self,
         layout: _Layout,
         flat: Tensor,
         training: Training,
+        steps: Mapping[str, int],
         moments: Moments | None = None,
-        steps: int = 0,
     ) -> None:
         self.layout = layout
         self.flat = flat
         self.training = training
-        self._gradient = torch.zeros_like(flat)
-        self._gradients = list(layout.views(self._gradient).values())
         self.leaves = {name: leaf.requires_grad_() for name, leaf in layout.views(flat.detach()).items()}
-        moments = moments or (torch.zeros_like(flat), torch.zeros_like(flat))
-        self._adam = Adam(flat, self._gradient, moments, steps)
+        self._moments = moments or (torch.zeros_like(flat), torch.zeros_like(flat))
+        self._sides = {side: self._side(side, made) for side, made in steps.items()}
 
-    def step(self, network: Network, batch: Batch, rate: float, noise: torch.Generator) -> None:
-        loss = trimmed_mean(network.loss(self.leaves, batch, noise), self.training.trim).sum()
-        with torch.no_grad():
-            for kept, fresh in zip(
-                self._gradients, torch.autograd.grad(loss, list(self.leaves.values())), strict=True
-            ):
-                kept.copy_(fresh)
-            norm = torch.linalg.vector_norm(self._gradient, dim=1, keepdim=True)
-            self._gradient.mul_((self.training.clip / norm.clamp(min=1e-12)).clamp(max=1.0))
-            self._adam.step(rate)
+    def _side(self, side: str, steps: int) -> _Side:
+        names = [name for name in self.leaves if name.startswith(side)]
+        columns = self.layout.columns(names)
+        first, second = (each[:, columns] for each in self._moments)
+        leaves = {name: self.leaves[name] for name in names}
+        return _Side(leaves, self.flat[:, columns], (first, second), steps, self.training)
+
+    def step(self, turns: Sequence[Turn], batch: Batch, rate: float, noise: torch.Generator) -> None:
+        for i, turn in enumerate(turns):
+            own = Batch(batch.values[:, i :: len(turns)], batch.kept[:, i :: len(turns)])
+            side = self._sides[turn.side]
+            fixed = {name: leaf.detach() for name, leaf in self.leaves.items() if name not in side.leaves}
+            loss = trimmed_mean(turn.loss(side.leaves | fixed, own, noise), self.training.trim).sum()
+            side.descend(loss, rate)
 
     def select(self, rows: Tensor) -> _Bank:
-        """Return the bank of some members, with what their optimiser remembers."""
-        first, second = self._adam.moments
-        moments = (first[rows], second[rows])
-        return _Bank(self.layout, self.flat[rows], self.training, moments, self._adam.steps)
+        """Return the bank of some members, with what their optimisers remember."""
+        first, second = self._moments
+        steps = {name: side.steps for name, side in self._sides.items()}
+        return _Bank(self.layout, self.flat[rows], self.training, steps, (first[rows], second[rows]))
+
+
+class _Side:
+    """The weights of one side of all members, their gradients and optimiser."""
+
+    def __init__(
+        self, leaves: Params, flat: Tensor, moments: Moments, steps: int, training: Training
+    ) -> None:
+        self.leaves = leaves
+        self._clip = training.clip
+        self._gradient = torch.zeros_like(flat, memory_format=torch.contiguous_format)
+        self._adam = Adam(flat, self._gradient, moments, steps, training.fade)
+
+    @property
+    def steps(self) -> int:
+        return self._adam.steps
+
+    def descend(self, loss: Tensor, rate: float) -> None:
+        gradients = torch.autograd.grad(loss, list(self.leaves.values()))
+        with torch.no_grad():
+            at = 0
+            for fresh in gradients:
+                width = fresh[0].numel()
+                self._gradient[:, at : at + width] = fresh.flatten(1)
+                at += width
+            norm = torch.linalg.vector_norm(self._gradient, dim=1, keepdim=True)
+            self._gradient.mul_((self._clip / norm.clamp(min=1e-12)).clamp(max=1.0))
+            self._adam.step(rate)
 
 
 def _train_with_retries(
@@ -451,10 +541,14 @@ def _train_once(
     initial = network.initial(noise)
     layout = _Layout.of(initial)
     fresh = layout.row(initial).repeat(data.n_targets, 1)
-    watch = _Watch(fresh.clone(), training, nothing=data.draws.count == 0)
-    bank, at, part = _Bank(layout, fresh.clone(), training), torch.arange(data.n_targets), data
+    is_game = isinstance(network, Game)
+    turns = network.turns if isinstance(network, Game) else (Turn("", network.loss),)
+    watch = _Watch(fresh.clone(), training, nothing=data.draws.count == 0, keeps_last=is_game)
+    bank = _Bank(layout, fresh.clone(), training, {turn.side: 0 for turn in turns})
+    at, part = torch.arange(data.n_targets), data
     for step in range(training.steps):
-        bank.step(network, part.training(_shares(training.batch, noise)), _rate(training, step), noise)
+        batch = part.training(_shares(training.batch * len(turns), noise))
+        bank.step(turns, batch, _rate(training, step), noise)
         if (step + 1) % training.check_every and step + 1 < training.steps:
             continue
         on_progress((step + 1) / training.steps)
@@ -472,13 +566,14 @@ def _train_once(
 class _Watch:
     """What the held-out blocks say about every member."""
 
-    def __init__(self, best: Tensor, training: Training, nothing: Tensor) -> None:
+    def __init__(self, best: Tensor, training: Training, nothing: Tensor, *, keeps_last: bool) -> None:
         n = best.shape[0]
         self.best = best
         self.loss = torch.full((n,), torch.inf)
         self.failed = nothing.clone()
         self._stale = torch.zeros(n, dtype=torch.int64)
         self._patience = training.patience
+        self._keeps_last = keeps_last
 
     @property
     def running(self) -> Tensor:
@@ -490,11 +585,11 @@ class _Watch:
         running = self.running[at]
         broken = ~(torch.isfinite(loss) & torch.isfinite(bank.flat).all(dim=1))
         self.failed[at] |= running & broken
-        better = running & ~broken & (loss < self.loss[at])
+        better = running & ~broken & ((loss < self.loss[at]) | self._keeps_last)
         # Less than a thousandth, or than a thousandth of a nat, is no improvement worth waiting for,
         # but still the better weights.
         clearly = better & (loss < self.loss[at] - 1e-3 * loss.abs().clamp(min=1.0))
-        self._stale[at] = torch.where(clearly, 0, self._stale[at] + 1)
+        self._stale[at] = torch.where(clearly | self._keeps_last, 0, self._stale[at] + 1)
         self.best[at[better]] = bank.flat[better]
         self.loss[at[better]] = loss[better]
 

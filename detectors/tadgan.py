@@ -13,15 +13,10 @@ from torch.nn.functional import leaky_relu, pad
 
 from detectors.base import Density, Detector, DetectorConfig, Expected, Progress, Windows
 from detectors.maths.reconstruction import Combination, ErrorKind, combined, errors_of
-from detectors.stacked import FAR, Adam, draw, one_thread, trimmed_mean
+from detectors.maths.wasserstein import CRITIC_STEPS, PENALTY, slope_penalty
+from detectors.stacked import FAR, Adam, Training, draw, one_thread, trimmed_mean
 
 M = TypeVar("M", bound=nn.Module)
-
-CRITIC_STEPS = 5
-"""Steps of the critics for one of encoder and generator (Geiger 2020, section III)."""
-
-PENALTY = 10.0
-"""Weight of the gradient penalty (Gulrajani 2017, arXiv 1704.00028)."""
 
 CYCLE = 10.0
 """Weight of the reconstruction error beside the critics' opinion."""
@@ -420,7 +415,7 @@ class _Learner:
         for weight, place in zip(weights, torch.split(flat, sizes), strict=True):
             weight.data = place.view_as(weight)
         self._weights, self._gradient = weights, gradient
-        self._adam = Adam(flat, gradient, moments, steps=0)
+        self._adam = Adam(flat, gradient, moments, steps=0, fade=Training().fade)
 
     def descend(self, loss: Tensor) -> None:
         gradients = torch.autograd.grad(loss, self._weights)
@@ -513,17 +508,9 @@ class _Game:
 def critic_loss(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
     """Return the Wasserstein loss of a critic with its gradient penalty, a scalar."""
     opinion = critic(torch.cat([real, fake]))
-    return opinion[len(real) :].mean() - opinion[: len(real)].mean() + PENALTY * penalty(critic, real, fake)
-
-
-def penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-    """Return the mean of (slope - 1) squared on random points between real and fake, a scalar."""
     share = torch.rand(len(real), *[1] * (real.ndim - 1))
-    between = (share * real + (1 - share) * fake).requires_grad_()
-    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    # 1e-12 keeps the root's own slope finite where the critic is flat.
-    length = (slope.square().flatten(1).sum(dim=1) + 1e-12).sqrt()
-    return (length - 1).square().mean()
+    penalty = slope_penalty(critic, real, fake, share).mean()
+    return opinion[len(real) :].mean() - opinion[: len(real)].mean() + PENALTY * penalty
 
 
 def _held_out(networks: _Networks, held: Tensor, trim: float) -> float:

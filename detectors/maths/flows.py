@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol, get_args
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from detectors.maths.masked import MaskedNetwork
+from detectors.maths.normal import log_standard
 from detectors.stacked import Batch, Network, Params
 
 Transform = Literal["autoregressive", "coupling", "spline"]
@@ -44,7 +44,7 @@ def flow(transform: Transform, latent: int, transforms: int, hidden: int) -> Flo
 def log_prob(flow: Flow, params: Params, z: Tensor) -> Tensor:
     """Return the log-density of latents ``(n_targets, n, latent)`` under a flow, ``(n_targets, n)``."""
     u, log_det = flow.forward(params, z)
-    return log_det - 0.5 * (u.square().sum(2) + z.shape[2] * math.log(2 * math.pi))
+    return log_det + log_standard(u)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from detectors.base import Progress, Windows, fit_in_pieces
-from detectors.maths.linear import LinearBase
+from detectors.maths.linear import LinearBase, latents_of
 from detectors.maths.moments import trimmed
-from detectors.stacked import Network, Params, Training, train
+from detectors.stacked import Network, Params, Trained, Training, train
 
 BASE = 0.2
 """Share of the work that is done once the bases are there, about."""
@@ -50,10 +50,36 @@ def fit(
         """The linear base in closed form, latents of drawn windows, and the weights after trimming."""
         moments, kept = trimmed(members, config.trim)
         base = LinearBase.of(moments, members.window, config.latent)
-        drawn = kept.gathered(kept.drawn(min(config.max_windows, kept.n_windows)))
-        z = base.split(base.filled(*drawn))[0]
-        return {**base.state(), "latents": z, "kept": kept.weight}
+        return {
+            **base.state(),
+            "latents": latents_of(base, kept, config.max_windows),
+            "kept": kept.weight,
+        }
 
+    state, kept, _, trained = train_on(windows, base_of, network, config, on_progress)
+    return state | trained.params, kept
+
+
+def train_on(
+    windows: Windows,
+    base_of: Callable[[Windows], Params],
+    network: Callable[[Params], Network],
+    config: LatentConfig,
+    on_progress: Progress,
+) -> tuple[Params, Windows, Windows, Trained]:
+    """Fit a base in closed form, and train a network on the latents it gives windows.
+
+    Args:
+        windows: windows of weight above 0 teach.
+        base_of: maps the windows of some members to what is learned of them, with ``latents`` of drawn
+            windows and ``kept``, the weights of the training windows; four members at a time.
+        network: maps the state of the bases to the network.
+        config: how it is trained.
+        on_progress: called with the share of the work that is done.
+
+    Returns:
+        What the base learned, the training windows, their latents as windows of one step, and the network.
+    """
     # Four members' drawn windows take 4 MiB at window 128.
     state = fit_in_pieces(windows, base_of, lambda share: on_progress(BASE * share), members=4)
     kept = windows.weighted(state.pop("kept"))
@@ -66,7 +92,7 @@ def fit(
         max_windows=latents.n_windows,
         on_progress=lambda share: on_progress(BASE + (1 - BASE) * share),
     )
-    return state | trained.params, kept
+    return state, kept, latents, trained
 
 
 def _as_windows(latents: Tensor, kept: Windows) -> Windows:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from detectors.base import Windows
 from detectors.maths.moments import FLOOR, LARGEST, Moments, regular
 from detectors.maths.normal import Normal
 from detectors.maths.ppca import Ppca
@@ -119,3 +120,9 @@ class LinearBase:
         noise = self.noise.unsqueeze(1)
         off_axes = -0.5 * (off / noise + self.off_axes * (2 * math.pi * noise).log())
         return log_latent - self.log_scale.unsqueeze(1) + (off_axes if self.off_axes else 0.0)
+
+
+def latents_of(base: LinearBase, windows: Windows, most: int) -> Tensor:
+    """Return the latents of at most ``most`` training windows of every member, evenly drawn."""
+    drawn = windows.gathered(windows.drawn(min(most, windows.n_windows)))
+    return base.split(base.filled(*drawn))[0]

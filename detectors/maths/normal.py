@@ -13,6 +13,9 @@ from torch import Tensor
 from detectors.base import Expected, Windows, in_pieces
 from detectors.maths.moments import LARGEST
 
+LARGEST_FULL = 128
+"""Values of a window up to which its covariance fits, packed, into 33 KiB of a version's 64."""
+
 
 @dataclass(frozen=True)
 class Completed:
@@ -130,6 +133,27 @@ class Normal:
         explained = torch.linalg.solve_triangular(factor, cross, upper=False).square().sum(1)
         own = self.precision.diagonal(dim1=1, dim2=2)[member]
         return torch.where(missing, hidden, (own - explained).clamp_min(1e-12).reciprocal())
+
+
+def log_standard(z: Tensor) -> Tensor:
+    """Return the log-density of a standard normal distribution, ``(.., d)`` to ``(..)``."""
+    return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
+
+
+def packed(covariance: Tensor) -> Tensor:
+    """Return the lower half of symmetric matrices ``(n_targets, size, size)``, row by row, in float32."""
+    rows, columns = torch.tril_indices(*covariance.shape[1:])
+    return covariance[:, rows, columns].to(torch.float32)
+
+
+def unpacked(half: Tensor) -> Tensor:
+    """Return the symmetric matrices that ``packed`` made these of, in float64."""
+    size = (math.isqrt(8 * half.shape[1] + 1) - 1) // 2
+    rows, columns = torch.tril_indices(size, size)
+    covariance = half.new_zeros(half.shape[0], size, size, dtype=torch.float64)
+    covariance[:, rows, columns] = half.to(torch.float64)
+    covariance[:, columns, rows] = half.to(torch.float64)
+    return covariance
 
 
 def normal_expect(

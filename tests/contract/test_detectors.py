@@ -15,6 +15,7 @@ from torch import Tensor
 
 from detectors import registry
 from detectors.base import Density, Detector, Encodes, HasLogProb, NotFittedError, Windows
+from detectors.stacked import NetworkConfig
 from pipelines import twosample
 
 WINDOW = 24
@@ -333,8 +334,9 @@ def processes() -> list[Tensor]:
 @pytest.fixture(scope="session")
 def generated(cls: type[Detector], processes: list[Tensor]) -> list[Tensor]:
     """Samples of a detector for each process that it was fitted on."""
-    # A game of networks takes seconds for 200 steps, and is told either way.
-    steps = 40 if cls.density is Density.IMPLICIT else 200
+    # A game of networks takes seconds for 200 steps; member by member, for 40, and is told either way.
+    in_a_bank = issubclass(cls.Config, NetworkConfig)
+    steps = 200 if cls.density is not Density.IMPLICIT else 100 if in_a_bank else 40
     learned = [Windows.of(series[:, :LEARNED], WINDOW) for series in processes]
     fitted = [configured(cls, steps=steps).fit(windows) for windows in learned]
     return [detector.sample(400) for detector in fitted]

@@ -200,7 +200,7 @@ def test_the_optimiser_takes_the_steps_of_adam() -> None:
     start = torch.randn(70, 3, generator=generator)
     ours, theirs, gradient = start.clone(), start.clone(), torch.zeros_like(start)
     oracle = torch.optim.Adam([theirs], lr=0.01)
-    adam = Adam(ours, gradient, (torch.zeros_like(start), torch.zeros_like(start)), steps=0)
+    adam = Adam(ours, gradient, (torch.zeros_like(start), torch.zeros_like(start)), 0, (0.9, 0.999))
     for _ in range(5):
         gradient.copy_(torch.randn(start.shape, generator=generator))
         theirs.grad = gradient.clone()
