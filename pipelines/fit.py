@@ -107,7 +107,7 @@ def fit_targets(task: FitTask) -> FitOutcome:
     for asked in task.targets:
         try:
             member = _prepare(asked, spec)
-            why = _too_little(member, config.window)
+            why = _too_little(member, config.window, spec)
         except Exception as error:  # recorded: one broken series must not end the night of all others
             why = _failure(error)
         if why:
@@ -147,8 +147,8 @@ def _failure(error: Exception) -> str:
 
 
 def _prepare(asked: FitTarget, spec: MonitorSpec) -> _Member:
-    first = min((int(p.ts[0]) for p in asked.points if len(p.ts)), default=asked.stop)
-    start = max(asked.start, first)
+    # Of several series it learns from when all of them are there.
+    start = max(asked.start, *(int(p.ts[0]) if len(p.ts) else asked.stop for p in asked.points))
     recipe = prepare.learn(
         asked.points,
         step_seconds=asked.target.step_seconds,
@@ -165,11 +165,13 @@ def least_seconds(spec: MonitorSpec, step_seconds: int) -> int:
     return MIN_WINDOWS * bank.config_of(spec.detector, spec.params)[1].window * step_seconds
 
 
-def _too_little(member: _Member, window: int) -> str:
+def _too_little(member: _Member, window: int, spec: MonitorSpec) -> str:
     """Return why a target cannot be fitted; empty where it can."""
-    seen, need = int((~member.prepared.missing.all(axis=1)).sum()), MIN_WINDOWS * window
+    by_channel = (~member.prepared.missing).sum(axis=0)
+    seen, need = int(by_channel.min()), MIN_WINDOWS * window
     if seen >= need:
         return ""
+    of = f" of {spec.channels[int(by_channel.argmin())]}" if spec.channels else ""
     asked = member.asked
     most = (asked.stop - asked.start) // asked.target.step_seconds
     if most < need:
@@ -177,7 +179,7 @@ def _too_little(member: _Member, window: int) -> str:
             f"fit.window holds {most} points, {MIN_WINDOWS} windows of {window} need {need}; "
             "lengthen fit.window or shorten params.window"
         )
-    return f"{seen} points in fit.window, {MIN_WINDOWS} windows of {window} need {need}"
+    return f"{seen} points{of} in fit.window, {MIN_WINDOWS} windows of {window} need {need}"
 
 
 def _batches(members: Iterable[_Member], window: int, folds: int, *, pooled: bool) -> list[list[_Member]]:

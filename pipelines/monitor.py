@@ -54,6 +54,8 @@ class MonitorSpec:
         season: ``none``, ``daily``, ``weekly`` or ``auto``.
         stagger: refits are spread over the nights of ``fit_every``; False fits all on one night.
         scores: ``dense``, ``near_events`` or ``auto``.
+        channels: metrics whose series are one target together, in this order; none for a target per series.
+        group_by: with channels, the labels that tell their targets apart.
     """
 
     name: str
@@ -70,6 +72,8 @@ class MonitorSpec:
     policy: Policy = Policy()
     nightly: NightlyPlan = NightlyPlan()
     scores: str = "auto"
+    channels: tuple[str, ...] = ()
+    group_by: tuple[str, ...] = ()
 
     def to_json(self) -> Json:
         return asdict(self)
@@ -81,10 +85,14 @@ class MonitorSpec:
             "threshold": Threshold(**values.get("threshold", {})),
             "policy": Policy(**values.get("policy", {})),
             "nightly": NightlyPlan(**values.get("nightly", {})),
+            "channels": tuple(values.get("channels", ())),
+            "group_by": tuple(values.get("group_by", ())),
         }
         return cls(**{**values, **nested})
 
     def selects(self, metric: str, labels: dict[str, str]) -> bool:
-        """True where every condition of the selector holds."""
+        """True where every condition of the selector holds and, with channels, the series can be one."""
         values = {"metric": metric, **labels}
+        if self.channels and not (metric in self.channels and labels.keys() >= set(self.group_by)):
+            return False
         return all(values.get(name) in allowed for name, allowed in self.selector.items())
