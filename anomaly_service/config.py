@@ -187,11 +187,31 @@ Selector = dict[
 ]
 
 
+def _distinct(values: list[str]) -> list[str]:
+    if len(set(values)) < len(values):
+        raise expected("expected each name once", shown=False)
+    return values
+
+
+def _several(values: list[str]) -> list[str]:
+    if len(values) < 2:
+        raise expected("expected at least two metrics; a single one is named in `series`", shown=False)
+    return values
+
+
 class MonitorSection(Section):
     """Which series are watched, by which detector, how often, and what counts."""
 
     series: Selector = Field(
         description="Which series: `metric` and labels, each with one value or a list; `{}` takes all."
+    )
+    channels: Annotated[list[Text], AfterValidator(_several), AfterValidator(_distinct)] | None = Field(
+        default=None,
+        description="Metrics watched together, as one target with one model: `[ccu, logins, crashes]`.",
+    )
+    group_by: Annotated[list[Text], AfterValidator(_distinct)] = Field(
+        default_factory=list,
+        description="Beside `channels`, the labels that tell targets apart: `[realm]` makes one per realm.",
     )
     detector: Annotated[Text, installed("detector", detector_names)] = Field(
         default=AUTO,
@@ -202,7 +222,7 @@ class MonitorSection(Section):
     )
     scope: Literal["series", "group"] = Field(
         default="series",
-        description="A model per series, or one shared by all the selected series, new ones too.",
+        description="A model per series (with `channels`, per target), or one that all of them share, new ones too.",
     )
     season: Literal["none", "daily", "weekly", "auto"] = Field(
         default="auto", description="Season that is taken out first, in the series' time zone."
@@ -235,6 +255,8 @@ class MonitorSection(Section):
             nightly=nightly,
             scores=scores,
             device=device,
+            channels=tuple(self.channels or ()),
+            group_by=tuple(self.group_by),
         )
 
 
@@ -477,6 +499,19 @@ def _disagreements(values: dict[str, Any]) -> Iterator[tuple[Loc, str]]:
             limit = f"the {duration_text(points)} of retention.points"
             message = f"expected at most {limit}, got {duration_text(window)}; lower it or keep points longer"
             yield ("monitors", name, "fit", "window"), message
+        yield from _misplaced(("monitors", name), _mapping(section))
+
+
+def _misplaced(loc: Loc, section: dict[str, Any]) -> Iterator[tuple[Loc, str]]:
+    """Yield which keys of a monitor do not go with the channels it names, or needs some."""
+    if section.get("channels") is not None and "metric" in _mapping(section.get("series")):
+        yield (*loc, "series", "metric"), "`channels` name the metrics; remove this key, or them"
+    if section.get("channels") is None and section.get("group_by"):
+        message = "belongs beside `channels`, the metrics that are one target for each value of these labels"
+        yield (*loc, "group_by"), message
+    given = section.get("group_by")
+    if isinstance(given, list) and "metric" in given:
+        yield (*loc, "group_by"), "expected labels; the metrics are what `channels` name"
 
 
 def _mapping(value: object) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anomaly_service.db.store import SqlStore
+from pipelines import channels
 from pipelines.monitor import MonitorSpec, Threshold
 from pipelines.records import Json, LineRow, MonitorRow, PointBlock, SeriesRow, TargetRow, VersionRow
 from pipelines.store import Batch, Ingest, NewVersion
@@ -205,8 +206,8 @@ def _desk(way: _Way) -> tuple[Desk, dict[str, TargetRow]]:
     kept = {row.name: row.config for row in way.scratch.monitors()}
     rows = way.scratch.sync_monitors({**kept, way.spec.name: way.spec.to_json()})
     (row,) = [each for each in rows if each.name == way.spec.name]
-    matched = [each for each in way.scratch.series() if _selects(way.spec, each)]
-    targets = way.scratch.sync_targets(row.id, [(each.spec.key, (each.id,)) for each in matched])
+    wanted = channels.wanted(way.spec, way.scratch.series())
+    targets = way.scratch.sync_targets(row.id, channels.made(wanted))
 
     def progress(stage: str, share: float) -> None:
         way.on_progress(f"{stage} {way.spec.name}", share)

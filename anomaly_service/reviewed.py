@@ -12,7 +12,7 @@ import numpy as np
 
 from anomaly_service.db.store import SqlStore
 from pipelines.monitor import MonitorSpec
-from pipelines.records import Json, SeriesRow, Verdict
+from pipelines.records import Json, Seconds, TargetRow, Values, Verdict
 
 if TYPE_CHECKING:
     from pipelines.backtest import Labelled
@@ -21,6 +21,9 @@ TRUE = (Verdict.CONFIRMED, Verdict.NEW_TREND)
 FALSE = (Verdict.EXPECTED, Verdict.FALSE_POSITIVE)
 VALUES = ("anomaly", "flatline")
 """Kinds of intervals that hold values; gaps have none to judge."""
+
+FOREVER = 2**40
+"""Epoch seconds after any point."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,12 @@ class ReviewedSeries:
 
 
 def reviewed_series(store: SqlStore, specs: Mapping[str, MonitorSpec]) -> dict[str, list[ReviewedSeries]]:
-    """Return every series of which at least one interval was judged, by monitor.
+    """Return every series, or target of several, of which at least one interval was judged, by monitor.
 
     ``confirmed`` and ``new_trend`` label an interval, with the borders people gave it; ``expected`` and
     ``false_positive`` say it is normal; what nobody judged, or only with ``unsure``, counts neither way.
     """
-    by_key = {row.spec.key: row for row in store.series()}
+    monitors = {row.name: row.id for row in store.monitors()}
     out: dict[str, list[ReviewedSeries]] = {}
     for name in specs:
         events: dict[str, list[Json]] = {}
@@ -61,7 +64,8 @@ def reviewed_series(store: SqlStore, specs: Mapping[str, MonitorSpec]) -> dict[s
             if event["kind"] in VALUES:
                 events.setdefault(event["series"], []).append(event)
         judged = {key: own for key, own in sorted(events.items()) if any(_is_judged(each) for each in own)}
-        found = [_labelled(store, name, by_key[key], own) for key, own in judged.items() if key in by_key]
+        targets = {each.key: each for each in store.targets(monitors[name])} if judged else {}
+        found = [_labelled(store, name, targets[key], own) for key, own in judged.items()]
         if found:
             out[name] = [ReviewedSeries(each) for each in found]
     return out
@@ -71,22 +75,32 @@ def _is_judged(event: Json) -> bool:
     return event["review_verdict"] in (*TRUE, *FALSE)
 
 
-def _labelled(store: SqlStore, monitor: str, series: SeriesRow, events: list[Json]) -> Labelled:
+def _labelled(store: SqlStore, monitor: str, target: TargetRow, events: list[Json]) -> Labelled:
     from pipelines.backtest import Labelled
 
-    assert series.last_ts is not None
-    block = store.points([series.id], series.first_ts or 0, series.last_ts + 1)
+    ts, values = _columns(store, target)
     true = [_span(event) for event in events if event["review_verdict"] in TRUE]
     return Labelled(
         dataset=monitor,
-        series=series.spec.key,
-        ts=block.ts,
-        values=block.value[:, np.newaxis],
+        series=target.key,
+        ts=ts,
+        values=values,
         truth=tuple(sorted(true)),
-        step_seconds=series.spec.step_seconds,
+        step_seconds=target.step_seconds,
         unsure=tuple(sorted(_span(event) for event in events if not _is_judged(event))),
-        timezone=series.spec.timezone,
+        timezone=target.timezone,
     )
+
+
+def _columns(store: SqlStore, target: TargetRow) -> tuple[Seconds, Values]:
+    """Return every time at which one of a target's series has a point, and a column of values for each."""
+    block = store.points(target.series_ids, 0, FOREVER)
+    ts = np.unique(block.ts)
+    values = np.full((len(ts), len(target.series_ids)), np.nan)
+    for channel, series_id in enumerate(target.series_ids):
+        own = block.series == series_id
+        values[np.searchsorted(ts, block.ts[own]), channel] = block.value[own]
+    return ts, values
 
 
 def _span(event: Json) -> tuple[int, int]:

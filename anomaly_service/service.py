@@ -9,9 +9,10 @@ from typing import Any, Self
 
 from anomaly_service.config import Config
 from anomaly_service.db.store import SqlStore
+from pipelines import channels
 from pipelines.executor import Executor
 from pipelines.monitor import MonitorSpec
-from pipelines.records import Claim, EventChange, Json, MonitorRow, RunKind
+from pipelines.records import Claim, EventChange, Json, MonitorRow, RunKind, SeriesRow
 
 Progress = Callable[[str, float], None]
 
@@ -93,35 +94,64 @@ class Service:
             if not row.enabled or row.name not in specs or only not in (None, row.id):
                 continue
             spec = specs[row.name]
-            matched = [s for s in series if spec.selects(s.spec.metric, s.spec.labels)]
-            self.store.sync_targets(row.id, [(s.spec.key, (s.id,)) for s in matched])
+            self.store.sync_targets(row.id, channels.made(channels.wanted(spec, series)))
             found.append((row, spec))
         return found
+
+    def waiting(self) -> list[Json]:
+        """Return the targets of several series that are asked for and not scored, each with the reason.
+
+        Only reads.
+        """
+        specs = {name: spec for name, spec in self.config.monitor_specs().items() if spec.channels}
+        if not specs:
+            return []
+        series = self.store.series()
+        return [
+            {"monitor": name, "target": key, "why": why}
+            for name, spec in specs.items()
+            for key, why in self._waiting(spec, series).items()
+        ]
+
+    def _waiting(self, spec: MonitorSpec, series: Sequence[SeriesRow]) -> dict[str, str]:
+        stored = next((row for row in self.store.monitors() if row.name == spec.name), None)
+        targets = self.store.targets(stored.id) if stored is not None else []
+        by_id = {row.id: row for row in series}
+        made_of = {target.key: [by_id[i] for i in target.series_ids] for target in targets}
+        return channels.waiting(spec, channels.wanted(spec, series), made_of)
 
     def backfill(self, monitors: Sequence[str] | None = None) -> Json:
         """Fit and score all history as the daemon would have; return what changed, by monitor."""
         from pipelines import jobs
 
-        return {desk.spec.name: jobs.backfill(desk, self._at()) for desk in self._desks(monitors)}
+        return self._told({desk.spec.name: jobs.backfill(desk, self._at()) for desk in self._desks(monitors)})
 
     def fit(self, monitors: Sequence[str] | None = None) -> Json:
         """Fit what is due, and score what that changes."""
         from pipelines import jobs
 
-        return {desk.spec.name: jobs.fit(desk, self._at()) for desk in self._desks(monitors)}
+        return self._told({desk.spec.name: jobs.fit(desk, self._at()) for desk in self._desks(monitors)})
 
     def score(self, monitors: Sequence[str] | None = None) -> Json:
         """Run one live tick."""
         from pipelines import jobs
 
-        return {desk.spec.name: jobs.tick(desk, self._at()) for desk in self._desks(monitors)}
+        return self._told({desk.spec.name: jobs.tick(desk, self._at()) for desk in self._desks(monitors)})
 
     def nightly(self, monitors: Sequence[str] | None = None) -> Json:
         """Run the nightly pass as of now."""
         from pipelines import jobs
 
         at = self._at()
-        return {desk.spec.name: jobs.nightly(desk, at, at) for desk in self._desks(monitors)}
+        return self._told({desk.spec.name: jobs.nightly(desk, at, at) for desk in self._desks(monitors)})
+
+    def _told(self, result: Json) -> Json:
+        """Return what monitors did, with the targets that wait for a series."""
+        for each in self.waiting():
+            if each["monitor"] in result:
+                told = result[each["monitor"]].setdefault("waiting", [])
+                told.append(f"{each['target']}: {each['why']}")
+        return result
 
     def rescore(
         self,
@@ -151,7 +181,7 @@ class Service:
         return result
 
     def validate(self) -> list[Json]:
-        """Return, per monitor, its series, their step and history, and when each will be ready.
+        """Return, per monitor, its targets, their step and history, and when each will be ready.
 
         Only reads, so a candidate config may be held against the database in use.
 
@@ -167,13 +197,18 @@ class Service:
         stored = {row.name: row for row in self.store.monitors()}
         out = []
         for name, spec in self.config.monitor_specs().items():
-            matched = [row for row in series if spec.selects(row.spec.metric, row.spec.labels)]
-            targets = jobs.readiness(spec, matched, self._fitted(stored.get(name)))
+            targets = jobs.readiness(
+                spec,
+                channels.wanted(spec, series),
+                self._fitted(stored.get(name)),
+                self._waiting(spec, series) if spec.channels else {},
+            )
             out.append(
                 {
                     "monitor": name,
                     "detector": spec.detector,
                     "series": len(targets),
+                    "channels": list(spec.channels),
                     "ready": sum(t["state"] == "ready" for t in targets),
                     "targets": [{**t, **_iso(t)} for t in targets],
                 }
@@ -211,7 +246,7 @@ class Service:
                 raise ValueError(f"no run of kind {claim.kind.value!r} is worked off by the daemon")
         if claim.kind is RunKind.NIGHTLY:
             result["pruned"] = self.prune(now)
-        return result
+        return self._told(result)
 
     def prune(self, now: datetime) -> Json:
         """Delete what the retention policy no longer keeps."""

@@ -17,7 +17,7 @@ Progress = Callable[[float], None]
 """Called with the share of the work that is done, from 0 to 1."""
 
 MAX_MISSING = 0.25
-"""Share of a window's steps that may be missing; beyond it the window has no score."""
+"""Share of a window that may be missing: of its steps for a score, of its values to learn from it."""
 
 
 class NotFittedError(RuntimeError):
@@ -172,14 +172,25 @@ class Windows:
     @property
     def missing_share(self) -> Tensor:
         """Share of missing values in each window, shape ``(n_targets, n_windows)``."""
-        total = self.missing.to(torch.float32).mean(dim=2).cumsum(dim=1)
-        total = torch.nn.functional.pad(total, (1, 0))
+        return self._share(self.missing.to(torch.float32).mean(dim=2))
+
+    @property
+    def empty_share(self) -> Tensor:
+        """Share of each window's steps at which no channel was observed, ``(n_targets, n_windows)``."""
+        return self._share(self.missing.all(dim=2).to(torch.float32))
+
+    def _share(self, of_points: Tensor) -> Tensor:
+        """Return the mean over each window of something said of every point."""
+        total = torch.nn.functional.pad(of_points.cumsum(dim=1), (1, 0))
         return (total[:, self.window :] - total[:, : -self.window]) / self.window
 
     @property
     def scorable(self) -> Tensor:
-        """True for windows with few enough missing steps, shape ``(n_targets, n_windows)``."""
-        return self.missing_share <= MAX_MISSING + 1e-6
+        """True for windows with few enough empty steps, shape ``(n_targets, n_windows)``.
+
+        A channel that is missing is inferred from the others, so they have a score without it.
+        """
+        return self.empty_share <= MAX_MISSING + 1e-6
 
     @property
     def touched(self) -> Tensor:
@@ -316,6 +327,10 @@ class PickedWindows(Windows):
     @property
     def missing_share(self) -> Tensor:
         return self.mask.to(torch.float32).mean(dim=(2, 3))
+
+    @property
+    def empty_share(self) -> Tensor:
+        return self.mask.all(dim=3).to(torch.float32).mean(dim=2)
 
     def select(self, rows: Sequence[int] | Tensor) -> PickedWindows:
         return self._part(torch.as_tensor(rows, dtype=torch.int64), slice(None))
@@ -573,7 +588,9 @@ class Detector(ABC):
     # -- checks ---------------------------------------------------------------------
 
     def _trainable(self, windows: Windows) -> Windows:
-        return windows.weighted(torch.where(windows.scorable, windows.weight, 0.0))
+        # Stricter than for a score: what a model learns of a channel it must have seen.
+        seen = windows.missing_share <= MAX_MISSING + 1e-6
+        return windows.weighted(torch.where(seen, windows.weight, 0.0))
 
     def _check_fitted(self) -> None:
         if not self._state:

@@ -52,7 +52,7 @@ def assemble(
             lines=lines[each.target.id],
             settled_until=each.settled_until,
             observed_until=each.observed_until,
-            newest=max(series[i].last_ts or 0 for i in each.target.series_ids),
+            newest=tuple(series[i].last_ts or 0 for i in each.target.series_ids),
         )
         for each in asked
     )

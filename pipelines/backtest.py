@@ -87,12 +87,17 @@ class Candidate:
     spec: MonitorSpec
 
     def on(self, labelled: Labelled) -> MonitorSpec:
-        """Return the settings for one series: its window (``auto`` has its own), and a budget of its own."""
+        """Return the settings for one series: its window (``auto`` has its own) and a budget of its own."""
         params = self.spec.params
         if self.spec.detector != AUTO:
             params = {"window": window_of(*labelled.values.shape), **params}
         return replace(
-            self.spec, params=params, scope="series", threshold=replace(self.spec.threshold, per="series")
+            self.spec,
+            params=params,
+            scope="series",
+            channels=(),
+            group_by=(),
+            threshold=replace(self.spec.threshold, per="series"),
         )
 
 
@@ -274,7 +279,7 @@ def _scored(
         lines={mode: _line(body, spec, first) for mode, body in fitted.calibrations.items()},
         settled_until=stop,
         observed_until=stop,
-        newest=stop - 1,
+        newest=(stop - 1,) * len(labelled.points),
     )
     began = time.perf_counter()
     (steps,) = raw_scores(spec, [target], {1: fitted.weights})

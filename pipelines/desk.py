@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from pipelines import channels
 from pipelines.executor import Executor
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Claim, MonitorRow, PointBlock, Points, SeriesRow, TargetRow, VersionRow
@@ -37,20 +38,18 @@ class Desk:
     _series: dict[int, SeriesRow] = field(default_factory=dict)
 
     def targets(self) -> list[TargetRow]:
-        """Return what the monitor scores: the targets whose series its selector, as it is now, takes.
+        """Return what the monitor scores: the targets that it, as it is now, asks for.
 
         One of a selector that was wider stays stored with its events, and one that another daemon
         added since this job read the series waits for the next job.
         """
-        series = self.series()
-        return [
-            target
-            for target in self.store.targets(self.monitor.id)
-            if all(i in series and self._selects(series[i]) for i in target.series_ids)
-        ]
+        return [target for target in self.store.targets(self.monitor.id) if self._asks_for(target)]
 
-    def _selects(self, row: SeriesRow) -> bool:
-        return self.spec.selects(row.spec.metric, row.spec.labels)
+    def _asks_for(self, target: TargetRow) -> bool:
+        series = self.series()
+        if not all(i in series for i in target.series_ids):
+            return False
+        return channels.is_target(self.spec, target.key, [series[i] for i in target.series_ids])
 
     def series(self) -> dict[int, SeriesRow]:
         """Return every series by id, read once per job."""

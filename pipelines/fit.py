@@ -187,8 +187,8 @@ class _Fits:
         return self.found
 
     def _prepare(self, asked: FitTarget) -> _Ready:
-        first = min((int(p.ts[0]) for p in asked.points if len(p.ts)), default=asked.stop)
-        start = max(asked.start, first)
+        # Of several series it learns from when all of them are there.
+        start = max(asked.start, *(int(p.ts[0]) if len(p.ts) else asked.stop for p in asked.points))
         recipe = prepare.learn(
             asked.points,
             step_seconds=asked.target.step_seconds,
@@ -204,9 +204,11 @@ class _Fits:
     def _too_little(self, ready: _Ready) -> str:
         """Return why a target cannot be fitted; empty where it can."""
         window = self.config.window
-        seen, need = int((~ready.prepared.missing.all(axis=1)).sum()), MIN_WINDOWS * window
+        by_channel = (~ready.prepared.missing).sum(axis=0)
+        seen, need = int(by_channel.min()), MIN_WINDOWS * window
         if seen >= need:
             return ""
+        of = f" of {self.spec.channels[int(by_channel.argmin())]}" if self.spec.channels else ""
         asked = ready.asked
         most = (asked.stop - asked.start) // asked.target.step_seconds
         if most < need:
@@ -214,7 +216,7 @@ class _Fits:
                 f"fit.window holds {most} points, {MIN_WINDOWS} windows of {window} need {need}; "
                 "lengthen fit.window or shorten params.window"
             )
-        return f"{seen} points in fit.window, {MIN_WINDOWS} windows of {window} need {need}"
+        return f"{seen} points{of} in fit.window, {MIN_WINDOWS} windows of {window} need {need}"
 
     def _batches(self, ready: Iterable[_Ready]) -> list[list[_Ready]]:
         """Group targets whose held-out blocks are equally long; a pooled group stays whole."""

@@ -8,6 +8,7 @@ run it belongs to, so a pass over a part leaves what a pass over the whole does.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -105,8 +106,13 @@ def allowed(y: Values, yhat: Values, policy: Policy) -> Flags:
     Returns:
         Shape ``(n,)``.
     """
+    return np.asarray(_passes(y, yhat, policy).any(axis=1))
+
+
+def _passes(y: Values, yhat: Values, policy: Policy) -> Flags:
+    """Return where each channel deviates as the policy asks for, shape ``(n, n_channels)``."""
     if not is_gated(policy):
-        return np.ones(len(y), dtype=np.bool_)
+        return np.ones(np.shape(_columns(y)), dtype=np.bool_)
     deviation = _columns(y) - _columns(yhat)
     size = np.abs(deviation)
     passes = size >= np.maximum(
@@ -116,7 +122,7 @@ def allowed(y: Values, yhat: Values, policy: Policy) -> Flags:
         passes &= deviation > 0
     if policy.detection_direction == BELOW:
         passes &= deviation < 0
-    return np.asarray(passes.any(axis=1))
+    return np.asarray(passes)
 
 
 def gate(flagged: Flags, y: Values, yhat: Values, policy: Policy) -> Flags:
@@ -148,7 +154,8 @@ def anomalies(
     *,
     newest: int | None = None,
     own: Flags | None = None,
-    spread: Values | None = None,
+    deviation: Values | None = None,
+    names: Sequence[str] = (),
     versions: Seconds | None = None,
 ) -> list[Interval]:
     """Return the intervals of kind ``anomaly``, in order of time.
@@ -161,8 +168,9 @@ def anomalies(
         newest: time of the newest scored step there is; an interval that reaches it is open.
             The last step with a score where None.
         own: steps that are odd by themselves, to which intervals are trimmed; none is where None.
-        spread: what one deviation is worth per step and channel, to choose the channel that
-            speaks for an interval; channels count alike where None.
+        deviation: of y from yhat in units that all channels share, like ``y``: its squares over the
+            interval, where the policy allows them, are the channels' shares. y minus yhat where None.
+        names: the channels' metrics; no shares are told where there are none.
         versions: model version that scored each step.
 
     Raises:
@@ -181,34 +189,48 @@ def anomalies(
     flagged = gate(flagged, y, yhat, policy)
     if newest is None:
         newest = int(ts[np.flatnonzero(~np.isnan(anomaly_score))[-1]])
-    found = _Scored(anomaly_score, flagged, ts, _columns(y), _columns(yhat), spread, versions, newest)
+    y, yhat = _columns(y), _columns(yhat)
+    found = _Scored(
+        score=anomaly_score,
+        flagged=flagged,
+        ts=ts,
+        y=y,
+        yhat=yhat,
+        passes=_passes(y, yhat, policy),
+        deviation=y - yhat if deviation is None else deviation,
+        names=names,
+        versions=versions,
+        newest=newest,
+    )
     return [found.interval(a, b) for a, b in _pairs(*shape_bounds(flagged, policy, step_seconds, own))]
 
 
+@dataclass(frozen=True)
 class _Scored:
-    """The scored steps of one target, ready to be cut into intervals."""
+    """The scored steps of one target, ready to be cut into intervals.
 
-    def __init__(
-        self,
-        score: Values,
-        flagged: Flags,
-        ts: Seconds,
-        y: Values,
-        yhat: Values,
-        spread: Values | None,
-        versions: Seconds | None,
-        newest: int,
-    ) -> None:
-        self.score, self.flagged, self.ts, self.newest = score, flagged, ts, newest
-        self.y, self.yhat, self.spread, self.versions = y, yhat, spread, versions
+    Attributes:
+        passes: where each channel deviates as the policy asks for, shape ``(n, n_channels)``.
+        deviation: of y from yhat in units that all channels share, same shape.
+    """
+
+    score: Values
+    flagged: Flags
+    ts: Seconds
+    y: Values
+    yhat: Values
+    passes: Flags
+    deviation: Values
+    names: Sequence[str]
+    versions: Seconds | None
+    newest: int
 
     def interval(self, first: int, last: int) -> Interval:
         """Return the interval from step ``first`` to step ``last``."""
         steps = slice(first, last + 1)
-        # Only a step that passed the gate can be the peak, so direction and policy agree.
-        passed = np.where(self.flagged[steps], self.score[steps], -np.inf)
-        peak = first + int(np.nanargmax(passed if np.isfinite(passed).any() else self.score[steps]))
-        channel = self._speaker(peak)
+        shares = self._shares(steps)
+        channel = 0 if shares is None else int(np.argmax(shares))
+        peak = first + self._peak(steps, channel)
         deviation = self.y[steps, channel] - self.yhat[steps, channel]
         known = deviation[~np.isnan(deviation)]
         impact = float(known.sum()) if len(known) else None
@@ -228,16 +250,23 @@ class _Scored:
             impact=impact,
             open=bool(self.ts[last] >= self.newest),
             version_id=None if self.versions is None else int(self.versions[peak]),
+            shares=None if shares is None or not self.names else _by_name(self.names, shares),
         )
 
-    def _speaker(self, peak: int) -> int:
-        """Return the channel that deviates most at the peak."""
-        if self.y.shape[1] == 1:
-            return 0
-        size = np.abs(self.y[peak] - self.yhat[peak])
-        if self.spread is not None:
-            size = size / np.maximum(np.abs(self.spread[peak]), 1e-300)
-        return 0 if np.isnan(size).all() else int(np.nanargmax(size))
+    def _peak(self, steps: slice, channel: int) -> int:
+        """Return the highest step of an interval, counted from its first.
+
+        Only one at which the channel that speaks passed the gate can be it, so direction and policy agree.
+        """
+        passed = self.flagged[steps] & self.passes[steps, channel]
+        allowed = np.where(passed, self.score[steps], -np.inf)
+        return int(np.nanargmax(allowed if np.isfinite(allowed).any() else self.score[steps]))
+
+    def _shares(self, steps: slice) -> Values | None:
+        """Return what each channel has of all squared deviations; None where there are none."""
+        squares = np.nansum(np.square(self.deviation[steps]), axis=0, where=self.passes[steps])
+        total = float(squares.sum())
+        return squares / total if total > 0 else None
 
 
 def data_missing(
@@ -269,15 +298,30 @@ def data_missing(
     first_seen, last_seen = _observed_ends(missing, ts, previous_ts, next_ts)
     if first_seen is None or last_seen is None:
         return []
-    shortest = max(1, policy.missing_after_steps)
+    shortest = _shortest(policy)
     gaps = [
-        _gap(Kind.DATA_MISSING, a, b, shortest, step_seconds)
+        gap(Kind.DATA_MISSING, a, b, policy, step_seconds)
         for a, b in _inner_gaps(missing, ts, step_seconds, previous_ts, next_ts)
         if (b - a) // step_seconds + 1 >= shortest
     ]
     if next_ts is None:
-        gaps += _stale(last_seen, observed_until - delay_seconds, shortest, step_seconds)
+        gaps += _stale(last_seen, observed_until - delay_seconds, policy, step_seconds)
     return gaps
+
+
+def gap(
+    kind: Kind,
+    start: int,
+    end: int,
+    policy: Policy,
+    step_seconds: int,
+    *,
+    shares: dict[str, float] | None = None,
+) -> Interval:
+    """Return a gap from its first to its last step; its score is its length over the shortest that counts."""
+    n = (end - start) // step_seconds + 1
+    score = n / _shortest(policy)
+    return Interval(kind, start, end, n, start, score, score, open=kind is Kind.STALE, shares=shares)
 
 
 def flat_limit(longest_unseen_run: int) -> int:
@@ -362,6 +406,10 @@ def _columns(values: Values) -> Values:
     return values[:, None] if values.ndim == 1 else values
 
 
+def _by_name(names: Sequence[str], shares: Values) -> dict[str, float]:
+    return dict(zip(names, shares.tolist(), strict=True))
+
+
 def _direction(deviation: float | None) -> str:
     if deviation is None or deviation == 0:
         return ""
@@ -401,25 +449,23 @@ def _last_step_before(seen: int, back: int, step_seconds: int) -> int:
     return seen + max(1, round((back - seen) / step_seconds) - 1) * step_seconds
 
 
-def _stale(last_seen: int, due_until: int, shortest: int, step_seconds: int) -> list[Interval]:
+def _shortest(policy: Policy) -> int:
+    return max(1, policy.missing_after_steps)
+
+
+def _stale(last_seen: int, due_until: int, policy: Policy, step_seconds: int) -> list[Interval]:
     n = (due_until - last_seen) // step_seconds
-    if n < shortest:
+    if n < _shortest(policy):
         return []
     # A dead series would otherwise change its event at every tick for ever.
     n = _coarse(n)
-    return [_gap(Kind.STALE, last_seen + step_seconds, last_seen + n * step_seconds, shortest, step_seconds)]
+    return [gap(Kind.STALE, last_seen + step_seconds, last_seen + n * step_seconds, policy, step_seconds)]
 
 
 def _coarse(n: int) -> int:
     """Return n rounded down to its four leading bits: at most an eighth less, eight values an octave."""
     drop = max(0, n.bit_length() - 4)
     return n >> drop << drop
-
-
-def _gap(kind: Kind, start: int, end: int, shortest: int, step_seconds: int) -> Interval:
-    n = (end - start) // step_seconds + 1
-    score = n / shortest
-    return Interval(kind, start, end, n, start, score, score, open=kind is Kind.STALE)
 
 
 def _equal_runs(values: Values) -> tuple[Indices, Indices]:

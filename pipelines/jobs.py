@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pipelines.channels import Wanted
 from pipelines.desk import Desk
 from pipelines.fit import MIN_WINDOWS, least_seconds
 from pipelines.lend import due_loans, lend
@@ -282,7 +283,7 @@ def _reach(desk: Desk, now: int) -> dict[int, Reach]:
     out = {}
     for target in targets:
         if target.id in known:
-            source = newest[desk.series()[target.series_ids[0]].spec.source]
+            source = max(newest[desk.series()[i].spec.source] for i in target.series_ids)
             live = now - source < LIVE_SECONDS
             due_until = (now - target.delay_seconds if live else min(source, now)) + 1
             last = known[target.id].newest
@@ -297,29 +298,43 @@ def _newest_by_source(series: Iterable[SeriesRow]) -> dict[str, int]:
     return newest
 
 
-def readiness(spec: MonitorSpec, series: Iterable[SeriesRow], fitted: Collection[str]) -> list[Json]:
-    """Return, for every series that a monitor selects, its data and when its first model may be there.
+def readiness(
+    spec: MonitorSpec,
+    targets: Iterable[Wanted],
+    fitted: Collection[str],
+    waiting: Mapping[str, str] | None = None,
+) -> list[Json]:
+    """Return, for every target that a monitor asks for, its data and when its first model may be there.
 
     Args:
         fitted: keys of the targets that have a model.
+        waiting: why a target is not scored, by key.
     """
     lends = spec.scope == "group" and bool(fitted)
-    return [_readiness(spec, row, row.spec.key in fitted, lends=lends) for row in series]
+    reasons = waiting or {}
+    return [
+        _readiness(spec, each, each.key in fitted, reasons.get(each.key, ""), lends=lends) for each in targets
+    ]
 
 
-def _readiness(spec: MonitorSpec, row: SeriesRow, fitted: bool, *, lends: bool) -> Json:
+def _readiness(spec: MonitorSpec, target: Wanted, fitted: bool, why: str, *, lends: bool) -> Json:
+    step = max(row.spec.step_seconds for row in target.series)
+    firsts = [row.first_ts for row in target.series if row.first_ts is not None]
+    lasts = [row.last_ts for row in target.series if row.last_ts is not None]
     ready = None
-    if row.first_ts is not None and row.last_ts is not None:
-        least = least_seconds(spec, row.spec.step_seconds)
-        ready = ready_by(spec, History(row.first_ts, row.last_ts), least)
+    if len(firsts) == len(target.series) and not why:
+        least = least_seconds(spec, step)
+        ready = ready_by(spec, History(max(firsts), max(lasts)), least)
         if lends:
-            # A group that has a model lends it to a series once its first window is there.
-            ready = min(ready, row.first_ts + least // MIN_WINDOWS)
+            # A group that has a model lends it to a target once its first window is there.
+            ready = min(ready, max(firsts) + least // MIN_WINDOWS)
     return {
-        "target": row.spec.key,
-        "step_seconds": row.spec.step_seconds,
-        "first_ts": row.first_ts,
-        "last_ts": row.last_ts,
+        "target": target.key,
+        "channels": len(target.series),
+        "step_seconds": step,
+        "first_ts": max(firsts, default=None),
+        "last_ts": max(lasts, default=None),
         "ready_by": ready,
-        "state": "ready" if fitted else "learning",
+        "state": "waiting" if why else "ready" if fitted else "learning",
+        "why": why,
     }

@@ -55,6 +55,8 @@ class MonitorSpec:
         stagger: refits are spread over the nights of ``fit_every``; False fits all on one night.
         scores: ``dense``, ``near_events`` or ``auto``.
         device: ``auto``, ``cpu`` or ``cuda``: where models are fitted and score.
+        channels: metrics whose series are one target together, in this order; none for a target per series.
+        group_by: with channels, the labels that tell their targets apart.
     """
 
     name: str
@@ -72,6 +74,8 @@ class MonitorSpec:
     nightly: NightlyPlan = NightlyPlan()
     scores: str = "auto"
     device: str = "auto"
+    channels: tuple[str, ...] = ()
+    group_by: tuple[str, ...] = ()
 
     def to_json(self) -> Json:
         return asdict(self)
@@ -83,10 +87,14 @@ class MonitorSpec:
             "threshold": Threshold(**values.get("threshold", {})),
             "policy": Policy(**values.get("policy", {})),
             "nightly": NightlyPlan(**values.get("nightly", {})),
+            "channels": tuple(values.get("channels", ())),
+            "group_by": tuple(values.get("group_by", ())),
         }
         return cls(**{**values, **nested})
 
     def selects(self, metric: str, labels: dict[str, str]) -> bool:
-        """True where every condition of the selector holds."""
+        """True where every condition of the selector holds and, with channels, the series can be one."""
         values = {"metric": metric, **labels}
+        if self.channels and not (metric in self.channels and labels.keys() >= set(self.group_by)):
+            return False
         return all(values.get(name) in allowed for name, allowed in self.selector.items())

@@ -17,10 +17,21 @@ FIRST_FIT_SECONDS = 14 * DAY
 
 @dataclass(frozen=True)
 class History:
-    """What is known of a target's data: times of its first and newest point, epoch seconds."""
+    """What is known of a target's data: times of its first and newest point, epoch seconds.
+
+    Attributes:
+        first: from here on all its series have points.
+        whole: the newest point of the series that is furthest behind; None where there is but one.
+    """
 
     first: int
     newest: int
+    whole: int | None = None
+
+    @property
+    def complete(self) -> int:
+        """Up to when all its series have points."""
+        return self.newest if self.whole is None else self.whole
 
 
 def histories(targets: Iterable[TargetRow], series: Mapping[int, SeriesRow]) -> dict[int, History]:
@@ -31,7 +42,7 @@ def histories(targets: Iterable[TargetRow], series: Mapping[int, SeriesRow]) -> 
         firsts = [row.first_ts for row in rows if row.first_ts is not None]
         newest = [row.last_ts for row in rows if row.last_ts is not None]
         if len(firsts) == len(rows):
-            found[target.id] = History(max(firsts), max(newest))
+            found[target.id] = History(max(firsts), max(newest), min(newest))
     return found
 
 
@@ -51,12 +62,12 @@ def wanted_slots(spec: MonitorSpec, key: str, history: History, until: int, leas
     """Return every scheduled fit of a target up to ``until``: its first night, then the regular ones.
 
     None once no point came since the slot before: a series that stopped has nothing new to teach,
-    and would otherwise be tried again every night, at more slots every week.
+    and would otherwise be tried again every night, at more slots every week. One of several is enough.
     """
     first = ready_by(spec, history, least)
     if first > until:
         return []
-    last = min(until, history.newest + fit_days(spec) * DAY)
+    last = min(until, history.complete + fit_days(spec) * DAY)
     return [first, *fit_slots(spec, key, first + 1, last + 1)]
 
 

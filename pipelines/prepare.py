@@ -267,6 +267,26 @@ def restore(
     return np.stack(columns, axis=-1)
 
 
+def deviations(recipe: Recipe, prepared: Prepared, expected: Values, rows: slice) -> Values:
+    """Return how far the values of some steps are from what was expected, in scaled units.
+
+    Args:
+        prepared: where the steps' values and spread stand.
+        expected: in the series' unit, shape ``(n_rows, n_channels)``.
+        rows: which steps of ``prepared`` they belong to.
+
+    Returns:
+        Shape ``(n_rows, n_channels)``, clipped like scaled values; NaN where either is unknown.
+    """
+    seen, spread = prepared.raw[rows], prepared.spread[rows]
+    columns = [
+        _moved(channel, seen[:, number], _MIDDLE) - _moved(channel, expected[:, number], _MIDDLE)
+        for number, channel in enumerate(recipe.channels)
+    ]
+    with np.errstate(over="ignore"):  # what overflows is clipped like any other huge value
+        return np.clip(np.stack(columns, axis=-1) / spread, -LIMIT, LIMIT)
+
+
 def usual(recipe: Recipe, prepared: Prepared) -> Values:
     """Return what season and level alone say of every step, in the series' unit, ``(n, n_channels)``."""
     return restore(recipe, prepared, np.zeros_like(prepared.values), slice(None))
@@ -404,6 +424,10 @@ def _level(rest: Values, first: int, block_steps: int, n_blocks: int) -> Values:
 
 _LOW = 0.375
 """Below it 2 sqrt(x) is continued as its tangent, so that wrong negative counts have an image too."""
+
+
+_MIDDLE = np.zeros(1)
+"""No dither, for values that are only compared."""
 
 
 def _uniform(ts: Seconds, number: int) -> Values:

@@ -7,7 +7,7 @@ in the same event.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.records import Event, EventChange, Interval, Kind, Status
@@ -24,6 +24,9 @@ SAME = 1e-4
 
 SAME_IMPACT = 1e-3
 """The impact is a sum of differences, so rounding of its terms weighs more."""
+
+SAME_SHARE = 1e-3
+"""A channel's share is of sums of squared differences: less is rounding too."""
 
 
 def reconcile(
@@ -199,6 +202,8 @@ def same_interval(a: Interval, b: Interval) -> bool:
         return False
     if not (_close(a.peak_score, b.peak_score) and _close(a.mean_score, b.mean_score)):
         return False
+    if not _same_shares(a.shares or {}, b.shares or {}):
+        return False
     scale = abs(a.y_at_peak or 0.0) * a.n_points
     if not _close(a.impact, b.impact, SAME_IMPACT, SAME * scale):
         return False
@@ -206,6 +211,10 @@ def same_interval(a: Interval, b: Interval) -> bool:
         return True
     scale = SAME * max(abs(a.y_at_peak or 0.0), abs(a.yhat_at_peak or 0.0))
     return _close(a.y_at_peak, b.y_at_peak) and _close(a.yhat_at_peak, b.yhat_at_peak, SAME_IMPACT, scale)
+
+
+def _same_shares(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
+    return a.keys() == b.keys() and all(abs(a[name] - b[name]) <= SAME_SHARE for name in a)
 
 
 def _new(interval: Interval, target_id: int, detected_at: int) -> EventChange:

@@ -6,6 +6,7 @@ Spans are half-open, ``start <= t < stop``; an Interval's and an Event's ends bo
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -79,13 +80,22 @@ class SeriesSpec:
 
     @property
     def key(self) -> str:
-        """``metric{a=1,b=2}`` with labels sorted: the series' name everywhere.
+        """``metric{a=1,b=2}`` with labels sorted: the series' name everywhere."""
+        return key_of([self.metric], self.labels)
 
-        A comma, brace, equals sign or backslash inside a name or value has a backslash before it, so
-        that no two series share a key.
-        """
-        inner = ",".join(f"{_escaped(name)}={_escaped(self.labels[name])}" for name in sorted(self.labels))
-        return f"{_escaped(self.metric)}{{{inner}}}" if inner else _escaped(self.metric)
+
+def key_of(metrics: Sequence[str], labels: Mapping[str, str]) -> str:
+    """Return the name of one series, or of several as one target.
+
+    A comma, brace, equals sign or backslash inside a name or value has a backslash before it, so that
+    no two share a key.
+
+    >>> key_of(["ccu", "logins"], {"realm": "kr-1"})
+    'ccu,logins{realm=kr-1}'
+    """
+    inner = ",".join(f"{_escaped(name)}={_escaped(labels[name])}" for name in sorted(labels))
+    names = ",".join(map(_escaped, metrics))
+    return f"{names}{{{inner}}}" if inner else names
 
 
 _ESCAPES = str.maketrans({char: f"\\{char}" for char in "\\,={}"})
@@ -156,12 +166,14 @@ class Interval:
         end: time of the last step, belongs to the interval.
         direction: ``above_expected`` or ``below_expected``; empty where it makes no sense.
         peak_score: anomaly_score at the peak; 1 is the line.
-        y_at_peak: observed value at the peak, in the series' unit.
+        y_at_peak: observed value at the peak, in the series' unit; of several channels the leading one's.
         yhat_at_peak: what would have been normal there.
         impact: sum over the steps of (y - yhat), in unit times steps.
         open: reaches the newest point there is.
         detected_at: the step at which a live score first reached the line; None where only
             hindsight did. It says when, not what: two intervals that differ in it alone are equal.
+        shares: of a target of several series, metric to the share that it has in the interval; they
+            sum to 1. None for a single series, and where nothing is known.
     """
 
     kind: Kind
@@ -178,6 +190,12 @@ class Interval:
     open: bool = False
     version_id: int | None = None
     detected_at: int | None = None
+    shares: dict[str, float] | None = None
+
+    @property
+    def channel(self) -> str | None:
+        """The metric of the leading channel: the one with the largest share."""
+        return max(self.shares, key=self.shares.__getitem__) if self.shares else None
 
 
 @dataclass(frozen=True)
@@ -228,6 +246,9 @@ class TargetRow:
     """What a monitor scores: an ordered tuple of series.
 
     Attributes:
+        step_seconds: of several series that step differently, the longest.
+        timezone: of several series, the first one's.
+        delay_seconds: of several series, the longest.
         scored_until: live scores exist for t below this (epoch seconds); None before the first.
         settled_until: settled scores exist for t below this.
     """

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from detectors.base import Detector, Windows
-from pipelines import bank, flag, members, prepare
+from pipelines import absence, bank, flag, members, prepare, shares
 from pipelines.calibrate import Calibrated
 from pipelines.evidence import Seen
 from pipelines.fit import UnseenScores
@@ -77,7 +77,7 @@ class ScoreTarget:
     Attributes:
         settled_until: below this the settled score is what counts, from it on the live one.
         observed_until: the grid goes up to here; a trailing gap up to here is a stopped series.
-        newest: time of the target's newest point, which may lie beyond the points given.
+        newest: time of every series' newest point, which may lie beyond the points given.
     """
 
     target: TargetRow
@@ -86,7 +86,7 @@ class ScoreTarget:
     lines: dict[str, LinesAt]
     settled_until: int
     observed_until: int
-    newest: int
+    newest: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -304,32 +304,29 @@ def _found(
     yhat = _expected(steps, flag.candidates(counts, spec.policy, step_seconds))
     own = np.concatenate([prepare.odd(s.row.prepared.values[s.inside]) for s in steps])
     found = flag.anomalies(
-        counts, ts, raw, yhat, spec.policy, step_seconds, own=own, versions=joined["version"]
+        counts,
+        ts,
+        raw,
+        yhat,
+        spec.policy,
+        step_seconds,
+        own=own,
+        deviation=shares.deviations(steps, yhat),
+        names=spec.channels,
+        versions=joined["version"],
     )
-    found += _gaps(spec, target, ts, np.isnan(raw).all(axis=1))
+    found += absence.on_grid(
+        np.isnan(raw),
+        ts,
+        target.points,
+        spec.policy,
+        step_seconds,
+        observed_until=target.observed_until,
+        newest=target.newest,
+        names=spec.channels,
+    )
     found += _flat(steps[-1], ts, raw, step_seconds)
     return tuple(_dated(each, ts, joined) for each in found)
-
-
-def _gaps(spec: MonitorSpec, target: ScoreTarget, ts: Seconds, missing: np.ndarray) -> list[Interval]:
-    """Return the gaps of a target: steps at which none of its series had a point."""
-    seen = np.unique(np.concatenate([p.ts for p in target.points]))
-    half = target.target.step_seconds // 2
-    before = seen[seen < ts[0] - half]
-    after = seen[seen >= ts[-1] + half]
-    later: int | None = int(after[0]) if len(after) else None
-    if later is None and target.newest >= ts[-1] + half:
-        # Points come later than what was read: the gap at the border is seen whole once the span is widened.
-        later = int(ts[-1]) + target.target.step_seconds
-    return flag.data_missing(
-        missing,
-        ts,
-        spec.policy,
-        target.target.step_seconds,
-        observed_until=target.observed_until - 1,
-        previous_ts=int(before[-1]) if len(before) else None,
-        next_ts=later,
-    )
 
 
 def _flat(newest: Steps, ts: Seconds, raw: np.ndarray, step_seconds: int) -> list[Interval]:

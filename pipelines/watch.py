@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from pipelines import flag
+from pipelines import absence
 from pipelines.desk import Desk, batches
 from pipelines.plan import History, histories
 from pipelines.reconcile import reconcile
@@ -84,9 +82,9 @@ def _start(
     away = [event.interval.start for event in absences if event.interval.kind is Kind.STALE]
     if away:
         return min(away) - target.step_seconds
-    missing = stop - 1 - history.newest
+    missing = stop - 1 - history.complete
     late = missing >= desk.spec.policy.missing_after_steps * target.step_seconds
-    return history.newest if late else None
+    return history.complete if late else None
 
 
 def _commit(desk: Desk, looks: Sequence[_Look]) -> list[EventChange]:
@@ -100,11 +98,13 @@ def _commit(desk: Desk, looks: Sequence[_Look]) -> list[EventChange]:
 
 
 def _changes(desk: Desk, look: _Look, points: Sequence[Points]) -> list[EventChange]:
-    ts = np.unique(np.concatenate([each.ts for each in points]))
-    ts = ts[(ts >= look.start) & (ts < look.stop)]
-    step = look.target.step_seconds
-    found = flag.data_missing(
-        np.zeros(len(ts), dtype=np.bool_), ts, desk.spec.policy, step, observed_until=look.stop - 1
+    found = absence.between_points(
+        points,
+        desk.spec.policy,
+        look.target.step_seconds,
+        start=look.start,
+        stop=look.stop,
+        names=desk.spec.channels,
     )
     return reconcile(
         look.events,

@@ -42,13 +42,21 @@ def intervals(
     if unreviewed:
         found = [row for row in found if row["review_verdict"] is None]
     found.sort(key=lambda row: (row["start_at"], row["event_id"]), reverse=True)
-    columns = (
-        "event_id", "series", "monitor", "kind", "start_at", "duration", "status", "direction",
-        "peak_score", "y_at_peak", "yhat_at_peak", "review_verdict",
-    )  # fmt: skip
     listed = found[:limit]
+    leading = ["channel"] if any(row["channel_shares"] for row in listed) else []
+    columns = [
+        "event_id", "series", "monitor", "kind", "start_at", "duration", "status", "direction",
+        "peak_score", "y_at_peak", "yhat_at_peak", *leading, "review_verdict",
+    ]  # fmt: skip
     if not as_json:
-        listed = [{**row, "duration": show.duration(row["duration_seconds"])} for row in listed]
+        listed = [
+            {
+                **row,
+                "duration": show.duration(row["duration_seconds"]),
+                "channel": show.leading(row["channel_shares"] or {}),
+            }
+            for row in listed
+        ]
     show.rows(listed, columns, as_json=as_json, empty="No interval is flagged.")
     if len(found) > limit:
         show.note(f"{len(found) - limit} more; --limit {len(found)} shows them all.")

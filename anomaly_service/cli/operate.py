@@ -154,6 +154,8 @@ def _summary(by_monitor: dict[str, Any], as_json: bool) -> None:
     columns = [name for name in TOLD if any(name in row for row in done)]
     show.rows(done, columns, as_json=False, empty="The config declares no monitor.")
     for row in done:
+        for reason in row.get("waiting", ()):
+            show.note(f"{row['monitor']}: not watched, {reason}.")
         for reason in row.get("line_refused", ()):
             show.note(f"{row['monitor']}: {reason}")
         for reason in row.get("not_ready_why", ()):

@@ -95,6 +95,16 @@ def at(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
 
 
+def leading(shares: Mapping[str, float]) -> str:
+    """Return the channel with the largest share, and the share.
+
+    >>> leading({"ccu": 0.052, "logins": 0.001, "crashes": 0.947})
+    'crashes 95%'
+    """
+    name = max(shares, key=shares.__getitem__, default="")
+    return f"{name} {shares[name]:.0%}" if name else ""
+
+
 def duration(seconds: float | None) -> str:
     """Return a duration in words.
 

@@ -25,6 +25,7 @@ def standing(service: Service) -> Json:
         "sources": store.rows("source_health"),
         "monitors": store.rows("monitor_health", {"enabled": True}),
         "series": [row for row in store.rows("series_health") if row["state"] != "ok"],
+        "waiting": service.waiting(),
         "last_tick": _last(runs, "tick"),
         "last_nightly": _last(runs, "nightly"),
         "failed_runs": [run for run in runs if run["state"] == "failed"],
@@ -46,6 +47,7 @@ def status_lines(found: Json) -> Iterator[str]:
     yield _run_line("tick", found["last_tick"], now)
     yield _run_line("night", found["last_nightly"], now)
     yield from _series_lines(found["series"])
+    yield from _waiting_lines(found["waiting"])
     yield from _failure_lines(found["failed_runs"])
 
 
@@ -58,7 +60,7 @@ def _source_line(source: Json, now: str) -> str:
 
 
 def _monitor_line(monitor: Json) -> str:
-    parts = [f"{monitor['targets']} series"]
+    parts = [_counted(monitor["targets"], monitor["config"].get("channels", ()))]
     if monitor["learning"]:
         parts.append(f"{monitor['learning']} still learning")
     parts.append(f"{monitor['open_events']} intervals open")
@@ -88,6 +90,13 @@ def _series_lines(series: Sequence[Json]) -> Iterator[str]:
             yield f"{len(names)} series {meaning}: {', '.join(names[:NAMED])}{more}."
 
 
+def _waiting_lines(waiting: Sequence[Json]) -> Iterator[str]:
+    for row in waiting[:NAMED]:
+        yield f"Monitor {row['monitor']} does not watch {row['target']}: {row['why']}."
+    if len(waiting) > NAMED:
+        yield f"{len(waiting) - NAMED} more are not watched; `anomaly validate --json` names them all."
+
+
 def _failure_lines(runs: Sequence[Json]) -> Iterator[str]:
     if not runs:
         yield "No run failed."
@@ -107,20 +116,30 @@ def _ago(at: str, now: str) -> str:
 def validation_lines(found: Sequence[Json]) -> Iterator[str]:
     """Yield, for every monitor, what it watches and since when it can judge."""
     for monitor in found:
-        targets = monitor["targets"]
-        yield f"Monitor {monitor['monitor']} ({monitor['detector']}): {_matched(targets)}"
+        targets, channels = monitor["targets"], monitor["channels"]
+        yield f"Monitor {monitor['monitor']} ({monitor['detector']}): {_matched(targets, channels)}"
         yield from (f"  {line}" for line in _history(targets))
 
 
-def _matched(targets: Sequence[Json]) -> str:
+def _matched(targets: Sequence[Json], channels: Sequence[str]) -> str:
     if not targets:
-        return "no series match; check `series` against `anomaly series`."
+        keys = "`series`, `channels` and `group_by`" if channels else "`series`"
+        return f"no series match; check {keys} against `anomaly series`."
     steps = sorted({target["step_seconds"] for target in targets})
     every = " or ".join(duration(step) for step in steps)
-    return f"{len(targets)} series, a point every {every}."
+    return f"{_counted(len(targets), channels)}, a point every {every}."
+
+
+def _counted(targets: int, channels: Sequence[str]) -> str:
+    """Return how many targets there are, and of what."""
+    if not channels:
+        return f"{targets} series"
+    return f"{targets} target{'' if targets == 1 else 's'} of {', '.join(channels)}"
 
 
 def _history(targets: Sequence[Json]) -> Iterator[str]:
+    waiting = [target for target in targets if target["state"] == "waiting"]
+    targets = [target for target in targets if target["state"] != "waiting"]
     known = [target for target in targets if target["first_at"]]
     if known:
         first, last = min(t["first_at"] for t in known), max(t["last_at"] for t in known)
@@ -135,3 +154,4 @@ def _history(targets: Sequence[Json]) -> Iterator[str]:
         yield f"Learning: {len(learning)}; their first models can be fitted {by}."
     if len(known) < len(targets):
         yield f"Without a single point: {len(targets) - len(known)}."
+    yield from (f"Not watched: {target['target']}: {target['why']}." for target in waiting)

@@ -159,6 +159,8 @@ def _same(event: Event, new: Event) -> bool:
 def _close(left: Any, right: Any) -> bool:
     if isinstance(left, float) and isinstance(right, float):
         return math.isclose(left, right, rel_tol=ROUNDING, abs_tol=1e-12)
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_close(left[name], right[name]) for name in left)
     return bool(left == right)
 
 
@@ -178,6 +180,8 @@ def _values(event: Event) -> dict[str, Any]:
         "y_at_peak": _or_none(found.y_at_peak),
         "yhat_at_peak": _or_none(found.yhat_at_peak),
         "impact": _or_none(found.impact),
+        "channel": found.channel,
+        "channel_shares": found.shares,
         "reaches_now": bool(found.open),
         "version_id": None if found.version_id is None else int(found.version_id),
         "status": event.status.value,
@@ -213,6 +217,7 @@ def _event(row: Any) -> Event:
         impact=row.impact,
         open=row.reaches_now,
         version_id=row.version_id,
+        shares=row.channel_shares,
     )
     return Event(
         id=row.id,

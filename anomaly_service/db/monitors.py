@@ -83,7 +83,7 @@ def _add_members(connection: Connection, monitor_id: int, new: dict[str, tuple[i
 
 
 def targets(connection: Connection, monitor_id: int) -> list[TargetRow]:
-    """Return the monitor's targets by key; step and time zone are those of the first series."""
+    """Return the monitor's targets by key."""
     query = (
         select(Target, TargetSeries.series_id, Series.step_seconds, Series.timezone, Series.delay_seconds)
         .join_from(Target, TargetSeries, TargetSeries.target_id == Target.id)
@@ -98,14 +98,14 @@ def targets(connection: Connection, monitor_id: int) -> list[TargetRow]:
 
 
 def _target(members: Sequence[Any]) -> TargetRow:
-    """Return the target of these rows, one per series; it is as late as the latest of them."""
+    """Return the target of these rows, one per series; it steps and is as late as the slowest of them."""
     first = members[0]
     return TargetRow(
         id=first.id,
         monitor_id=first.monitor_id,
         key=first.key,
         series_ids=tuple(row.series_id for row in members),
-        step_seconds=first.step_seconds,
+        step_seconds=max(row.step_seconds for row in members),
         timezone=first.timezone,
         delay_seconds=max(row.delay_seconds for row in members),
         scored_until=first.scored_until,

@@ -15,7 +15,7 @@ from pipelines.records import Json
 SPANS = {"start_at": "end_at", "scheduled_for": "scheduled_for", "at": "at", "train_stop_at": "train_stop_at"}
 """For views that have a time: the column ``until`` looks at, and the one ``since`` looks at."""
 
-DOCUMENTS = {"labels", "config", "card", "outcome"}
+DOCUMENTS = {"labels", "config", "card", "outcome", "channel_shares"}
 """Columns that hold JSON, which SQLite hands out as text."""
 
 TRUTHS = {"enabled", "is_anomaly", "is_current"}

@@ -27,11 +27,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-HEAD = "0001"
+HEAD = "0003"
 """The revision of ``migrations/`` that this code reads and writes; a test compares both."""
 
 Searchable = JSON().with_variant(JSONB(), "postgresql")
 """JSON that people query (labels, cards); what only pipelines read stays text, which loads faster."""
+
+SearchableOrNull = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 BigId = BigInteger().with_variant(Integer(), "sqlite")
 """SQLite numbers rows by itself only for a key declared INTEGER."""
@@ -208,6 +210,8 @@ class Score(Base):
 class EventTable(Base):
     """A stored interval with its identity, its latest review beside it.
 
+    ``channel`` is the metric with the largest of the ``channel_shares``; both are NULL for a single series.
+
     ``review_id`` names the review that counts: the newest. ``start_ts`` and ``end_ts`` are what the
     detector says, ``review_start`` and ``review_end`` where the reviewer moved a border.
     """
@@ -234,6 +238,8 @@ class EventTable(Base):
     y_at_peak: Mapped[float | None] = mapped_column(Double)
     yhat_at_peak: Mapped[float | None] = mapped_column(Double)
     impact: Mapped[float | None] = mapped_column(Double)
+    channel: Mapped[str | None] = mapped_column(Text)
+    channel_shares: Mapped[dict[str, float] | None] = mapped_column(SearchableOrNull)
     reaches_now: Mapped[bool]
     version_id: Mapped[int | None] = mapped_column(
         ForeignKey("model_version.id", ondelete="SET NULL"), index=True

@@ -23,7 +23,10 @@ SELECT
     shown.kind AS kind,
     @time(shown.first_ts) AS start_at,
     @time(shown.last_ts) AS end_at,
-    shown.last_ts - shown.first_ts + series.step_seconds AS duration_seconds,
+    shown.last_ts - shown.first_ts + (
+        SELECT max(each.step_seconds) FROM target_series member JOIN series each ON each.id = member.series_id
+        WHERE member.target_id = target.id
+    ) AS duration_seconds,
     shown.status AS status,
     shown.direction AS direction,
     CASE WHEN shown.peak_score >= 2.5 THEN 'high' WHEN shown.peak_score >= 1.5 THEN 'medium' ELSE 'low' END AS severity,
@@ -34,6 +37,8 @@ SELECT
     shown.y_at_peak AS y_at_peak,
     shown.yhat_at_peak AS yhat_at_peak,
     shown.impact AS impact,
+    shown.channel AS channel,
+    shown.channel_shares AS channel_shares,
     shown.review_verdict AS review_verdict,
     shown.review_cause AS review_cause,
     @time(shown.reviewed_at) AS reviewed_at,
@@ -50,7 +55,8 @@ LEFT JOIN model_version ON model_version.id = shown.version_id;
 CREATE VIEW review_queue AS
 SELECT
     event_id, series, metric, labels, monitor, detector, kind, start_at, end_at, duration_seconds, status,
-    direction, severity, peak_at, peak_score, y_at_peak, yhat_at_peak, impact, review_verdict, first_detected_at
+    direction, severity, peak_at, peak_score, y_at_peak, yhat_at_peak, impact, channel, channel_shares,
+    review_verdict, first_detected_at
 FROM flagged_intervals
 WHERE status IN ('open', 'closed') AND (review_verdict IS NULL OR review_verdict = 'unsure')
 ORDER BY peak_score DESC, event_id;

@@ -472,6 +472,18 @@ def test_several_channels_are_scored_together(cls: type[Detector]) -> None:
         detector.score(Windows.of(two[:, :, :1], WINDOW))
 
 
+def test_a_channel_that_is_missing_leaves_the_others_a_score(cls: type[Detector]) -> None:
+    both = torch.cat([series(2, 400, seed=10), series(2, 400, seed=11)], dim=2)
+    detector = configured(cls, steps=8).fit(Windows.of(both, WINDOW))
+    both[0, :, 1] = torch.nan
+    calm = detector.score(Windows.of(both, WINDOW))
+    assert calm.isfinite().all()
+    assert calm[0].max() <= 3 * calm[1].max()
+    if "spike" not in cls.blind_to:
+        both[0, 200, 0] += 12
+        assert detector.score(Windows.of(both, WINDOW))[0].max() > 1.2 * calm[0].max()
+
+
 def test_an_unfitted_detector_says_how_to_fit_it(cls: type[Detector], small: Windows) -> None:
     detector = configured(cls)
     for use in (detector.score, detector.expect):

@@ -293,8 +293,8 @@ def test_two_monitors_may_change_names_with_each_other(store: SqlStore) -> None:
     assert [row.id for row in found] == [b.id, a.id]
 
 
-def test_a_target_has_step_and_zone_of_its_first_series_and_the_longest_delay(store: SqlStore) -> None:
-    specs = [spec("a", timezone="Asia/Seoul"), spec("b", step_seconds=60, delay_seconds=900)]
+def test_a_target_has_the_zone_of_its_first_series_and_the_longest_step_and_delay(store: SqlStore) -> None:
+    specs = [spec("a", timezone="Asia/Seoul", step_seconds=60), spec("b", delay_seconds=900)]
     store.ingest(Ingest("telemetry", specs, block([])))
     monitor = store.sync_monitors({"m": {}})[0]
     found = store.sync_targets(monitor.id, [("both", (1, 2))])[0]
@@ -563,6 +563,18 @@ def test_a_change_that_changes_nothing_is_no_revision(store: SqlStore) -> None:
     assert store.commit(None, Batch(changes=[change(event, interval=rounded)])) == []
     assert len(store.revisions(event.id)) == 1
     assert len(store.commit(None, Batch(changes=[change(event, interval=interval(peak_score=2.1))]))) == 1
+
+
+def test_shares_come_back_as_stored_and_their_rounding_is_no_revision(store: SqlStore) -> None:
+    target = watch(store)[0]
+    event = flag(store, target, interval(shares={"ccu": 0.25, "crashes": 0.75}))
+    (stored,) = store.events([target], 0, 10**12)
+    assert stored.interval.shares == {"ccu": 0.25, "crashes": 0.75}
+    rounded = interval(shares={"ccu": 0.2500001, "crashes": 0.7499999})
+    assert store.commit(None, Batch(changes=[change(event, interval=rounded)])) == []
+    moved = interval(shares={"ccu": 0.5, "crashes": 0.5})
+    (after,) = store.commit(None, Batch(changes=[change(event, interval=moved)]))
+    assert (after.revision, after.interval.shares) == (2, {"ccu": 0.5, "crashes": 0.5})
 
 
 def test_an_event_with_another_revision_is_stale_and_nothing_is_written(store: SqlStore) -> None:

@@ -333,6 +333,9 @@ def test_of_several_channels_any_may_show_it() -> None:
     course[OUTAGE[0] : OUTAGE[1] + 1, 2] += 25
     tested = run(planted(values=course), candidate("gaussian"))
     assert (tested.row["channels"], tested.row["overlap_f1"]) == (3, 1.0)
+    of_a_monitor = candidate("gaussian")
+    pair = replace(of_a_monitor, spec=replace(of_a_monitor.spec, channels=("ccu", "logins")))
+    assert run(planted(values=course), pair).row["overlap_f1"] == 1.0
     assert tested.course.channel == 2
     assert tested.course.y.tolist() == course[:, 2].tolist()
 

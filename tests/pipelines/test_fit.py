@@ -72,3 +72,28 @@ def test_a_target_whose_fit_fails_is_left_out_alone_and_says_why(monkeypatch: py
     outcome = fit_targets(FitTask(spec, (asked(1), asked(2), asked(3))))
     assert [fitted.target_id for fitted in outcome.fitted] == [1, 3]
     assert [(e.key, e.why) for e in outcome.not_ready] == [("t2", "the fit failed: ArithmeticError: no luck")]
+
+
+def together(id: int, *steps: tuple[int, int]) -> FitTarget:
+    """Return a target of as many series as spans of hours that they have points in."""
+    courses = []
+    for channel, (first, stop) in enumerate(steps):
+        ts = np.arange(first, stop, dtype=np.int64) * HOUR
+        courses.append(Points(ts, np.random.default_rng([id, channel]).normal(size=len(ts))))
+    target = TargetRow(id, 1, f"t{id}", tuple(range(len(steps))), HOUR, "UTC", 0)
+    return FitTarget(target, tuple(courses), 0, STEPS * HOUR)
+
+
+BOTH = MonitorSpec("m", {}, params={"window": 6}, channels=("ccu", "logins"))
+
+
+def test_a_channel_with_too_few_points_is_named() -> None:
+    few = fit_targets(FitTask(BOTH, (together(1, (0, STEPS), (0, 30)),))).not_ready
+    assert few[0].why == "30 points of logins in fit.window, 8 windows of 6 need 48"
+    none = fit_targets(FitTask(BOTH, (together(1, (0, 0), (0, STEPS)),))).not_ready
+    assert none[0].why == "0 points of ccu in fit.window, 8 windows of 6 need 48"
+
+
+def test_several_channels_are_learned_from_when_all_of_them_are_there() -> None:
+    (fitted,) = fit_targets(FitTask(BOTH, (together(1, (0, STEPS), (100, STEPS)),))).fitted
+    assert (fitted.start, fitted.stop) == (100 * HOUR, STEPS * HOUR)

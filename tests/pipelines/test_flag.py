@@ -165,8 +165,41 @@ def test_of_several_channels_the_one_that_deviates_most_speaks() -> None:
     score = np.array([2.0])
     y, yhat = np.array([[1000.0, 5.0]]), np.array([[990.0, 1.0]])
     (plain,) = flag.anomalies(score, times(1), y, yhat, Policy(), STEP)
-    (scaled,) = flag.anomalies(score, times(1), y, yhat, Policy(), STEP, spread=np.array([[100.0, 1.0]]))
-    assert (plain.y_at_peak, scaled.y_at_peak) == (1000.0, 5.0)
+    scaled = np.array([[0.1, 4.0]])
+    (told,) = flag.anomalies(score, times(1), y, yhat, Policy(), STEP, deviation=scaled, names=["a", "b"])
+    assert (plain.y_at_peak, told.y_at_peak) == (1000.0, 5.0)
+    assert (plain.shares, told.channel) == (None, "b")
+    assert told.shares == pytest.approx({"a": 0.01 / 16.01, "b": 16 / 16.01})
+
+
+def test_the_leading_channel_is_the_one_of_the_whole_interval_not_of_its_peak() -> None:
+    score = np.array([2.0, 3.0, 2.0])
+    y = np.array([[4.0, 0.0], [5.0, 7.0], [4.0, 0.0]])
+    (told,) = flag.anomalies(score, times(3), y, np.zeros((3, 2)), Policy(), STEP, names=["a", "b"])
+    assert (told.channel, told.y_at_peak, told.impact) == ("a", 5.0, 13.0)
+    assert told.shares == pytest.approx({"a": 57 / 106, "b": 49 / 106})
+
+
+def test_only_deviations_that_the_policy_allows_count_for_a_channel() -> None:
+    score = np.array([2.0, 3.0])
+    y, yhat = np.array([[9.0, 4.0], [9.0, 6.0]]), np.full((2, 2), 5.0)
+    policy = Policy(detection_direction="below_expected")
+    (told,) = flag.anomalies(score, times(2), y, yhat, policy, STEP, names=["a", "b"])
+    assert told.shares == {"a": 0.0, "b": 1.0}
+    assert (told.direction, told.y_at_peak, told.peak_at) == ("below_expected", 4.0, times(2)[0])
+
+
+def test_where_nothing_is_expected_there_are_no_shares() -> None:
+    (told,) = flag.anomalies(
+        np.array([2.0]), times(1), np.ones((1, 2)), None, Policy(), STEP, names=["a", "b"]
+    )
+    assert (told.shares, told.channel, told.yhat_at_peak) == (None, None, None)
+
+
+def test_a_missing_value_of_one_channel_leaves_the_others_their_shares() -> None:
+    y = np.array([[np.nan, 3.0]])
+    (told,) = flag.anomalies(np.array([2.0]), times(1), y, np.zeros((1, 2)), Policy(), STEP, names=["a", "b"])
+    assert (told.shares, told.y_at_peak) == ({"a": 0.0, "b": 1.0}, 3.0)
 
 
 def test_the_version_of_the_peak_is_the_intervals() -> None:

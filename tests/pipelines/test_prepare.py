@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipelines.prepare import LIMIT, Prepared, Recipe, apply, learn, restore, unseen
+from pipelines.prepare import LIMIT, Prepared, Recipe, apply, deviations, learn, restore, unseen
 from pipelines.records import Points
 
 STEP = 300
@@ -408,3 +408,38 @@ def test_unseen_blocks_are_as_wide_as_the_weeks_that_come_after() -> None:
     within, without, after = (float(np.std(part.values)) for part in (seen, blind, later))
     assert within < 0.97 * after
     assert without == pytest.approx(after, rel=0.06)
+
+
+# -- deviations ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", [3.0, 40.0, 10_000.0])
+def test_a_deviation_is_the_distance_of_scaled_values(level: float) -> None:
+    points = players(times(3), level=level)
+    recipe = learned(points)
+    prepared = applied(recipe, points)
+    rows = slice(500, 900)
+    scaled = np.random.default_rng(1).normal(0, 1, (400, 1))
+    expected = restore(recipe, prepared, scaled, rows)
+    off = deviations(recipe, prepared, expected, rows)
+    dither = recipe.channels[0].resolution / 2
+    moved = deviations(recipe, prepared, prepared.raw[rows] - dither, rows)
+    # What is prepared is dithered by half a step of the lattice at most, what is compared is not.
+    assert (np.abs(off - (prepared.values[rows] - scaled)) <= 1.2 * np.abs(moved).max() + 1e-4).all()
+    assert recipe.channels[0].transform in {"anscombe", "log", "identity"}
+
+
+def test_a_deviation_is_unknown_where_either_value_is() -> None:
+    points = Points(np.delete(LONG.ts, 700), np.delete(LONG.value, 700))
+    recipe = learned(points)
+    prepared = applied(recipe, points)
+    expected = np.full((3, 1), 10_000.0)
+    expected[2] = np.nan
+    off = deviations(recipe, prepared, expected, slice(699, 702))
+    assert np.isnan(off[:, 0]).tolist() == [False, True, True]
+
+
+def test_a_huge_deviation_is_clipped_like_a_value() -> None:
+    prepared = applied(learned(LONG), LONG)
+    off = deviations(learned(LONG), prepared, np.full((1, 1), -1e100), slice(0, 1))
+    assert off[0, 0] == LIMIT

@@ -302,3 +302,12 @@ def test_a_merged_event_points_at_one_that_lives(stored: Stored, found: list[Int
 def test_first_detection_never_moves_later(stored: Stored, found: list[Interval]) -> None:
     after = run(stored, found)
     assert all(after[id].first_detected_at <= old.first_detected_at for id, old in stored.items())
+
+
+def test_shares_that_differ_by_rounding_are_the_same_and_others_are_not() -> None:
+    old = event(1, 10, 20, shares={"ccu": 0.25, "crashes": 0.75})
+    near = interval(10, 20, shares={"ccu": 0.2505, "crashes": 0.7495})
+    far = interval(10, 20, shares={"ccu": 0.26, "crashes": 0.74})
+    assert changes([old], [near]) == []
+    assert [change.interval for change in changes([old], [far])] == [far]
+    assert len(changes([old], [interval(10, 20)])) == 1

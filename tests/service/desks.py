@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from anomaly_service.db.store import SqlStore
-from pipelines import jobs
+from pipelines import channels, jobs
 from pipelines.desk import Desk
 from pipelines.executor import Inline
 from pipelines.monitor import MonitorSpec, NightlyPlan, Threshold
@@ -70,16 +70,14 @@ def desk(store: SqlStore, spec: MonitorSpec) -> Desk:
         {row.name: row.config for row in store.monitors()} | {spec.name: spec.to_json()}
     )
     row = next(row for row in rows if row.name == spec.name)
-    series = [s for s in store.series() if spec.selects(s.spec.metric, s.spec.labels)]
-    store.sync_targets(row.id, [(s.spec.key, (s.id,)) for s in series])
+    store.sync_targets(row.id, channels.made(channels.wanted(spec, store.series())))
     return Desk(store, Inline(), row, spec)
 
 
 def readiness(at: Desk) -> list[dict[str, Any]]:
     """Return what `anomaly validate` says of the desk's series."""
     fitted = {t.key for t in at.targets() if at.versions([t])[t.id]}
-    selected = [row for row in at.series().values() if at.spec.selects(row.spec.metric, row.spec.labels)]
-    return jobs.readiness(at.spec, selected, fitted)
+    return jobs.readiness(at.spec, channels.wanted(at.spec, at.series().values()), fitted)
 
 
 def events(at: Desk, kind: Kind | None = None) -> dict[str, list[Event]]:

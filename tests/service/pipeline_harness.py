@@ -10,11 +10,12 @@ import argparse
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
 import daemon_harness
 import numpy as np
@@ -74,6 +75,11 @@ workers: 1
 class World:
     """Files that appear as time goes by; the same for every seed of disturbance."""
 
+    text: ClassVar[str] = CONFIG
+    metrics: ClassVar[Sequence[str]] = tuple(MONITORS.values())
+    realms: ClassVar[int] = REALMS
+    n_monitors: ClassVar[int] = len(MONITORS)
+
     def __init__(self, folder: Path, database: str) -> None:
         self.folder = folder
         self.database = database
@@ -81,7 +87,7 @@ class World:
         self.clock = folder / "clock"
         self._written = START - 1
         (folder / "drop").mkdir(parents=True)
-        self.config.write_text(CONFIG.format(database=database))
+        self.config.write_text(self.text.format(database=database))
 
     def advance(self, step: int) -> None:
         """Deliver the points of one step, then set the clock to its time."""
@@ -97,14 +103,18 @@ class World:
 
     def _rows(self, after: int, until: int) -> str:
         lines = []
-        for metric in MONITORS.values():
-            for realm in range(REALMS):
-                ts, values = series(metric, realm)
+        for metric in self.metrics:
+            for realm in range(self.realms):
+                ts, values = self.series(metric, realm)
                 new = (ts > after) & (ts <= until)
                 lines += [
                     f"{t},{metric},r{realm},{v:.0f}\n" for t, v in zip(ts[new], values[new], strict=True)
                 ]
         return "".join(lines)
+
+    def series(self, metric: str, realm: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return times and values of one series, whole."""
+        return series(metric, realm)
 
     def _corrections(self, step: int) -> str:
         """Half a day late, the first realm's players turn out to have dropped, too."""
@@ -219,12 +229,12 @@ class Play:
 
     def _is_done(self, store: SqlStore, step: int) -> bool:
         try:
-            return not unfinished(store, STEPS[step])
+            return not unfinished(store, STEPS[step], self.world.n_monitors)
         except DatabaseUnavailableError:
             return False
 
 
-def unfinished(store: SqlStore, now: int) -> list[object]:
+def unfinished(store: SqlStore, now: int, n_monitors: int) -> list[object]:
     """Return the runs that are not done yet, and those that nobody has scheduled yet."""
     monitors = [
         MonitorSchedule.of(row.id, MonitorSpec.from_json(row.config))
@@ -240,7 +250,7 @@ def unfinished(store: SqlStore, now: int) -> list[object]:
     failed = [row["error"] for row in rows if row["state"] == "failed"]
     assert not failed, f"runs failed: {failed}"
     left: list[object] = [row for row in rows if row["state"] != "done"]
-    if len(monitors) < len(MONITORS):
+    if len(monitors) < n_monitors:
         left.append("monitors")
     return left + list(due(monitors, last, datetime.fromtimestamp(now, UTC)))
 

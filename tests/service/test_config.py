@@ -275,6 +275,17 @@ def test_passwords_in_urls_are_hidden(url: str, shown: str) -> None:
 
 MONITOR = "monitors:\n  a:\n    series: {metric: ccu}\n"
 
+
+def test_channels_make_one_target_of_several_metrics(tmp_path: Path) -> None:
+    text = "monitors: {a: {series: {region: eu}, channels: [ccu, logins], group_by: [realm]}}"
+    spec = loaded(tmp_path, text).monitor_specs()["a"]
+    assert (spec.channels, spec.group_by) == (("ccu", "logins"), ("realm",))
+    assert MonitorSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+    assert spec.selects("ccu", {"region": "eu", "realm": "kr-1"})
+    assert not spec.selects("crashes", {"region": "eu", "realm": "kr-1"})
+    assert not spec.selects("ccu", {"region": "eu"})
+
+
 WRONG = [
     (
         "scroes: auto",
@@ -403,6 +414,26 @@ WRONG = [
     ("- a", "anomaly.yaml:1: expected a mapping such as `database: ...` at the top"),
     ("monitors: &x {a: *x}", "anomaly.yaml:1: monitors.a: an alias stands inside what it names"),
     ("database: !!python/name:os.system x", "anomaly.yaml:1: database: expected plain YAML, got the tag "),
+    (
+        "monitors: {a: {series: {}, channels: [ccu]}}",
+        "anomaly.yaml:1: monitors.a.channels: expected at least two metrics; a single one is named",
+    ),
+    (
+        "monitors: {a: {series: {}, channels: [ccu, logins, ccu]}}",
+        "anomaly.yaml:1: monitors.a.channels: expected each name once",
+    ),
+    (
+        "monitors:\n  a:\n    channels: [ccu, logins]\n    series: {metric: ccu}",
+        "anomaly.yaml:4: monitors.a.series.metric: `channels` name the metrics; remove this key, or them",
+    ),
+    (
+        "monitors: {a: {series: {}, group_by: [realm]}}",
+        "anomaly.yaml:1: monitors.a.group_by: belongs beside `channels`, the metrics that are one target",
+    ),
+    (
+        "monitors: {a: {series: {}, channels: [ccu, logins], group_by: [realm, metric]}}",
+        "anomaly.yaml:1: monitors.a.group_by: expected labels; the metrics are what `channels` name",
+    ),
     (
         "monitors:\n  a: {series: {}, renamed_from: b}\n  b: {series: {}}",
         "anomaly.yaml:2: monitors.a.renamed_from: 'b' is still in the file; remove it there, or this key",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sqlalchemy import inspect, text
 
@@ -15,6 +16,10 @@ from anomaly_service.db.migrate import differences, downgrade, migrate
 from anomaly_service.db.store import SqlStore
 from anomaly_service.db.tables import HEAD
 from anomaly_service.errors import SchemaError
+from pipelines.records import EventChange, Interval, Kind, PointBlock, SeriesSpec, Status, Verdict
+from pipelines.store import Batch, Ingest
+
+NO_POINTS = PointBlock(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 
 
 def _objects(url: str) -> tuple[list[str], list[str]]:
@@ -32,6 +37,23 @@ def test_the_schema_goes_up_down_and_up_again(empty_database_url: str) -> None:
     assert _objects(empty_database_url) == (["alembic_version"], [])
     assert migrate(empty_database_url) == HEAD
     assert _objects(empty_database_url) == first
+
+
+def test_events_outlive_the_columns_of_their_shares(empty_database_url: str) -> None:
+    migrate(empty_database_url)
+    with SqlStore(empty_database_url) as store:
+        store.ingest(Ingest("t", [SeriesSpec("ccu", {}, 60)], NO_POINTS))
+        (monitor,) = store.sync_monitors({"players": {}})
+        (target,) = store.sync_targets(monitor.id, [("ccu", (1,))])
+        interval = Interval(Kind.ANOMALY, 0, 60, 2, 0, 2.0, 1.5, shares={"ccu": 0.25, "logins": 0.75})
+        change = EventChange(target.id, None, interval, Status.CLOSED, first_detected_at=60)
+        (event,) = store.commit(None, Batch(changes=[change]))
+        store.review(event.id, Verdict.CONFIRMED)
+    assert downgrade(empty_database_url, "0001") == "0001"
+    assert migrate(empty_database_url) == HEAD
+    with SqlStore(empty_database_url) as store:
+        (row,) = store.rows("flagged_intervals")
+    assert (row["event_id"], row["review_verdict"], row["channel"]) == (event.id, "confirmed", None)
 
 
 def test_migrating_twice_changes_nothing(empty_database_url: str) -> None:

@@ -99,6 +99,8 @@ def test_a_flagged_interval_shows_everything(store: SqlStore) -> None:
         "y_at_peak": 4.0,
         "yhat_at_peak": 9.0,
         "impact": -12.5,
+        "channel": None,
+        "channel_shares": None,
         "review_verdict": None,
         "review_cause": None,
         "reviewed_at": None,
@@ -125,12 +127,24 @@ def test_severity_follows_the_peak(store: SqlStore, peak: float, severity: str) 
     assert store.rows("flagged_intervals")[0]["severity"] == severity
 
 
-def test_a_target_of_several_series_goes_by_its_own_name(store: SqlStore) -> None:
+def test_a_target_of_several_series_goes_by_its_own_name_and_step_and_tells_their_shares(
+    store: SqlStore,
+) -> None:
     watched(store)
-    monitor = store.monitors()[0]
-    both = next(t for t in store.sync_targets(monitor.id, [("both", (1, 2))]) if t.key == "both")
-    flag(store, both.id, interval())
-    assert store.rows("flagged_intervals")[0]["series"] == "both"
+    slower = SeriesSpec("logins", {"region": "a"}, 900, source="telemetry")
+    store.ingest(Ingest("telemetry", [slower], points((0, T0, 1.0))))
+    ids = {row.spec.key: row.id for row in store.series()}
+    members = (ids["ccu{region=a}"], ids["logins{region=a}"])
+    both = next(t for t in store.sync_targets(store.monitors()[0].id, [("both", members)]) if t.key == "both")
+    assert both.step_seconds == 900
+    event = flag(store, both.id, interval(shares={"ccu": 0.125, "logins": 0.875}))
+    (row,) = store.rows("review_queue")
+    assert (row["series"], row["duration_seconds"]) == ("both", 600 + 900)
+    assert (row["channel"], row["channel_shares"]) == ("logins", {"ccu": 0.125, "logins": 0.875})
+    share = "CAST(channel_shares ->> 'logins' AS double precision)"
+    with store.engine.connect() as connection:
+        found = connection.execute(text(f"SELECT event_id, {share} FROM flagged_intervals")).one()
+    assert tuple(found) == (event, 0.875)
 
 
 def test_the_review_queue_holds_what_nobody_judged_the_highest_first(store: SqlStore) -> None:
