@@ -222,7 +222,7 @@ class MonitorSection(Section):
     )
     scope: Literal["series", "group"] = Field(
         default="series",
-        description="A model per series (with `channels`, per target), or one that all of them share, new ones too.",
+        description="A model per series (with `channels`, per target), or one that all share, new ones too.",
     )
     season: Literal["none", "daily", "weekly", "auto"] = Field(
         default="auto", description="Season that is taken out first, in the series' time zone."
