@@ -11,7 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pipelines.records import Json
+import numpy as np
+
+from pipelines.records import Json, Values
+
+DAY = 86_400
+WEEK = 7 * DAY
 
 AUTO = "auto"
 """Name of the automatic detector in a config."""
@@ -32,7 +37,6 @@ class Member:
 
     Attributes:
         params: fields of the detector's Config.
-        limit: steps further off than so many spreads count as this; None for no limit.
         apart: every channel has a model of its own, and what they say is joined.
         finds: what it is there for, in a few words; empty where it stands alone.
     """
@@ -40,7 +44,6 @@ class Member:
     detector: str
     params: Json
     view: View = View.FULL
-    limit: float | None = None
     apart: bool = False
     finds: str = ""
 
@@ -49,7 +52,6 @@ class Member:
             "detector": self.detector,
             "params": self.params,
             "view": str(self.view),
-            "limit": self.limit,
             "apart": self.apart,
             "finds": self.finds,
         }
@@ -71,39 +73,111 @@ ladder that do not fit either are left out.
 
 SHORTEST, LONGEST = 10, 256
 
+RECURRING = 0.8
+"""Share of its other days or weeks in which what is odd at a time must be odd again to be called a habit."""
 
-def members(params: Json, n_channels: int, n_steps: int) -> tuple[Member, ...]:
-    """Return the models of a target; the first one leads.
+ODDEST, ODD = 0.99, 0.98
+"""Quantiles of the scores above which steps are looked at, and are looked for again."""
+
+NEAR_SECONDS = 1800
+"""How far off its usual time a habit may come."""
+
+LEAST_CYCLES = 2
+"""Other days or weeks that a step must have to be judged by."""
+
+
+def probe(n_steps: int) -> Member:
+    """Return the model whose scores tell habits from what happens once: it knows no season."""
+    return Member("gaussian", {"window": _windows(n_steps)[0]}, View.PLAIN)
+
+
+def _windows(n_steps: int) -> tuple[int, int, int]:
+    return next(windows for least, windows in LADDER if n_steps >= least)
+
+
+def habit(scores: Values, step_seconds: int) -> float:
+    """Return how much of what is odd without a season comes again at the same time of day or of week.
+
+    Where a game restarts every Thursday, a model that knows no week finds Thursdays odd, and spends on them
+    what it should spend on anomalies. What happens once comes again nowhere.
 
     Args:
-        params: must be empty.
-        n_steps: length of the history it is fitted on.
+        scores: of the probe, of regular steps it has not seen, NaN for none, shape ``(n,)``.
+
+    Returns:
+        From 0 to 1; 0 where the history is too short to say.
+    """
+    return max(_recurrence(scores, round(period / step_seconds), step_seconds) for period in (DAY, WEEK))
+
+
+def _recurrence(scores: Values, period: int, step_seconds: int) -> float:
+    """Return the mean share of other cycles in which the scores are high about where they are highest."""
+    known = np.isfinite(scores)
+    if period < 2 or not known.any():
+        return 0.0
+    odd, oddest = np.quantile(scores[known], (ODD, ODDEST))
+    reach = max(1, NEAR_SECONDS // step_seconds)
+    high = np.convolve(np.where(known, scores > odd, False), np.ones(2 * reach + 1), mode="same") > 0.5
+    at = np.flatnonzero(np.where(known, scores > oddest, False))
+    cycles = len(scores) // period
+    other = at[:, None] + period * np.array([k for k in range(-cycles, cycles + 1) if k], dtype=np.int64)
+    inside = (other >= 0) & (other < len(scores))
+    again = np.where(inside, high[np.clip(other, 0, len(scores) - 1)], False)
+    judged = inside.sum(axis=1) >= LEAST_CYCLES
+    if not judged.any():
+        return 0.0
+    return float((again.sum(axis=1)[judged] / inside.sum(axis=1)[judged]).mean())
+
+
+def check(params: Json) -> None:
+    """Refuse settings: there are none.
 
     Raises:
-        ValueError: there are settings.
+        ValueError: there are.
     """
     if params:
         raise ValueError(
             f"auto chooses its models itself and takes no setting {next(iter(params))!r}; "
             "name a detector to choose its settings"
         )
-    short, middle, long = next(windows for least, windows in LADDER if n_steps >= least)
+
+
+def members(n_channels: int, n_steps: int, habits: float = 0.0) -> tuple[Member, ...]:
+    """Return the models of a target; the first one leads.
+
+    Args:
+        n_steps: length of the history it is fitted on.
+        habits: what ``habit`` says of it: where it has habits, all its models see it without its season.
+    """
+    if n_channels > 1:
+        return _of_many()
+    short, middle, long = _windows(n_steps)
+    view = View.FULL if habits >= RECURRING else View.PLAIN
     nearest = {"window": middle, "latent": min(16, middle), "references": 1024, "whole": True}
     return (
         Member("gaussian", {"window": short}, finds="what season and level do not explain"),
-        Member("gmm", {"window": short}, View.PLAIN, finds="spikes and drops"),
+        Member("gmm", {"window": short}, view, finds="spikes and drops"),
         Member(
             "kde",
             {**nearest, "bandwidth": "knn", "neighbours": 1},
-            View.PLAIN,
-            limit=8.0,
+            view,
             finds="shapes never seen before",
         ),
-        Member("gaussian", {"window": long}, View.PLAIN, finds="shifts of level, and what they begin with"),
+        Member("gaussian", {"window": long}, view, finds="shifts of level, and what they begin with"),
         Member(
             "gaussian",
             {"window": long, "form": "full", "whole": True},
-            View.PLAIN,
+            view,
             finds="changes of rhythm and variance",
+        ),
+    )
+
+
+def _of_many() -> tuple[Member, ...]:
+    """Return the models of a target of several series: what they do together, and each by itself."""
+    return (
+        Member("autoregressive", {"window": 5}, finds="what the channels do together"),
+        Member(
+            "autoregressive", {"window": 64}, View.PLAIN, apart=True, finds="what a channel does by itself"
         ),
     )

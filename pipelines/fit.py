@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detectors.base import Detector, Windows
-from pipelines import bank, calibrate, card, flag, members, prepare
+from pipelines import auto, bank, calibrate, card, flag, members, prepare
 from pipelines.auto import AUTO, Member, View
 from pipelines.members import FittedMember, Scale
 from pipelines.monitor import MonitorSpec
@@ -127,21 +127,49 @@ def fit_targets(task: FitTask) -> FitOutcome:
 
 def _fit_targets(task: FitTask) -> FitOutcome:
     outcome = FitOutcome()
-    for wanted, asked in _alike(task.spec, task.targets):
-        parts = [_Fits(task.spec, member).of(asked) for member in wanted]
+    habits = _habits(task.spec, task.targets)
+    for wanted, asked in _alike(task.spec, task.targets, habits):
+        parts = [_Fits(task.spec, member, leads=at == 0).of(asked) for at, member in enumerate(wanted)]
         for target in asked:
-            _join(task.spec, target, [part[target.target.id] for part in parts], outcome)
+            models = [part[target.target.id] for part in parts]
+            _join(task.spec, target, models, habits.get(target.target.id), outcome)
     return outcome
 
 
+def _habits(spec: MonitorSpec, targets: Iterable[FitTarget]) -> dict[int, float]:
+    """Return how far each target has habits, by id, where models are chosen by that: ``auto`` does."""
+    probes: dict[str, tuple[Member, list[FitTarget]]] = {}
+    for target in targets:
+        if spec.detector == AUTO and len(target.points) == 1:
+            probe = auto.probe(_n_steps(target))
+            probes.setdefault(str(probe), (probe, []))[1].append(target)
+    found = {}
+    for probe, asked in probes.values():
+        models = _Fits(spec, probe, leads=False).of(asked)
+        for target in asked:
+            model = models[target.target.id]
+            scores = model.scores[Mode.SETTLED] if isinstance(model, _Model) else np.empty(0)
+            found[target.target.id] = auto.habit(scores, target.target.step_seconds)
+    return found
+
+
+def _n_steps(target: FitTarget) -> int:
+    return max((len(points.ts) for points in target.points), default=0)
+
+
 def _alike(
-    spec: MonitorSpec, targets: Iterable[FitTarget]
+    spec: MonitorSpec, targets: Iterable[FitTarget], habits: dict[int, float]
 ) -> Iterable[tuple[tuple[Member, ...], list[FitTarget]]]:
     """Return the members that are asked of targets, and those targets."""
     groups: dict[str, tuple[tuple[Member, ...], list[FitTarget]]] = {}
     for target in targets:
-        n_channels, n_steps = len(target.points), max((len(p.ts) for p in target.points), default=0)
-        wanted = members.asked(spec.detector, spec.params, n_channels, n_steps)
+        wanted = members.asked(
+            spec.detector,
+            spec.params,
+            len(target.points),
+            _n_steps(target),
+            habits.get(target.target.id, 0.0),
+        )
         groups.setdefault(str(wanted), (wanted, []))[1].append(target)
     return groups.values()
 
@@ -162,9 +190,10 @@ def block_steps(n_steps: int, window: int, folds: int) -> int:
 class _Fits:
     """The fit of one member for many targets: a model each, or the reason why there is none."""
 
-    def __init__(self, spec: MonitorSpec, member: Member) -> None:
+    def __init__(self, spec: MonitorSpec, member: Member, *, leads: bool) -> None:
         self.spec = spec
         self.member = member
+        self.leads = leads
         self.cls, self.config = bank.config_of(member.detector, member.params)
         self.pooled = spec.scope == "group"
         self.found: dict[int, _Model | str] = {}
@@ -198,8 +227,7 @@ class _Fits:
             start=start,
             stop=asked.stop,
         )
-        prepared = prepare.apply(recipe, asked.points, start, asked.stop)
-        return _Ready(asked, recipe, prepare.limited(prepared, self.member.limit))
+        return _Ready(asked, recipe, prepare.apply(recipe, asked.points, start, asked.stop))
 
     def _too_little(self, ready: _Ready) -> str:
         """Return why a target cannot be fitted; empty where it can."""
@@ -293,8 +321,9 @@ class _Fits:
     def _judged(
         self, whole: Detector, blind: list[Detector], windows: Windows, fold: Tensor, block: int
     ) -> list[card.Card]:
-        """Return a card for every target; models of single channels draw no windows and have an empty one."""
-        if self.member.apart:
+        """Return a card for every target; an empty one for those that do not lead: nobody asks them for more
+        than a score."""
+        if not self.leads:
             return [card.Card({}, ())] * windows.n_targets
         plain = self._plain(blind, windows, fold)
         return card.judge(card.Trial(whole, blind, plain, windows, block, shared=self.pooled))
@@ -304,8 +333,7 @@ class _Fits:
         rows = []
         for own in ready:
             part = fold[: len(own.prepared.ts)].numpy()
-            blind = prepare.unseen(own.recipe, own.asked.points, own.prepared, part)
-            rows.append(prepare.limited(blind, self.member.limit))
+            rows.append(prepare.unseen(own.recipe, own.asked.points, own.prepared, part))
         return self._windows(rows, starts)
 
     def _whole(self, windows: Windows) -> Detector:
@@ -350,17 +378,23 @@ def _failure(error: Exception) -> str:
 # -- one target ---------------------------------------------------------------------
 
 
-def _join(spec: MonitorSpec, asked: FitTarget, found: Sequence[_Model | str], outcome: FitOutcome) -> None:
+def _join(
+    spec: MonitorSpec,
+    asked: FitTarget,
+    found: Sequence[_Model | str],
+    habits: float | None,
+    outcome: FitOutcome,
+) -> None:
     """Make one version of a target's models, or note why there is none."""
     models = [each for each in found if isinstance(each, _Model)]
     if not models:
         why = next(each for each in found if isinstance(each, str))
         outcome.not_ready.append(NotReady(asked.target.id, asked.target.key, why))
         return
-    outcome.fitted.append(_fitted(spec, asked, [m for m in models if not m.broken] or models[:1]))
+    outcome.fitted.append(_fitted(spec, asked, models, habits))
 
 
-def _fitted(spec: MonitorSpec, asked: FitTarget, models: Sequence[_Model]) -> Fitted:
+def _fitted(spec: MonitorSpec, asked: FitTarget, models: Sequence[_Model], habits: float | None) -> Fitted:
     lead = models[0]
     ts = lead.ready.prepared.ts
     joint = spec.detector == AUTO
@@ -373,7 +407,7 @@ def _fitted(spec: MonitorSpec, asked: FitTarget, models: Sequence[_Model]) -> Fi
         stop=asked.stop,
         recipe=members.recipe_of(own),
         weights=weights,
-        card=_joint_card(models, scores[Mode.SETTLED], weights),
+        card=_joint_card(models, scores[Mode.SETTLED], weights, habits),
         calibrations=_calibrations(spec, models, scores),
         status="candidate" if lead.broken else "accepted",
         broken=lead.broken,
@@ -417,18 +451,19 @@ def _allowed(spec: MonitorSpec, ready: _Ready) -> NDArray[np.bool_] | None:
     return flag.allowed(ready.prepared.raw, prepare.usual(ready.recipe, ready.prepared), spec.policy)
 
 
-def _joint_card(models: Sequence[_Model], scores: Values, weights: bytes) -> Json:
-    """Return the leader's card; of several members, with theirs and what they come to together."""
+def _joint_card(models: Sequence[_Model], scores: Values, weights: bytes, habits: float | None) -> Json:
+    """Return the leader's card; with what was chosen and why where there was a choice."""
     lead = models[0]
-    card_ = {**lead.figures, "broken": list(lead.broken)}
-    if len(models) == 1:
-        return card_
+    own = {**lead.figures, "broken": list(lead.broken)}
+    if habits is None and len(models) == 1:
+        return own
     seconds = ("fit_seconds", "calibrate_seconds", "card_seconds")
     return {
-        **card_,
+        **own,
         **{name: round(sum(model.figures[name] for model in models), 4) for name in seconds},
         "unseen_score_mean": float(np.nanmean(scores)),
         "bytes": len(weights),
+        "habits": None if habits is None else round(habits, 3),
         "members": [{**model.member.to_json(), **model.figures} for model in models],
     }
 

@@ -99,21 +99,25 @@ class FittedMember:
         return to_bytes({name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)})
 
 
-def asked(detector: str, params: Json, n_channels: int = 1, n_steps: int = 0) -> tuple[Member, ...]:
+def asked(
+    detector: str, params: Json, n_channels: int = 1, n_steps: int = 0, habits: float = 0.0
+) -> tuple[Member, ...]:
     """Return the members that a monitor's settings ask for; the first one leads.
 
     Args:
         n_channels: series of a target.
         n_steps: length of the history it is fitted on.
+        habits: what ``auto.habit`` says of it.
 
     Raises:
         UnknownDetectorError: nobody declares the detector.
         ValueError: a parameter that is not known, or a value that is refused.
     """
-    found = auto.members(params, n_channels, n_steps) if detector == AUTO else (Member(detector, params),)
-    for member in found:
-        bank.config_of(member.detector, member.params)
-    return found
+    if detector == AUTO:
+        auto.check(params)
+        return auto.members(n_channels, n_steps, habits)
+    bank.config_of(detector, params)
+    return (Member(detector, params),)
 
 
 def stored(detector: str, params: Json, recipe: Json) -> tuple[FittedMember, ...]:

@@ -245,13 +245,6 @@ def apply(recipe: Recipe, points: Sequence[Points], start: int, stop: int) -> Pr
     return Prepared(first, ts, values, np.isnan(raw), raw, baseline, spread)
 
 
-def limited(prepared: Prepared, limit: float | None) -> Prepared:
-    """Return the steps with values beyond so many spreads brought back to there; None changes nothing."""
-    if limit is None:
-        return prepared
-    return replace(prepared, values=np.clip(prepared.values, -limit, limit))
-
-
 def restore(
     recipe: Recipe, prepared: Prepared, scaled: NDArray[np.floating], rows: slice | NDArray[np.integer]
 ) -> Values:

@@ -194,8 +194,7 @@ def _rows(owner: int, target: ScoreTarget) -> Iterator[_Row]:
                 stop = min(piece.stop + margin, target.observed_until)
                 steps = prepare.apply(recipe, target.points, piece.start - margin, stop)
                 prepared[known] = (recipe, steps)
-            recipe, steps = prepared[known]
-            yield _Row(owner, piece, member, recipe, prepare.limited(steps, member.member.limit))
+            yield _Row(owner, piece, member, *prepared[known])
 
 
 def _alike(rows: Sequence[_Row]) -> list[list[_Row]]:
