@@ -23,6 +23,7 @@ from anomaly_service.executors.local import LocalExecutor
 from anomaly_service.labelled import LabelledFile, find
 from anomaly_service.report import Report, figure
 from detectors import registry
+from pipelines.auto import AUTO
 from pipelines.backtest import Candidate
 from pipelines.monitor import MonitorSpec, Threshold
 from pipelines.records import Json
@@ -119,7 +120,7 @@ def compared(rows: Sequence[Json], datasets: Sequence[str], peers: Peers, what: 
     counts = {name: max((len(own.get(name, {})) for own in ours.values()), default=0) for name in datasets}
     lines: list[tuple[float, list[str]]] = []
     for detector, own in ours.items():
-        kind = " (baseline)" if registry.get(detector).baseline else ""
+        kind = " (baseline)" if detector != AUTO and registry.get(detector).baseline else ""
         lines.append(_line(f"**{detector}**{kind}", [mean(own.get(d, {}).values()) for d in datasets]))
     for method in peers.methods():
         means = []
@@ -215,6 +216,13 @@ def put(page: Path, text: str) -> None:
     page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
+def _costs(name: str) -> tuple[bool, bool, str]:
+    """Sort the cheap ones first: their figures stand while the networks train."""
+    if name == AUTO:
+        return False, True, name
+    return registry.get(name).folds < 5, not registry.get(name).baseline, name
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of labelled data sets")
@@ -231,9 +239,8 @@ def main() -> None:
     everything = (*ONE_CHANNEL, *MANY_CHANNELS)
     there = [name for name in everything if (asked.data / name).is_dir()]
     datasets = [name for name in asked.datasets.split(",") if name] or there
-    names = [name for name in asked.detectors.split(",") if name] or registry.names()
-    # The cheap ones first: their figures stand while the networks train.
-    names.sort(key=lambda name: (registry.get(name).folds < 5, not registry.get(name).baseline, name))
+    names = [name for name in asked.detectors.split(",") if name] or [AUTO, *registry.names()]
+    names.sort(key=_costs)
     executor = LocalExecutor(asked.jobs)
     keeper = backtests.Keeper(asked.out / "results.json", asked.out / "figures")
     wanted: list[backtests.Test] = []
