@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 SEED ?= 1
-DETECTOR ?= gaussian
+DETECTOR ?= auto
 DATA ?=
 DATASETS ?=
 DETECTORS ?=

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pipelines.auto import AUTO
+
 if TYPE_CHECKING:
     from anomaly_service.sources.guess import Guess
 
@@ -64,7 +66,7 @@ def starter(
     database: str = "sqlite:///anomaly.db",
     monitor: str = "everything",
     series: Mapping[str, Any] | None = None,
-    detector: str = "gaussian",
+    detector: str = AUTO,
     season: str = "auto",
     fit_every: str = "7d",
     fit_window: str = "42d",

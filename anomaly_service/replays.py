@@ -18,6 +18,7 @@ import numpy as np
 
 from anomaly_service.db.store import SqlStore
 from pipelines import channels
+from pipelines.auto import AUTO
 from pipelines.monitor import MonitorSpec, Threshold
 from pipelines.records import Json, LineRow, MonitorRow, PointBlock, SeriesRow, TargetRow, VersionRow
 from pipelines.store import Batch, Ingest, NewVersion
@@ -114,11 +115,15 @@ def _goes_on(row: SeriesRow, stop: int) -> bool:
 
 
 def tried(spec: MonitorSpec, threshold: Threshold | None, detector: str | None) -> MonitorSpec:
-    """Return a monitor's settings with another threshold or detector; of ``params`` the window stays."""
+    """Return a monitor's settings with another threshold or detector; of ``params`` the window stays.
+
+    ``auto`` chooses its windows itself.
+    """
     if threshold is not None:
         spec = replace(spec, threshold=replace(threshold, per=spec.threshold.per))
     if detector is not None and detector != spec.detector:
-        window = {name: value for name, value in spec.params.items() if name == "window"}
+        taken = () if detector == AUTO else ("window",)
+        window = {name: value for name, value in spec.params.items() if name in taken}
         spec = replace(spec, detector=detector, params=window)
     return spec
 

@@ -114,10 +114,12 @@ def _recurrence(scores: Values, period: int, step_seconds: int) -> float:
     known = np.isfinite(scores)
     if period < 2 or not known.any():
         return 0.0
-    odd, oddest = np.quantile(scores[known], (ODD, ODDEST))
+    middle, odd, oddest = np.quantile(scores[known], (0.5, ODD, ODDEST))
+    if odd <= middle:
+        return 0.0
     reach = max(1, NEAR_SECONDS // step_seconds)
-    high = np.convolve(np.where(known, scores > odd, False), np.ones(2 * reach + 1), mode="same") > 0.5
-    at = np.flatnonzero(np.where(known, scores > oddest, False))
+    high = np.convolve(np.where(known, scores >= odd, False), np.ones(2 * reach + 1), mode="same") > 0.5
+    at = np.flatnonzero(np.where(known, scores >= oddest, False))
     cycles = len(scores) // period
     other = at[:, None] + period * np.array([k for k in range(-cycles, cycles + 1) if k], dtype=np.int64)
     inside = (other >= 0) & (other < len(scores))

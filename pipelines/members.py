@@ -144,6 +144,7 @@ def window(detector: str, params: Json, recipe: Json) -> int:
 def shortest_window(detector: str, params: Json) -> int:
     """Return the steps of the shortest window that a monitor's settings may ask for."""
     if detector == AUTO:
+        auto.check(params)
         return auto.SHORTEST
     return bank.config_of(detector, params)[1].window
 
@@ -151,6 +152,7 @@ def shortest_window(detector: str, params: Json) -> int:
 def longest_window(detector: str, params: Json) -> int:
     """Return the steps of the longest window that a monitor's settings may ask for."""
     if detector == AUTO:
+        auto.check(params)
         return auto.LONGEST
     return bank.config_of(detector, params)[1].window
 

@@ -10,6 +10,7 @@ import typer
 
 from anomaly_service.cli import show
 from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, moment, opened
+from pipelines.auto import AUTO
 
 PANEL = "Lists"
 KINDS = ("anomaly", "flatline", "data_missing", "stale")
@@ -101,8 +102,21 @@ def detectors(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = Fa
     """List the installed detectors and what each can do; baselines show what a model adds."""
     from detectors import registry
 
-    found = [_taxonomy(name, registry.get(name)) for name in registry.names()]
+    found = [_AUTOMATIC, *(_taxonomy(name, registry.get(name)) for name in registry.names())]
     show.rows(found, list(found[0]), as_json=as_json, empty="")
+
+
+_AUTOMATIC: dict[str, object] = {
+    "detector": AUTO,
+    "family": "several of these, chosen for each target (the default)",
+    "density": "",
+    "log_prob": None,
+    "encode": None,
+    "folds": None,
+    "baseline": False,
+    "paper": "ours",
+}
+"""The row of what is no detector but may be named as one."""
 
 
 def _taxonomy(name: str, cls: Any) -> dict[str, object]:

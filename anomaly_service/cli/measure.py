@@ -21,6 +21,7 @@ from anomaly_service.cli.options import (
     moment,
     serving,
 )
+from pipelines.auto import AUTO
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -29,12 +30,11 @@ if TYPE_CHECKING:
     from anomaly_service.config import Config
     from anomaly_service.replays import Replayed
     from anomaly_service.service import Service
-    from detectors.base import DetectorConfig
     from pipelines.backtest import Candidate
     from pipelines.monitor import MonitorSpec, Threshold
 
 PANEL = "How good it is"
-DEFAULT_DETECTOR = "gaussian"
+DEFAULT_DETECTOR = AUTO
 NAMED = 5
 """At most so many series without a model are named; the rest is counted."""
 
@@ -341,7 +341,8 @@ def _with_window(spec: MonitorSpec) -> MonitorSpec:
     """Return a monitor's spec with its window spelled out: where it names none, its detector's own."""
     from dataclasses import replace
 
-    return replace(spec, params={"window": _checked(spec.name, spec).window, **spec.params})
+    window = _checked(spec.name, spec)
+    return spec if spec.detector == AUTO else replace(spec, params={"window": window, **spec.params})
 
 
 def _baselines() -> list[str]:
@@ -350,12 +351,12 @@ def _baselines() -> list[str]:
     return [name for name in registry.names() if registry.get(name).baseline]
 
 
-def _checked(name: str, spec: MonitorSpec) -> DetectorConfig:
-    """Return the detector's settings, so that an unknown one is refused before any work is done."""
-    from pipelines.bank import config_of
+def _checked(name: str, spec: MonitorSpec) -> int:
+    """Return the steps of the detector's window; a wrong setting is refused before any work is done."""
+    from pipelines.members import longest_window
 
     try:
-        return config_of(spec.detector, spec.params)[1]
+        return longest_window(spec.detector, spec.params)
     except (TypeError, ValueError) as error:
         raise typer.BadParameter(f"{name}: {error}") from None
 
@@ -401,7 +402,8 @@ def _on_reviewed(
         detectors = [*(names or [spec.detector]), *(_baselines() if baselines else ())]
         candidates = [
             Candidate(
-                each, spec if each == spec.detector else replace(spec, detector=each, params=_shared(spec))
+                each,
+                spec if each == spec.detector else replace(spec, detector=each, params=_shared(each, spec)),
             )
             for each in dict.fromkeys(detectors)
         ]
@@ -411,9 +413,9 @@ def _on_reviewed(
     return wanted
 
 
-def _shared(spec: MonitorSpec) -> dict[str, Any]:
-    """Return the settings that another detector takes over: the window."""
-    return {"window": spec.params["window"]}
+def _shared(detector: str, spec: MonitorSpec) -> dict[str, Any]:
+    """Return the settings that another detector takes over: the window, which auto chooses itself."""
+    return {} if AUTO in (detector, spec.detector) else {"window": spec.params["window"]}
 
 
 def _print(results: Results, wanted: Sequence[Test], json_out: Path | None) -> None:

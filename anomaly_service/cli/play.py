@@ -11,6 +11,7 @@ import typer
 from anomaly_service.cli import show
 from anomaly_service.cli.first import PANEL
 from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, load, moment, serving
+from pipelines.auto import AUTO
 
 if TYPE_CHECKING:
     from anomaly_service.demo import Demo
@@ -41,7 +42,7 @@ def simulate(
 @app.command(rich_help_panel=PANEL)
 def demo(
     seed: Seed = 1,
-    detector: Annotated[str, typer.Option("--detector", help="Any of `anomaly detectors`.")] = "gaussian",
+    detector: Annotated[str, typer.Option("--detector", help="Any of `anomaly detectors`.")] = AUTO,
     weeks: Weeks = 8,
     config: Annotated[
         Path, typer.Option("--config", "-c", help="Its config file; everything else is written beside it.")

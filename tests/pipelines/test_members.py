@@ -1,0 +1,122 @@
+"""What a version is made of: members, the scale of their scores, and one score of all."""
+
+import numpy as np
+import pytest
+import torch
+
+from detectors import registry
+from pipelines import bank, members
+from pipelines.auto import AUTO, Member, View
+from pipelines.members import FittedMember, Scale
+from pipelines.records import Mode
+
+SETTLED = str(Mode.SETTLED)
+
+
+def member(at: int | None, scale: Scale | None = None, recipe: dict | None = None) -> FittedMember:
+    scales = {} if scale is None else {SETTLED: scale}
+    return FittedMember(Member("robust_z", {"window": 3}), recipe or {"step_seconds": 60}, scales, at)
+
+
+def test_a_scale_is_told_from_the_median_to_where_the_tail_begins():
+    scores = np.append(np.arange(101.0), np.nan)
+    assert Scale.of(scores) == Scale(50.0, pytest.approx(48.0))
+    np.testing.assert_allclose(Scale(50.0, 48.0).of_scores(np.array([2.0, 50.0, 98.0])), [0, 0, 1])
+
+
+def test_scores_that_never_move_have_a_scale():
+    assert np.isfinite(Scale.of(np.full(9, 3.0)).of_scores(np.array([3.0, 4.0]))).all()
+
+
+def test_a_scale_of_no_score_is_refused():
+    with pytest.raises(ValueError, match="expected scores to learn a scale from, got none"):
+        Scale.of(np.full(3, np.nan))
+
+
+def test_the_score_of_a_single_detector_is_its_own():
+    scores = np.array([1.0, np.nan, -3.0])
+    assert members.combined([member(None)], [scores], Mode.SETTLED) is scores
+
+
+def test_several_are_joined_by_the_root_of_their_mean_square():
+    both = [member(0, Scale(0.0, 1.0)), member(1, Scale(10.0, 2.0))]
+    joined = members.combined(both, [np.array([3.0, -5.0]), np.array([18.0, 14.0])], Mode.SETTLED)
+    np.testing.assert_allclose(joined, [np.sqrt((9 + 16) / 2), np.sqrt((0 + 4) / 2)])
+
+
+def test_a_member_without_a_score_leaves_the_others_theirs():
+    both = [member(0, Scale(0.0, 1.0)), member(1, Scale(0.0, 1.0))]
+    joined = members.combined(both, [np.array([3.0, np.nan]), np.array([np.nan, np.nan])], Mode.SETTLED)
+    np.testing.assert_array_equal(joined, [3.0, np.nan])
+
+
+def test_a_version_of_one_detector_is_stored_as_ever():
+    alone = member(None)
+    assert members.recipe_of([alone]) == alone.recipe
+    assert members.stored("robust_z", {"window": 3}, alone.recipe) == (alone,)
+
+
+def test_members_come_back_from_what_is_stored():
+    first, second = {"step_seconds": 60, "of": "first"}, {"step_seconds": 60, "of": "second"}
+    scale = Scale(1.5, 2.5)
+    three = [member(at, scale, recipe) for at, recipe in enumerate((first, second, second))]
+    recipe = members.recipe_of(three)
+    assert recipe["step_seconds"] == 60
+    assert isinstance(recipe["members"][2]["recipe"], int), "what two share is stored once"
+    back = members.stored(AUTO, {}, recipe)
+    assert [each.at for each in back] == [0, 1, 2]
+    assert [each.recipe["of"] for each in back] == ["first", "second", "second"]
+    assert back[1].recipe is back[2].recipe, "and prepared once"
+    assert all(each.scales == {SETTLED: scale} for each in back)
+
+
+def test_every_member_finds_its_own_weights():
+    models = []
+    for seed in (0, 1):
+        series = torch.randn(1, 40, 1, generator=torch.Generator().manual_seed(seed))
+        cls, config = bank.config_of("robust_z", {"window": 3})
+        models.append(cls(config).fit(bank.Windows.of(series, 3)))
+    two = [member(0, Scale(0.0, 1.0)), member(1, Scale(0.0, 1.0))]
+    weights = members.packed(two, [bank.pack(model, [0]) for model in models])
+    for each, model in zip(two, models, strict=True):
+        for name, tensor in each.model(weights).state().items():
+            torch.testing.assert_close(tensor, model.state()[name])
+
+
+def test_auto_takes_no_settings():
+    with pytest.raises(ValueError, match="auto chooses its models itself and takes no setting 'window'"):
+        members.asked(AUTO, {"window": 24})
+    with pytest.raises(ValueError, match="takes no setting 'seed'"):
+        members.longest_window(AUTO, {"seed": 1})
+
+
+@pytest.mark.parametrize(("n_channels", "n_steps"), [(1, 300), (1, 5000), (3, 5000)])
+def test_every_model_that_auto_asks_for_is_a_registered_detector(n_channels, n_steps):
+    asked = members.asked(AUTO, {}, n_channels, n_steps)
+    for each in asked:
+        assert each.detector in registry.names()
+        window = bank.config_of(each.detector, each.params)[1].window
+        assert window <= members.longest_window(AUTO, {})
+        assert each.finds
+    assert asked[0].view is View.FULL, "who leads says what is expected, and the season is part of that"
+
+
+def test_long_windows_wait_for_a_long_history():
+    def windows(n_steps):
+        return [each.params["window"] for each in members.asked(AUTO, {}, 1, n_steps)]
+
+    assert max(windows(2559)) < max(windows(2560)) == members.longest_window(AUTO, {})
+    assert min(windows(0)) == members.shortest_window(AUTO, {})
+
+
+def test_where_there_are_habits_every_model_sees_the_series_without_its_season():
+    def views(habits):
+        return {each.view for each in members.asked(AUTO, {}, 1, 5000, habits)}
+
+    assert views(0.0) == {View.FULL, View.PLAIN}
+    assert views(0.9) == {View.FULL}
+
+
+def test_a_member_is_the_same_after_json():
+    one = Member("kde", {"window": 5}, View.PLAIN, apart=True, finds="shapes")
+    assert Member.from_json(one.to_json()) == one
