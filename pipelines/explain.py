@@ -93,7 +93,7 @@ class Explained:
     Attributes:
         mode: which of the two scores counted at the peak.
         anomaly_score: at the peak, computed again; 1 is the line.
-        surprise, line: at the peak, and of the line that was in force there.
+        line: surprise at the line that was in force there.
         members: by their share, the largest first.
         parts: shares of what a Gaussian joins to its score, where one leads: ``window``, ``level``, ``step``.
         looks: at the peak, then at the start where that is another step.
@@ -103,7 +103,6 @@ class Explained:
 
     mode: Mode
     anomaly_score: float
-    surprise: float
     line: float
     members: tuple[Said, ...]
     stretch: Stretch
@@ -129,13 +128,12 @@ def explain(
     calibrated = _calibrated(target, place)
     members = sorted(_said(place), key=lambda each: -each[0].share)
     anomaly = calibrated.anomaly_score(place.scores(steps))
-    normal = _Normal.of(spec, place, anomaly)
+    normal = _Normal.of(place)
     lead = members[0][1]
     course = _scaled(lead, place) if steps.parts else anomaly
     return Explained(
         mode=place.mode,
         anomaly_score=float(anomaly[place.peak]),
-        surprise=float(anomaly[place.peak]) * calibrated.line,
         line=calibrated.line,
         members=tuple(said for said, _ in members),
         stretch=stretch_of(place.ts[place.own], course[place.own]),
@@ -264,17 +262,19 @@ def _gaussian_parts(lead: Steps, place: _Place) -> dict[str, float] | None:
 
 @dataclass(frozen=True)
 class _Normal:
-    """What would have been normal from one of a piece's own steps on, scaled, ``(n, n_channels)`` each."""
+    """What would have been normal at the steps of the interval, scaled, ``(n, n_channels)`` each."""
 
     first: int
     mean: NDArray[np.float32]
     scale: NDArray[np.float32] | None
 
     @classmethod
-    def of(cls, spec: MonitorSpec, place: _Place, anomaly: Values) -> _Normal:
-        first, last = _run(spec, place, anomaly)
-        found = expected_run(place.steps, first, last)
-        return cls(first, found.mean[0].numpy(), None if found.scale is None else found.scale[0].numpy())
+    def of(cls, place: _Place) -> _Normal:
+        # With one window around it hidden too, no window that covers a step of it sees what lies beyond.
+        found = expected_run(place.steps, place.first, place.last)
+        return cls(
+            place.first, found.mean[0].numpy(), None if found.scale is None else found.scale[0].numpy()
+        )
 
     def at(self, step: int, scales: float = 0.0) -> NDArray[np.float32] | None:
         """Return what is so many standard deviations above the expected; None where none is known."""
@@ -282,14 +282,6 @@ class _Normal:
         if not scales:
             return mean
         return None if self.scale is None else mean + scales * self.scale[step - self.first]
-
-
-def _run(spec: MonitorSpec, place: _Place, anomaly: Values) -> tuple[int, int]:
-    """Return the run of high scores the interval was made from: what is hidden from what is expected."""
-    high = flag.candidates(anomaly, spec.policy, place.steps.row.recipe.step_seconds)
-    around = [run for run in high if run[0] <= place.peak <= run[1]]
-    first, last = around[0] if around else (place.first, place.last)
-    return min(first, place.first), max(last, place.last)
 
 
 def _looks(place: _Place, normal: _Normal) -> Iterator[Look]:
