@@ -11,7 +11,7 @@ from anomaly_service.db.queries import iso_seconds
 from detectors.registry import UnknownDetectorError
 from pipelines import explain as why
 from pipelines import members
-from pipelines.assemble import Asked, assemble, window_seconds
+from pipelines.assemble import Asked, assemble
 from pipelines.desk import Desk
 from pipelines.executor import Inline
 from pipelines.explain import Explained, NotExplainableError
@@ -68,11 +68,13 @@ def explain(service: Service, event_id: int, n: int = NEAREST) -> Explanation:
     store = service.store
     row = similar.row_of(store, event_id)
     asked = similar.asked_of(store, row)
-    found = Explanation(row, similar.find(service, event_id, n))
+    rule = why.rule(asked.event)
+    # A rule looks at no window, so that none is like it.
+    near = similar.find(service, event_id, n, within=None if rule is None else "features")
+    found = Explanation(row, near, rule=rule)
     if asked.event.status is Status.BELOW_LINE and not asked.event.added:
         found.notes.append("It is below the line by now, and kept because somebody judged it.")
-    found.rule = why.rule(asked.event)
-    if found.rule is None:
+    if rule is None:
         _add_score(found, store, asked.event, asked.target)
     return found
 
@@ -113,15 +115,13 @@ def _version(store: SqlStore, event: Event) -> VersionRow:
 def _explained(
     store: SqlStore, monitor: MonitorRow, target: TargetRow, event: Event, version: VersionRow
 ) -> Explained:
-    """Return what the version says of the event, from its points and a window around it."""
+    """Return what the version says of the event, from its points and those that its windows reach."""
     spec = MonitorSpec.from_json(monitor.config)
     desk = Desk(store, Inline(), monitor, spec)
-    around = window_seconds(version)
-    part = (version, event.interval.start - around, event.interval.end + around + 1)
     newest = max(row.last_ts or 0 for row in store.series() if row.id in target.series_ids)
     asked = Asked(
         target=target,
-        parts=(part,),
+        parts=((version, event.interval.start, event.interval.end + 1),),
         settled_until=target.settled_until or 0,
         observed_until=max(newest, event.interval.end) + 1,
     )

@@ -68,10 +68,12 @@ def _lines(found: Explanation) -> Iterator[str]:
 
 def _leader(member: dict[str, Any], where: dict[str, Any]) -> str:
     """Return who speaks, and where most."""
-    finds = f" ({member['finds']})" if member["finds"] else ""
     span = f"at {where['start_at']}"
     if where["steps"] > 1:
         span = f"from {where['start_at']} to {where['end_at']}, {where['steps']} steps"
+    if member["score"] is None:
+        return f"{member['detector']} is highest {span}."
+    finds = f" ({member['finds']})" if member["finds"] else ""
     return f"{member['share']:.0%} of it comes from {member['detector']}{finds}, which is highest {span}."
 
 

@@ -208,6 +208,12 @@ def test_a_person_reads_sentences_and_tables(place: Place) -> None:
     assert "Which series deviate" not in done.out
 
 
+def test_the_only_model_of_an_interval_needs_no_share(place: Place) -> None:
+    shown = place("explain", place.at("named", OUTAGE)).out
+    assert "\ngaussian is highest from " in shown
+    assert "share" not in shown
+
+
 def test_an_event_in_the_history_of_its_model_says_whose_word_it_is(place: Place) -> None:
     found = place.explain(place.at("named", LEARNED))
     assert found["score"]["anomaly_score"] == found["event"]["peak_score"] > found["score"]["scored_again"]
@@ -245,7 +251,10 @@ def test_what_no_model_flagged_goes_by_a_rule_that_names_its_limit(
     found = place.explain(event)
     assert found["rule"] == rule
     assert (found["score"], found["members"], found["expected"]) == (None, [], [])
-    assert place("explain", event).out.splitlines()[1] == rule
+    assert (found["similar"]["windows"], found["notes"]) == (None, [])
+    done = place("explain", event)
+    assert done.out.splitlines()[1] == rule
+    assert "No windows" not in done.err
 
 
 def test_a_detector_that_joins_no_parts_is_explained_without_them(place: Place) -> None:
