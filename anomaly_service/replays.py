@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anomaly_service.db.queries import iso_seconds
 from anomaly_service.db.store import SqlStore
 from pipelines import channels
 from pipelines.auto import AUTO
@@ -190,7 +191,7 @@ def _replayed(way: _Way) -> Replayed:
     while ticked["more"]:
         ticked = jobs.tick(desk, way.stop - 1)
     rows = way.scratch.rows("flagged_intervals", {"monitor": way.spec.name})
-    first, last = (_iso(each) for each in (way.start, way.stop))
+    first, last = (iso_seconds(each) for each in (way.start, way.stop))
     raised = [row for row in rows if first <= row["first_detected_at"] < last]
     raised.sort(key=lambda row: (row["start_at"], row["series"]))
     return Replayed(
@@ -219,14 +220,6 @@ def _desk(way: _Way) -> tuple[Desk, dict[str, TargetRow]]:
 
     desk = Desk(way.scratch, way.executor, row, way.spec, on_progress=progress)
     return desk, {target.key: target for target in targets}
-
-
-def _iso(ts: int) -> str:
-    from datetime import UTC, datetime
-
-    from anomaly_service.db.queries import iso
-
-    return iso(datetime.fromtimestamp(ts, UTC))
 
 
 # -- what is stored already ---------------------------------------------------------

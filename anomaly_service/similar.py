@@ -73,8 +73,8 @@ def find(service: Service, event_id: int, n: int = 10, *, within: str | None = N
         UnknownEventError: no such event stands.
         NotComparableError: ``latent`` was asked for and the event has none.
     """
-    row = _row(service.store, event_id)
-    asked = _asked(service.store, row)
+    row = row_of(service.store, event_id)
+    asked = asked_of(service.store, row)
     found = Similar(row)
     progress = _after_a_second(service.on_progress)
     if within in (None, "features"):
@@ -105,7 +105,12 @@ def _after_a_second(on_progress: Callable[[str, float], None]) -> Callable[[str,
 # -- what is asked for --------------------------------------------------------------
 
 
-def _row(store: SqlStore, event_id: int) -> Json:
+def row_of(store: SqlStore, event_id: int) -> Json:
+    """Return the row of ``flagged_intervals`` of an event.
+
+    Raises:
+        UnknownEventError: no such event stands; the message names the one to ask for, if any.
+    """
     rows = store.rows("flagged_intervals", {"event_id": event_id})
     if rows:
         return rows[0]
@@ -121,7 +126,8 @@ def _row(store: SqlStore, event_id: int) -> Json:
     )
 
 
-def _asked(store: SqlStore, row: Json) -> _Asked:
+def asked_of(store: SqlStore, row: Json) -> _Asked:
+    """Return the event of a row, with its target and what it may be compared with."""
     (monitor,) = (each for each in store.monitors() if each.name == row["monitor"])
     targets = {target.id: target for target in store.targets(monitor.id)}
     standing = [e for e in store.events(list(targets), 0, EVER) if e.status is not Status.OUTDATED]

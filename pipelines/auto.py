@@ -58,9 +58,9 @@ class Member:
 
     @classmethod
     def from_json(cls, values: Json) -> Member:
-        """Return the member that ``to_json`` wrote."""
+        """Return the member that ``to_json`` wrote; what others keep beside it is left out."""
         own = {name: values[name] for name in cls.__dataclass_fields__}
-        return cls(**{**own, "view": View(own["view"])})
+        return cls(**{**own, "view": View(values["view"])})
 
 
 LADDER = ((2560, (24, 100, 256)), (0, (10, 24, 100)))

@@ -15,7 +15,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from detectors import device, registry
-from detectors.base import Detector, DetectorConfig, Windows
+from detectors.base import Detector, DetectorConfig, Expected, Windows
 from pipelines.records import Json, Values
 
 CHUNK_VALUES = 2_000_000
@@ -190,21 +190,27 @@ def score_unseen(banks: Sequence[Detector], windows: Windows, fold: Tensor) -> t
     return _observed(windows, live), _observed(windows, settled)
 
 
-def expected_steps(bank: Detector, windows: Windows, hidden: Tensor) -> Tensor:
-    """Return what is normal where steps are hidden, shape ``(n_targets, n_points, n_channels)``.
+def expected_steps(bank: Detector, windows: Windows, hidden: Tensor) -> Expected:
+    """Return what is normal where steps are hidden, each ``(n_targets, n_points, n_channels)``.
 
-    The mean over all windows that cover a step of the detector's expectation.
+    Mean and scale are the means over all windows that cover a step of the detector's expectation.
     """
     window, n = windows.window, windows.n_windows
-    total = torch.zeros(windows.series.shape)
+    mean, scale = torch.zeros(2, *windows.series.shape)
     count = torch.zeros(windows.n_points)
+    has_scale = True
     with torch.no_grad():
         for first, stop in spans(0, n, windows.n_targets, window * windows.n_channels):
-            mean = bank.expect(windows.hidden(hidden).span(first, stop)).mean
+            found = bank.expect(windows.hidden(hidden).span(first, stop))
             for k in range(window):
-                total[:, first + k : stop + k] += mean[:, :, k]
-                count[first + k : stop + k] += 1
-    return total / count.clamp(min=1)[None, :, None]
+                here = slice(first + k, stop + k)
+                mean[:, here] += found.mean[:, :, k]
+                count[here] += 1
+                if found.scale is not None:
+                    scale[:, here] += found.scale[:, :, k]
+            has_scale &= found.scale is not None
+    times = count.clamp(min=1)[None, :, None]
+    return Expected(mean / times, scale / times if has_scale else None)
 
 
 def _observed(windows: Windows, scores: Tensor) -> Tensor:

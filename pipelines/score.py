@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from detectors.base import Detector, Windows
+from detectors.base import Detector, Expected, Windows
 from pipelines import absence, bank, flag, members, prepare, shares
 from pipelines.calibrate import Calibrated
 from pipelines.evidence import Seen
@@ -370,7 +370,21 @@ def _expected(steps: Sequence[Steps], candidates: Sequence[tuple[int, int]]) -> 
 
 
 def _expected_run(part: Steps, first: int, last: int) -> Values:
-    """Return the expectation of one run with it and one window around it hidden."""
+    """Return the expectation of one run in the series' unit."""
+    mean = expected_run(part, first, last).mean[0].numpy()
+    own = slice(first + part.inside.start, last + part.inside.start + 1)
+    return prepare.restore(part.row.recipe, part.row.prepared, mean, own)
+
+
+def expected_run(part: Steps, first: int, last: int) -> Expected:
+    """Return the expectation of one run with it and one window around it hidden, in scaled units.
+
+    Args:
+        first, last: the run's ends among the piece's own steps, both inside.
+
+    Returns:
+        Mean and scale of its steps, each ``(1, n, n_channels)``.
+    """
     window = part.windows.window
     first, last = first + part.inside.start, last + part.inside.start
     low = max(0, first - window + 1)
@@ -378,6 +392,6 @@ def _expected_run(part: Steps, first: int, last: int) -> Values:
     around = part.windows.select([part.at]).span(low, stop)
     hidden = torch.zeros(1, around.n_points, dtype=torch.bool)
     hidden[:, max(0, first - window - low) : last + window + 1 - low] = True
-    mean = bank.expected_steps(part.models.select([part.at]), around, hidden)[0].numpy()
+    found = bank.expected_steps(part.models.select([part.at]), around, hidden)
     own = slice(first - low, last + 1 - low)
-    return prepare.restore(part.row.recipe, part.row.prepared, mean[own], slice(first, last + 1))
+    return Expected(found.mean[:, own], None if found.scale is None else found.scale[:, own])

@@ -41,16 +41,16 @@ def similar(
     with opened(config, now) as service:
         found = near.find(service, event, n, within=within)
     if as_json:
-        show.say(json.dumps(_plain(found), indent=1))
+        show.say(json.dumps({"event": found.event, **plain(found)}, indent=1))
     else:
-        _tables(found)
+        show.say(f"{heading(found.event)} A distance of 1 is usual, 0 is a copy.")
+        tables(found)
 
 
-def _plain(found: Similar) -> dict[str, Any]:
-    """Return all that was found as JSON holds it."""
+def plain(found: Similar) -> dict[str, Any]:
+    """Return all that is near as JSON holds it."""
     lists = {"events": found.events, "windows": found.windows}
     return {
-        "event": found.event,
         **{
             name: rows and [{k: show.plain(v) for k, v in r.items()} for r in rows]
             for name, rows in lists.items()
@@ -60,13 +60,17 @@ def _plain(found: Similar) -> dict[str, Any]:
     }
 
 
-def _tables(found: Similar) -> None:
+def heading(event: dict[str, Any]) -> str:
+    """Return which event it is, as a sentence, from its row of ``flagged_intervals``."""
+    return (
+        f"Event {event['event_id']}: {event['series']}, {event['kind']} {event['start_at']}, "
+        f"{show.duration(event['duration_seconds'])}."
+    )
+
+
+def tables(found: Similar) -> None:
     """Print what is near, the events first, and in the end what their reviews come to."""
     event = found.event
-    show.say(
-        f"Event {event['event_id']}: {event['series']}, {event['kind']} {event['start_at']}, "
-        f"{show.duration(event['duration_seconds'])}. A distance of 1 is usual, 0 is a copy."
-    )
     if found.events:
         _table(found.events, EVENTS, f"Nearest events of monitor {event['monitor']}")
     if found.windows:

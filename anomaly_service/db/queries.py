@@ -84,6 +84,15 @@ def iso(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def iso_seconds(ts: int) -> str:
+    """Return epoch seconds as ``iso`` writes a moment.
+
+    >>> iso_seconds(0)
+    '1970-01-01T00:00:00Z'
+    """
+    return iso(datetime.fromtimestamp(ts, UTC))
+
+
 def _plain(row: Mapping[Any, Any]) -> Json:
     return {name: _value(name, value) for name, value in row.items()}
 

@@ -85,6 +85,23 @@ def test_every_step_is_scored_by_the_bank_that_did_not_see_it(rng: np.random.Gen
     torch.testing.assert_close(after[0, 80:120], expected[0, 80:120], rtol=1e-3, atol=1e-4)
 
 
+def test_what_is_expected_of_a_step_is_the_mean_over_the_windows_that_cover_it(
+    rng: np.random.Generator,
+) -> None:
+    detector, windows = fitted([steps(rng, 40)], window=4)
+    hidden = torch.zeros(1, 40, dtype=torch.bool)
+    hidden[:, 10:14] = True
+    found = bank.expected_steps(detector, windows, hidden)
+    each = detector.expect(windows.hidden(hidden))
+    assert each.scale is not None
+    assert found.scale is not None
+    for told, of_windows in ((found.mean, each.mean), (found.scale, each.scale)):
+        for step in (0, 2, 11, 39):
+            covering = range(max(0, step - 3), min(step, 36) + 1)
+            mean = torch.stack([of_windows[0, w, step - w] for w in covering]).mean(0)
+            torch.testing.assert_close(told[0, step], mean)
+
+
 def test_members_are_packed_alone_and_unpacked_together(rng: np.random.Generator) -> None:
     models, windows = fitted([steps(rng, 100), steps(rng, 100), steps(rng, 100)], 6)
     packed = [bank.pack(models, [row]) for row in range(3)]

@@ -22,7 +22,7 @@ from anomaly_service.cli import app, main
 COMMANDS = (
     "try", "init", "validate", "status", "migrate", "ingest", "backfill", "fit", "score", "rescore", "daemon",
     "intervals", "review", "series", "runs", "monitors", "detectors", "simulate", "demo", "backtest",
-    "replay", "models", "sample", "similar",
+    "replay", "models", "sample", "similar", "explain",
 )  # fmt: skip
 START = datetime(2025, 1, 6, tzinfo=UTC)
 NOW = START + timedelta(weeks=4)
