@@ -48,8 +48,8 @@ from anomaly_service.config_types import (
     whole_seconds,
 )
 from anomaly_service.sources.base import Source, SourceConfig
-from pipelines.auto import AUTO
 from pipelines.monitor import MonitorSpec, NightlyPlan, Threshold
+from pipelines.names import AUTO
 from pipelines.records import Json, Policy
 
 DETECTORS = "anomaly_service.detectors"

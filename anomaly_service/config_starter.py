@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pipelines.auto import AUTO
+from pipelines.names import AUTO
 
 if TYPE_CHECKING:
     from anomaly_service.sources.guess import Guess

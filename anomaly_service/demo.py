@@ -11,8 +11,8 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from anomaly_service.errors import AnomalyServiceError
-from pipelines.auto import AUTO
 from pipelines.demo_report import Flagged, Incident, Report, Watched, compare
+from pipelines.names import AUTO
 from pipelines.records import Json
 
 if TYPE_CHECKING:

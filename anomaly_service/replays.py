@@ -19,8 +19,8 @@ import numpy as np
 from anomaly_service.db.queries import iso_seconds
 from anomaly_service.db.store import SqlStore
 from pipelines import channels
-from pipelines.auto import AUTO
 from pipelines.monitor import MonitorSpec, Threshold
+from pipelines.names import AUTO
 from pipelines.records import Json, LineRow, MonitorRow, PointBlock, SeriesRow, TargetRow, VersionRow
 from pipelines.store import Batch, Ingest, NewVersion
 

@@ -23,9 +23,9 @@ from anomaly_service.executors.local import LocalExecutor
 from anomaly_service.labelled import LabelledFile, find
 from anomaly_service.report import Report, figure
 from detectors import registry
-from pipelines.auto import AUTO
 from pipelines.backtest import Candidate
 from pipelines.monitor import MonitorSpec, Threshold
+from pipelines.names import AUTO
 from pipelines.records import Json
 from pipelines.scoreboard import difference, mean, summarise
 

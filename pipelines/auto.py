@@ -18,9 +18,6 @@ from pipelines.records import Json, Values
 DAY = 86_400
 WEEK = 7 * DAY
 
-AUTO = "auto"
-"""Name of the automatic detector in a config."""
-
 
 class View(StrEnum):
     """What prepare leaves in the steps a member sees."""

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import calibrate, members, metrics, prepare
-from pipelines.auto import AUTO
 from pipelines.bank import config_of
 from pipelines.fit import FitTarget, FitTask, Fitted, fit_targets
 from pipelines.metrics import PrecisionRecall, Segments
 from pipelines.monitor import WEEK, MonitorSpec
+from pipelines.names import AUTO
 from pipelines.records import Interval, Json, Kind, Mode, Points, Seconds, TargetRow, Values
 from pipelines.score import LinesAt, Piece, Scored, ScoreTarget, raw_scores, scored
 

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from detectors.base import Detector, Windows
 from pipelines import auto, bank, calibrate, card, flag, members, prepare
-from pipelines.auto import AUTO, Member, View
+from pipelines.auto import Member, View
 from pipelines.members import FittedMember, Scale
 from pipelines.monitor import MonitorSpec
+from pipelines.names import AUTO
 from pipelines.records import Json, Mode, Points, Seconds, TargetRow, Values
 
 MIN_WINDOWS = 8

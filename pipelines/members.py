@@ -15,7 +15,8 @@ from safetensors.torch import save as to_bytes
 
 from detectors.base import Detector, DetectorConfig
 from pipelines import auto, bank
-from pipelines.auto import AUTO, Member
+from pipelines.auto import Member
+from pipelines.names import AUTO
 from pipelines.records import Json, Mode, Values
 
 TAIL_SHARE = 0.02

@@ -10,7 +10,7 @@ import typer
 
 from anomaly_service.cli import show
 from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, moment, opened
-from pipelines.auto import AUTO
+from pipelines.names import AUTO
 
 PANEL = "Lists"
 KINDS = ("anomaly", "flatline", "data_missing", "stale")

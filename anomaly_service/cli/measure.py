@@ -21,7 +21,7 @@ from anomaly_service.cli.options import (
     moment,
     serving,
 )
-from pipelines.auto import AUTO
+from pipelines.names import AUTO
 
 if TYPE_CHECKING:
     from datetime import datetime

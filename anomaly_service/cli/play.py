@@ -11,7 +11,7 @@ import typer
 from anomaly_service.cli import show
 from anomaly_service.cli.first import PANEL
 from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, load, moment, serving
-from pipelines.auto import AUTO
+from pipelines.names import AUTO
 
 if TYPE_CHECKING:
     from anomaly_service.demo import Demo

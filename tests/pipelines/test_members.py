@@ -6,8 +6,9 @@ import torch
 
 from detectors import registry
 from pipelines import bank, members
-from pipelines.auto import AUTO, Member, View
+from pipelines.auto import Member, View
 from pipelines.members import FittedMember, Scale
+from pipelines.names import AUTO
 from pipelines.records import Mode
 
 SETTLED = str(Mode.SETTLED)
