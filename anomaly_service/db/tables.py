@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-HEAD = "0001"
+HEAD = "0002"
 """The revision of ``migrations/`` that this code reads and writes; a test compares both."""
 
 Searchable = JSON().with_variant(JSONB(), "postgresql")
@@ -280,6 +280,22 @@ class Review(Base):
     start_ts: Mapped[int | None] = mapped_column(BigInteger)
     end_ts: Mapped[int | None] = mapped_column(BigInteger)
     at: Mapped[float] = mapped_column(Double)
+
+
+class EventLookTable(Base):
+    """What an event looks like, whatever becomes of its points, and what is suggested of it.
+
+    Written from events, reviews and points alone: a pass that is repeated writes the same.
+    """
+
+    __tablename__ = "event_look"
+
+    event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), primary_key=True, autoincrement=False)
+    revision: Mapped[int] = mapped_column(Integer)
+    shape: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    verdict: Mapped[str] = mapped_column(Text)
+    cause: Mapped[str] = mapped_column(Text)
+    probability: Mapped[float | None] = mapped_column(Double)
 
 
 class Run(Base):
