@@ -18,13 +18,11 @@ from detectors.base import (
     fit_in_pieces,
     in_pieces,
 )
-from detectors.maths import parts
-from detectors.maths.moments import FLOOR, LARGEST, Moments, regular, trimmed
+from detectors.maths import parts, stored
+from detectors.maths.moments import FLOOR, Moments, regular, trimmed
 from detectors.maths.normal import Normal, normal_expect, normal_log_prob
+from detectors.maths.normal_parts import raw_parts
 from detectors.maths.ppca import Ppca
-
-LARGEST_FULL = 128
-"""Values of a window up to which its covariance fits, packed, into 33 KiB of a version's 64."""
 
 
 @dataclass(frozen=True)
@@ -94,26 +92,20 @@ class GaussianDetector(Detector):
     def _fit_members(self, windows: Windows) -> dict[str, Tensor]:
         moments, kept = trimmed(windows, self.config.trim)
         state = self._distribution(moments, windows.n_channels)
-        normal = _normal(state)
-        return state | parts.scale_of(lambda values, mask, _: _raw_parts(normal, values, mask), kept)
+        normal = stored.normal_of(state)
+        return state | parts.scale_of(lambda values, mask, _: raw_parts(normal, values, mask), kept)
 
     def _distribution(self, moments: Moments, n_channels: int) -> dict[str, Tensor]:
         """The fitted distribution, as it is stored."""
         covariance = regular(moments, self.config.window)
-        mean = moments.mean.to(torch.float32)
+        mean = {"mean": moments.mean.to(torch.float32)}
         if self._is_full(n_channels):
-            rows, columns = torch.tril_indices(*covariance.shape[1:])
-            return {"mean": mean, "covariance": covariance[:, rows, columns].to(torch.float32)}
-        ppca = Ppca.of(covariance, self.config.components, share=self.config.share, floor=FLOOR)
-        return {
-            "mean": mean,
-            "factors": ppca.factors.to(torch.float32),
-            "noise": ppca.noise.to(torch.float32),
-        }
+            return mean | stored.packed(covariance)
+        return mean | stored.principal(covariance, self.config.components, self.config.share)
 
     def _is_full(self, n_channels: int) -> bool:
         if self.config.form == "auto":
-            return self.config.window * n_channels <= LARGEST_FULL
+            return self.config.window * n_channels <= stored.LARGEST_FULL
         return self.config.form == "full"
 
     # -- use ------------------------------------------------------------------------
@@ -127,12 +119,16 @@ class GaussianDetector(Detector):
     def _parts_of(self, members: slice, windows: Windows) -> Tensor:
         """Scaled parts: window, level and every step, ``(n_targets, n_windows, 2 + window)``."""
         state = self._state_of(members)
-        return parts.scaled(_raw_parts(_normal(state), windows.values, parts.missing_in(windows)), state)
+        return parts.scaled(
+            raw_parts(stored.normal_of(state), windows.values, parts.missing_in(windows)), state
+        )
 
     def _score(self, windows: Windows) -> Tensor:
         def scores(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
-            return parts.combined(_raw_parts(_normal(state), piece.values, parts.missing_in(piece)), state)
+            return parts.combined(
+                raw_parts(stored.normal_of(state), piece.values, parts.missing_in(piece)), state
+            )
 
         return in_pieces(windows, scores)
 
@@ -140,7 +136,7 @@ class GaussianDetector(Detector):
         return normal_expect(windows, self._normal_of)
 
     def _sample(self, n: int, generator: torch.Generator) -> Tensor:
-        flat = _normal(self._state).sample(n, generator)
+        flat = stored.normal_of(self._state).sample(n, generator)
         return flat.to(torch.float32).view(-1, n, self.config.window, self._n_channels())
 
     def log_prob(self, windows: Windows) -> Tensor:
@@ -151,7 +147,7 @@ class GaussianDetector(Detector):
     def encode(self, windows: Windows) -> Tensor:
         """Return the whitened principal coordinates of every window, largest variance first."""
         self._check_match(windows)
-        normal = _normal(self._state)
+        normal = stored.normal_of(self._state)
         covariance = normal.root @ normal.root.transpose(1, 2)
         ppca = Ppca.of(covariance, self.config.components, share=1.0, floor=0.0)
         axes = ppca.axes / ppca.variance.clamp_min(FLOOR).sqrt().unsqueeze(1)
@@ -164,47 +160,7 @@ class GaussianDetector(Detector):
         return in_pieces(windows, latent)
 
     def _normal_of(self, members: slice) -> Normal:
-        return _normal(self._state_of(members))
+        return stored.normal_of(self._state_of(members))
 
     def _n_channels(self) -> int:
         return self._state["mean"].shape[1] // self.config.window
-
-
-def _normal(state: dict[str, Tensor]) -> Normal:
-    """The distribution of a state."""
-    mean = state["mean"].to(torch.float64)
-    size = mean.shape[1]
-    if "covariance" in state:
-        rows, columns = torch.tril_indices(size, size)
-        covariance = mean.new_zeros(mean.shape[0], size, size)
-        covariance[:, rows, columns] = state["covariance"].to(torch.float64)
-        covariance[:, columns, rows] = state["covariance"].to(torch.float64)
-    else:
-        factors, noise = state["factors"].to(torch.float64), state["noise"].to(torch.float64)
-        unit = torch.eye(size, dtype=torch.float64)
-        covariance = factors @ factors.transpose(1, 2) + noise[:, None, None] * unit
-    return Normal.of(mean, covariance)
-
-
-def _raw_parts(normal: Normal, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Parts as theory standardises them, ``(n_targets, k, 2 + window)``: window, level, steps."""
-    n_channels = values.shape[3]
-    observed: Tensor | int = values.shape[2] * n_channels
-    x = values.flatten(2).clamp(-LARGEST, LARGEST).sub_(normal.mean.unsqueeze(1).to(torch.float32))
-    if mask is not None:
-        observed = (~mask).flatten(2).sum(2)
-        x = normal.completed(x, mask.flatten(2)).x.to(torch.float32)
-    level = (x @ _level_filter(normal, n_channels).to(torch.float32)).square().sum(2)
-    step, energy = parts.steps_of(x @ normal.whitener.transpose(1, 2).to(torch.float32), mask, n_channels)
-    window, level = parts.standard(energy, observed), parts.standard(level, n_channels)
-    return torch.cat([window.unsqueeze(2), level.unsqueeze(2), step], dim=2)
-
-
-def _level_filter(normal: Normal, n_channels: int) -> Tensor:
-    """Weights whose product with a window is standard normal and largest for a constant shift."""
-    size = normal.mean.shape[1]
-    shift = torch.eye(n_channels, dtype=torch.float64).repeat(size // n_channels, 1)
-    white = normal.whitener @ shift
-    pulled = normal.whitener.transpose(1, 2) @ white
-    root = torch.linalg.cholesky(white.transpose(1, 2) @ white)
-    return torch.linalg.solve_triangular(root, pulled.transpose(1, 2), upper=False).transpose(1, 2)

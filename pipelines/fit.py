@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detectors import registry
 from detectors.base import Detector, DetectorConfig, Windows
-from pipelines import bank, calibrate, card, flag, prepare
+from pipelines import bank, calibrate, card, flag, prepare, regimes
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Json, Mode, Points, Seconds, TargetRow, Values
 
@@ -156,6 +157,7 @@ def _prepare(asked: FitTarget, spec: MonitorSpec) -> _Member:
         season=spec.season,
         start=start,
         stop=asked.stop,
+        regimes=regimes.names() if registry.get(spec.detector).by_regime else (),
     )
     return _Member(asked, recipe, prepare.apply(recipe, asked.points, start, asked.stop))
 

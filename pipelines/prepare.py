@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipelines import season as seasons
 from pipelines.records import Json, Points, Seconds, Values
+from pipelines.regimes import Regimes, of_steps
 from pipelines.season import Clock, median
 
 BLOCK_SECONDS = 7_200
@@ -92,6 +93,7 @@ class Recipe:
     offset_seconds: int
     timezone: str
     channels: tuple[ChannelRecipe, ...]
+    regimes: tuple[str, ...] = ()
 
     @property
     def block_steps(self) -> int:
@@ -117,7 +119,8 @@ class Recipe:
     @classmethod
     def from_json(cls, values: Json) -> Recipe:
         """Return the recipe that ``to_json`` wrote."""
-        return cls(**{**values, "channels": tuple(ChannelRecipe(**c) for c in values["channels"])})
+        channels = tuple(ChannelRecipe(**c) for c in values["channels"])
+        return cls(**{**values, "channels": channels, "regimes": tuple(values.get("regimes", ()))})
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ class Prepared:
         raw: shape ``(n, n_channels)``, the series' unit, NaN where missing.
         baseline: what a value of 0 means, transformed.
         spread: what a value of 1 means, transformed.
+        regime: shape ``(n,)``, each step's place in the recipe's ``regimes``.
     """
 
     start: int
@@ -141,6 +145,7 @@ class Prepared:
     raw: Values
     baseline: Values
     spread: Values
+    regime: Regimes
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -158,6 +163,7 @@ def learn(
     start: int,
     stop: int,
     recipe: str = "robust",
+    regimes: Sequence[str] = (),
 ) -> Recipe:
     """Return what the points of one target with ``start <= ts < stop`` say about normal.
 
@@ -167,6 +173,7 @@ def learn(
         timezone: IANA name of the clock the season follows.
         season: ``none``, ``daily``, ``weekly`` or ``auto``.
         recipe: ``robust``.
+        regimes: names of the regimes that the detector tells apart.
 
     Raises:
         ValueError: an unknown season or recipe, or a step that is not positive.
@@ -181,7 +188,7 @@ def learn(
     offset = _learn_offset(np.concatenate([p.ts for p in inside]), step_seconds)
     bare = Recipe(step_seconds, offset, timezone, ())
     channels = tuple(_learn_channel(p, bare, season, number) for number, p in enumerate(inside))
-    return Recipe(step_seconds, offset, timezone, channels)
+    return Recipe(step_seconds, offset, timezone, channels, tuple(regimes))
 
 
 def apply(recipe: Recipe, points: Sequence[Points], start: int, stop: int) -> Prepared:
@@ -207,7 +214,8 @@ def apply(recipe: Recipe, points: Sequence[Points], start: int, stop: int) -> Pr
     for number, (channel, series) in enumerate(zip(recipe.channels, points, strict=True)):
         columns = _apply_channel(recipe, channel, series, number, first, len(steps))
         raw[:, number], values[:, number], baseline[:, number], spread[:, number] = columns
-    return Prepared(first, ts, values, np.isnan(raw), raw, baseline, spread)
+    regime = of_steps(ts, recipe.timezone, recipe.regimes)
+    return Prepared(first, ts, values, np.isnan(raw), raw, baseline, spread, regime)
 
 
 def restore(

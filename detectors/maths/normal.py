@@ -139,25 +139,30 @@ def normal_expect(windows: Windows, normal_of: Callable[[slice], Normal]) -> Exp
         windows: the windows of a bank.
         normal_of: the distributions of some of its members.
     """
+    return expected(windows, lambda members, piece: conditionals(normal_of(members), piece))
 
-    def both(members: slice, piece: Windows) -> Tensor:
-        normal = normal_of(members)
-        mean, variance = normal.conditional(normal.about_mean(piece.values), piece.mask.flatten(2))
-        return torch.stack([mean + normal.mean.unsqueeze(1), variance.sqrt()], dim=2).to(torch.float32)
 
+def expected(windows: Windows, both: Callable[[slice, Windows], Tensor]) -> Expected:
+    """Return what ``conditionals`` say of a bank, piece by piece; ``both`` maps some members and windows."""
     found = in_pieces(windows, both, values=2**21 // (windows.window * windows.n_channels))
     mean, scale = found.view(*found.shape[:3], windows.window, -1).unbind(2)
     return Expected(mean, scale)
 
 
+def conditionals(normal: Normal, windows: Windows) -> Tensor:
+    """Return mean and standard deviation of every value given the others, ``(n_targets, k, 2, size)``."""
+    mean, variance = normal.conditional(normal.about_mean(windows.values), windows.mask.flatten(2))
+    return torch.stack([mean + normal.mean.unsqueeze(1), variance.sqrt()], dim=2).to(torch.float32)
+
+
 def normal_log_prob(windows: Windows, normal_of: Callable[[slice], Normal]) -> Tensor:
     """Return the log-density of the observed values of every window; arguments as for ``normal_expect``."""
+    return in_pieces(windows, lambda members, piece: log_density(normal_of(members), piece))
 
-    def density(members: slice, piece: Windows) -> Tensor:
-        normal = normal_of(members)
-        return normal.log_prob(normal.about_mean(piece.values), piece.mask.flatten(2))
 
-    return in_pieces(windows, density)
+def log_density(normal: Normal, windows: Windows) -> Tensor:
+    """Return the log-density of the observed values of windows, ``(n_targets, k)``."""
+    return normal.log_prob(normal.about_mean(windows.values), windows.mask.flatten(2))
 
 
 def _padded_indices(missing: Tensor) -> tuple[Tensor, Tensor]:
