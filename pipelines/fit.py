@@ -150,6 +150,7 @@ def _failure(error: Exception) -> str:
 def _prepare(asked: FitTarget, spec: MonitorSpec) -> _Member:
     first = min((int(p.ts[0]) for p in asked.points if len(p.ts)), default=asked.stop)
     start = max(asked.start, first)
+    calendar = spec.calendar_of(asked.target.labels)
     recipe = prepare.learn(
         asked.points,
         step_seconds=asked.target.step_seconds,
@@ -157,9 +158,9 @@ def _prepare(asked: FitTarget, spec: MonitorSpec) -> _Member:
         season=spec.season,
         start=start,
         stop=asked.stop,
-        regimes=regimes.names() if registry.get(spec.detector).by_regime else (),
+        regimes=regimes.names(calendar) if registry.get(spec.detector).by_regime else (),
     )
-    return _Member(asked, recipe, prepare.apply(recipe, asked.points, start, asked.stop))
+    return _Member(asked, recipe, prepare.apply(recipe, asked.points, start, asked.stop, calendar))
 
 
 def least_seconds(spec: MonitorSpec, step_seconds: int) -> int:

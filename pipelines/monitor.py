@@ -43,6 +43,31 @@ class NightlyPlan:
 
 
 @dataclass(frozen=True)
+class Period:
+    """A regime that the calendar names: when it is, and for which series.
+
+    Attributes:
+        every: recurrence rule of its starts (RFC 5545), such as ``FREQ=WEEKLY;BYDAY=TU;BYHOUR=6``, or empty.
+        lasts_seconds: how long it is from each of those.
+        spans: one-off spans, half-open: local times in ISO 8601, first and end.
+        timezone: IANA name of the clock of all these; empty for that of the series.
+        selector: as a monitor's; empty for all series.
+    """
+
+    name: str
+    every: str = ""
+    lasts_seconds: int = 0
+    spans: tuple[tuple[str, str], ...] = ()
+    timezone: str = ""
+    selector: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, values: Json) -> Period:
+        """Return the period that ``to_json`` of its monitor wrote."""
+        return cls(**{**values, "spans": tuple((first, end) for first, end in values["spans"])})
+
+
+@dataclass(frozen=True)
 class MonitorSpec:
     """Everything a job needs to know of a monitor; plain values, JSON round trip.
 
@@ -54,6 +79,7 @@ class MonitorSpec:
         season: ``none``, ``daily``, ``weekly`` or ``auto``.
         stagger: refits are spread over the nights of ``fit_every``; False fits all on one night.
         scores: ``dense``, ``near_events`` or ``auto``.
+        calendar: regimes beside workday and weekend; of two at a time the later one counts.
     """
 
     name: str
@@ -70,6 +96,7 @@ class MonitorSpec:
     policy: Policy = Policy()
     nightly: NightlyPlan = NightlyPlan()
     scores: str = "auto"
+    calendar: tuple[Period, ...] = ()
 
     def to_json(self) -> Json:
         return asdict(self)
@@ -81,10 +108,18 @@ class MonitorSpec:
             "threshold": Threshold(**values.get("threshold", {})),
             "policy": Policy(**values.get("policy", {})),
             "nightly": NightlyPlan(**values.get("nightly", {})),
+            "calendar": tuple(Period.from_json(each) for each in values.get("calendar", ())),
         }
         return cls(**{**values, **nested})
 
     def selects(self, metric: str, labels: dict[str, str]) -> bool:
         """True where every condition of the selector holds."""
-        values = {"metric": metric, **labels}
-        return all(values.get(name) in allowed for name, allowed in self.selector.items())
+        return _selects(self.selector, {"metric": metric, **labels})
+
+    def calendar_of(self, labels: dict[str, str]) -> tuple[Period, ...]:
+        """Return the periods that are for a series with these labels, its ``metric`` among them."""
+        return tuple(period for period in self.calendar if _selects(period.selector, labels))
+
+
+def _selects(selector: dict[str, list[str]], values: dict[str, str]) -> bool:
+    return all(values.get(name) in allowed for name, allowed in selector.items())

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import season as seasons
+from pipelines.monitor import Period
 from pipelines.records import Json, Points, Seconds, Values
 from pipelines.regimes import Regimes, of_steps
 from pipelines.season import Clock, median
@@ -191,8 +192,10 @@ def learn(
     return Recipe(step_seconds, offset, timezone, channels, tuple(regimes))
 
 
-def apply(recipe: Recipe, points: Sequence[Points], start: int, stop: int) -> Prepared:
-    """Return the steps whose time lies in ``start <= t < stop``.
+def apply(
+    recipe: Recipe, points: Sequence[Points], start: int, stop: int, calendar: Sequence[Period] = ()
+) -> Prepared:
+    """Return the steps whose time lies in ``start <= t < stop``; the calendar says when known regimes are.
 
     A step's values are the same whatever ``start`` and ``stop``, as long as points reach from
     ``context_seconds`` before it to half a step after it.
@@ -214,7 +217,7 @@ def apply(recipe: Recipe, points: Sequence[Points], start: int, stop: int) -> Pr
     for number, (channel, series) in enumerate(zip(recipe.channels, points, strict=True)):
         columns = _apply_channel(recipe, channel, series, number, first, len(steps))
         raw[:, number], values[:, number], baseline[:, number], spread[:, number] = columns
-    regime = of_steps(ts, recipe.timezone, recipe.regimes)
+    regime = of_steps(ts, recipe.timezone, recipe.regimes, calendar)
     return Prepared(first, ts, values, np.isnan(raw), raw, baseline, spread, regime)
 
 

@@ -252,6 +252,7 @@ class TargetRow:
     Attributes:
         scored_until: live scores exist for t below this (epoch seconds); None before the first.
         settled_until: settled scores exist for t below this.
+        labels: of its first series, with its ``metric``.
     """
 
     id: int
@@ -263,6 +264,7 @@ class TargetRow:
     delay_seconds: int
     scored_until: int | None = None
     settled_until: int | None = None
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

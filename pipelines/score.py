@@ -159,7 +159,8 @@ def _rows(owner: int, target: ScoreTarget, spec: MonitorSpec) -> list[_Row]:
         recipe = prepare.Recipe.from_json(piece.recipe)
         margin = _window(piece, spec) * recipe.step_seconds
         stop = min(piece.stop + margin, target.observed_until)
-        prepared = prepare.apply(recipe, target.points, piece.start - margin, stop)
+        calendar = spec.calendar_of(target.target.labels)
+        prepared = prepare.apply(recipe, target.points, piece.start - margin, stop, calendar)
         rows.append(_Row(owner, piece, recipe, prepared))
     return rows
 
