@@ -6,7 +6,8 @@ import os
 import re
 import types
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -48,7 +49,7 @@ from anomaly_service.config_types import (
     whole_seconds,
 )
 from anomaly_service.sources.base import Source, SourceConfig
-from pipelines.monitor import MonitorSpec, NightlyPlan, Threshold
+from pipelines.monitor import MonitorSpec, NightlyPlan, Period, Threshold
 from pipelines.names import AUTO
 from pipelines.records import Json, Policy
 
@@ -197,6 +198,71 @@ def _several(values: list[str]) -> list[str]:
     if len(values) < 2:
         raise expected("expected at least two metrics; a single one is named in `series`", shown=False)
     return values
+
+
+def _rule(value: str) -> str:
+    """Return a recurrence rule as it is, if it is one of days or longer, without an end of its own."""
+    from dateutil.rrule import rrulestr
+
+    wanted = "expected a recurrence rule such as FREQ=WEEKLY;BYDAY=TU;BYHOUR=6"
+    if re.search(r"DTSTART|COUNT|HOURLY|MINUTELY|SECONDLY|\n", value, re.IGNORECASE):
+        raise expected(f"{wanted}: daily or rarer, without DTSTART or COUNT")
+    try:
+        rrulestr(value)
+    except (ValueError, TypeError, KeyError) as error:
+        raise expected(f"{wanted} ({error})") from None
+    return value
+
+
+def _span(value: str) -> str:
+    """Return a span as it is, if it is two local times, the first before the second."""
+    first, _, end = value.partition("/")
+    try:
+        start, stop = datetime.fromisoformat(first), datetime.fromisoformat(end)
+    except ValueError:
+        start = stop = datetime.min
+    if start.tzinfo or stop.tzinfo or start >= stop:
+        raise expected("expected two local times, such as 2026-03-10T09:00/2026-03-10T15:00")
+    return value
+
+
+class CalendarSection(Section):
+    """A regime of time with a normal of its own, for detectors that tell regimes apart."""
+
+    every: Annotated[Text, AfterValidator(_rule)] | None = Field(
+        default=None, description="Recurrence rule of its starts (RFC 5545): `FREQ=WEEKLY;BYDAY=TU;BYHOUR=6`."
+    )
+    lasts: PositiveDuration | None = Field(
+        default=None, description="How long it is from each start; `every` needs it.", validate_default=True
+    )
+    spans: list[Annotated[Text, AfterValidator(_span)]] = Field(
+        default_factory=list,
+        description="One-off spans, such as `2026-03-10T09:00/2026-03-10T15:00`.",
+    )
+    timezone: Zone | None = Field(
+        default=None, description="IANA zone of all these times; each series' own where not given."
+    )
+    series: Selector = Field(
+        default_factory=dict, description="For which series, as in a monitor; all where not given."
+    )
+
+    @field_validator("lasts")
+    @classmethod
+    def _goes_with_every(cls, value: timedelta | None, info: ValidationInfo) -> timedelta | None:
+        if "every" in info.data and (value is None) != (info.data["every"] is None):
+            raise expected("`every` and `lasts` go together: when it begins, and how long it is", shown=False)
+        return value
+
+    def period(self, name: str) -> Period:
+        """Return the regime as the jobs see it."""
+        return Period(
+            name=name,
+            every=self.every or "",
+            lasts_seconds=0 if self.lasts is None else whole_seconds(self.lasts),
+            spans=tuple((first, end) for first, _, end in (span.partition("/") for span in self.spans)),
+            timezone=self.timezone or "",
+            selector=self.series,
+        )
 
 
 class MonitorSection(Section):
@@ -357,6 +423,10 @@ class Config(Section):
     monitors: dict[Text, MonitorSection] = Field(
         default_factory=dict, description="What is watched and how, by name."
     )
+    calendar: dict[Text, CalendarSection] = Field(
+        default_factory=dict,
+        description="Regimes beside `workday` and `weekend`, by name, such as `maintenance`; later ones win.",
+    )
     nightly: NightlySection = NightlySection()
     retention: RetentionSection = RetentionSection()
     scores: Literal["auto", "dense", "near_events"] = Field(
@@ -400,8 +470,9 @@ class Config(Section):
     def monitor_specs(self) -> dict[str, MonitorSpec]:
         """Return every monitor as the jobs see it, by name."""
         plan = self.nightly.plan()
+        calendar = tuple(section.period(name) for name, section in self.calendar.items())
         return {
-            name: section.spec(name, plan, self.scores, self.device)
+            name: replace(section.spec(name, plan, self.scores, self.device), calendar=calendar)
             for name, section in self.monitors.items()
         }
 

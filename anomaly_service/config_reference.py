@@ -186,6 +186,7 @@ TITLES = {
     "FitSection": "monitors.NAME.fit",
     "ThresholdSection": "monitors.NAME.threshold",
     "PolicySection": "monitors.NAME.policy",
+    "CalendarSection": "calendar.NAME",
     "NightlySection": "nightly",
     "RetentionSection": "retention",
     "HttpSection": "http",

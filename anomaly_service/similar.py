@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 from anomaly_service.errors import AnomalyServiceError, UnknownEventError
 from detectors.base import Detector, Encodes, Windows
 from detectors.registry import UnknownDetectorError
-from pipelines import bank, members, prepare, similar
-from pipelines.desk import batches, split
+from pipelines import bank, members, portraits, similar
 from pipelines.prepare import Prepared, Recipe
 from pipelines.reconcile import FAMILY
-from pipelines.records import Event, Json, Kind, Points, Status, TargetRow, VersionRow
+from pipelines.records import Event, Json, Kind, Status, TargetRow
 
 if TYPE_CHECKING:
     from anomaly_service.db.store import SqlStore
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 COMPARED = 500
 """At most so many events of a monitor are compared."""
-TARGETS_AT_ONCE = 64
-"""Versions of so many targets are read together: with a weekly profile each takes some 10 KiB."""
 EVER = 2**62
 
 
@@ -135,22 +132,13 @@ def asked_of(store: SqlStore, row: Json) -> _Asked:
     return _Asked(event, targets[event.target_id], targets, standing)
 
 
-def _points(store: SqlStore, target: TargetRow, start: int, stop: int) -> tuple[Points, ...]:
-    by_series = split(store.points(target.series_ids, start, stop), sorted(target.series_ids))
-    return tuple(by_series[i] for i in target.series_ids)
-
-
 # -- the nearest events -------------------------------------------------------------
 
 
 def _add_events(
     found: Similar, store: SqlStore, asked: _Asked, n: int, progress: Callable[[str, float], None]
 ) -> None:
-    """Compare the event with others of its monitor.
-
-    Their values are prepared by the recipe of the version that flagged them, which takes out the season
-    and level of their time; of one that names no version, by the newest of its target.
-    """
+    """Compare the event with others of its monitor."""
     found.events = []
     kind = asked.event.interval.kind
     others = [e for e in asked.events if e.id != asked.event.id]
@@ -158,8 +146,8 @@ def _add_events(
         found.notes.append(f"No other event of this kind ({kind}) in monitor {found.event['monitor']} yet.")
         return
     compared = [asked.event, *_bounded(others, FAMILY[kind])]
-    portraits = _portraits(store, asked.targets, compared, progress)
-    if portraits[0].shape is None and kind is Kind.ANOMALY:
+    drawn = _portraits(store, asked.targets, compared, progress)
+    if drawn[0].shape is None and kind is Kind.ANOMALY:
         found.notes.append(
             "The points of this event are not stored any more (retention.points): events are compared by "
             "direction, duration and height alone."
@@ -168,7 +156,7 @@ def _add_events(
         found.notes.append(
             f"Compared with {COMPARED} of {len(others)} events, the reviewed and newest first."
         )
-    neighbours = similar.nearest_events(portraits)
+    neighbours = similar.nearest_events(drawn)
     reviews = {e.id: store.reviews(e.id)[-1] for e in _told(compared, neighbours, n) if e.reviewed}
     found.events = _event_rows(store, compared, neighbours[:n], reviews)
     found.agreement = similar.agreement(_judged(compared, neighbours, reviews))
@@ -225,47 +213,11 @@ def _portraits(
     events: Sequence[Event],
     progress: Callable[[str, float], None],
 ) -> list[similar.Portrait]:
-    recipes = _recipes(store, events)
-    out = []
-    for done, event in enumerate(events, 1):
-        target = targets[event.target_id]
-        shape = _shape(store, target, event, recipes.get(event.id))
-        out.append(similar.Portrait(event.interval, target.step_seconds, shape))
-        progress("compare", done / len(events))
-    return out
-
-
-def _recipes(store: SqlStore, events: Sequence[Event]) -> dict[int, Recipe]:
-    """Return the recipe that prepares the points of every event, by event id."""
-    out = {}
-    by_target: dict[int, list[Event]] = {}
-    for event in events:
-        by_target.setdefault(event.target_id, []).append(event)
-    for some in batches(by_target, TARGETS_AT_ONCE):
-        versions: dict[int, dict[int, VersionRow]] = {}
-        for version in store.versions(some, every=True):
-            versions.setdefault(version.target_id, {})[version.id] = version
-        for target_id, known in versions.items():
-            newest = list(known.values())[-1]
-            for event in by_target[target_id]:
-                version = known.get(event.interval.version_id or 0, newest)
-                out[event.id] = Recipe.from_json(version.recipe)
-    return out
-
-
-def _shape(store: SqlStore, target: TargetRow, event: Event, recipe: Recipe | None) -> similar.Shape | None:
-    # A flatline's values are what season and level make of one number, and a gap has none.
-    if recipe is None or event.interval.kind is not Kind.ANOMALY:
-        return None
-    first, last = recipe.index(event.interval.start), recipe.index(event.interval.end)
-    lead = similar.lead_steps(last - first + 1)
-    prepared = _prepared(store, target, recipe, recipe.time(first - lead), recipe.time(last) + 1)
-    return similar.shape_of(prepared.values, prepared.missing, lead)
-
-
-def _prepared(store: SqlStore, target: TargetRow, recipe: Recipe, start: int, stop: int) -> Prepared:
-    points = _points(store, target, start - recipe.context_seconds, stop + recipe.step_seconds)
-    return prepare.apply(recipe, points, start, stop)
+    shapes = portraits.shapes(store, targets, events, partial(progress, "compare"))
+    return [
+        similar.Portrait(event.interval, targets[event.target_id].step_seconds, shape)
+        for event, shape in zip(events, shapes, strict=True)
+    ]
 
 
 # -- the nearest windows ------------------------------------------------------------
@@ -299,7 +251,7 @@ def _windows(store: SqlStore, asked: _Asked, n: int, progress: Callable[[str, fl
     last = encoder.last(asked.event)
     stop = encoder.recipe.time(last) + 1
     start = _first_point(store, asked.target, stop - similar.HISTORY_SECONDS, asked.event)
-    prepared = _prepared(store, asked.target, encoder.recipe, start, stop)
+    prepared = portraits.prepared(store, asked.target, encoder.recipe, start, stop)
     windows = _cut(prepared, encoder, asked.event)
     assert isinstance(encoder.model, Encodes)
     latent = similar.latents(encoder.model, windows, partial(progress, "encode"))

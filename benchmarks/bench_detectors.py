@@ -35,8 +35,8 @@ POINTS, WINDOW, BANK = 4032, 128, 64
 """The size that figures are asked for: points of a series, steps of a window, series of a bank."""
 
 DETECTORS = (
-    "robust_z", "gaussian", "autoregressive", "gmm", "kde", "nade", "flow", "energy", "autoencoder", "vae",
-    "diffusion", "gan", "tadgan",
+    "robust_z", "gaussian", "autoregressive", "gmm", "discriminant", "kde", "nade", "flow", "energy",
+    "autoencoder", "vae", "diffusion", "gan", "tadgan",
 )  # fmt: skip
 WINDOWS = {"tadgan": 100}
 """The paper's window where it is not 128."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -86,6 +86,8 @@ class Windows:
             (padding, trimmed, held out).
         start: shape ``(n_targets,)``, int64, index of the first point on the target's UTC grid.
         window: steps of one window.
+        regime: shape ``(n_targets, n_points)``, uint8, number of the known regime of every step (workday,
+            weekend, what a calendar names); None where nobody told: all are of regime 0.
     """
 
     series: Tensor
@@ -93,6 +95,7 @@ class Windows:
     weight: Tensor
     start: Tensor
     window: int
+    regime: Tensor | None = field(default=None, kw_only=True)
 
     @classmethod
     def of(
@@ -103,6 +106,7 @@ class Windows:
         missing: Tensor | None = None,
         weight: Tensor | None = None,
         start: Tensor | None = None,
+        regime: Tensor | None = None,
     ) -> Windows:
         """Return the windows of ``series`` (NaN reads as missing where ``missing`` is None).
 
@@ -131,7 +135,7 @@ class Windows:
             weight = torch.ones(n_targets, n_points - window + 1)
         if start is None:
             start = torch.zeros(n_targets, dtype=torch.int64)
-        return cls(series, missing, weight.to(torch.float32), start, window)
+        return cls(series, missing, weight.to(torch.float32), start, window, regime=regime)
 
     @property
     def n_targets(self) -> int:
@@ -168,6 +172,13 @@ class Windows:
     def starts(self) -> Tensor:
         """Index of every window's first point on its target's grid, int64, ``(n_targets, n_windows)``."""
         return self.start.unsqueeze(1) + torch.arange(self.n_windows)
+
+    @property
+    def regimes(self) -> Tensor:
+        """Number of every window's regime, that of its newest step, int64, ``(n_targets, n_windows)``."""
+        if self.regime is None:
+            return torch.zeros(self.n_targets, self.n_windows, dtype=torch.int64)
+        return self.regime[:, self.window - 1 :].to(torch.int64)
 
     @property
     def missing_share(self) -> Tensor:
@@ -221,15 +232,24 @@ class Windows:
         values, mask = self.gathered(index)
         at = self.start.unsqueeze(1) + index
         return PickedWindows(
-            values.flatten(1, 2), mask.flatten(1, 2), self.weight.gather(1, index), at[:, 0], self.window, at
+            values.flatten(1, 2),
+            mask.flatten(1, 2),
+            self.weight.gather(1, index),
+            at[:, 0],
+            self.window,
+            at,
+            regime=self._regime_of(index),
         )
+
+    def _regime_of(self, index: Tensor) -> Tensor | None:
+        """Return the regimes of windows laid end to end: of every step that of its window."""
+        if self.regime is None:
+            return None
+        return self.regimes.gather(1, index).to(torch.uint8).repeat_interleave(self.window, 1)
 
     def select(self, rows: Sequence[int] | Tensor) -> Windows:
         """Return the windows of some targets, in the order given."""
-        index = torch.as_tensor(rows, dtype=torch.int64)
-        return Windows(
-            self.series[index], self.missing[index], self.weight[index], self.start[index], self.window
-        )
+        return self._rows(torch.as_tensor(rows, dtype=torch.int64))
 
     def to(self, device: torch.device) -> Windows:
         """Return the windows on a device; these themselves where they are there already."""
@@ -241,8 +261,16 @@ class Windows:
 
     def members(self, part: slice) -> Windows:
         """Return the windows of neighbouring targets, as views."""
+        return self._rows(part)
+
+    def _rows(self, rows: Tensor | slice) -> Windows:
         return Windows(
-            self.series[part], self.missing[part], self.weight[part], self.start[part], self.window
+            self.series[rows],
+            self.missing[rows],
+            self.weight[rows],
+            self.start[rows],
+            self.window,
+            regime=None if self.regime is None else self.regime[rows],
         )
 
     def span(self, first: int, stop: int) -> Windows:
@@ -254,6 +282,7 @@ class Windows:
             self.weight[:, first:stop],
             self.start + first,
             self.window,
+            regime=None if self.regime is None else self.regime[:, points],
         )
 
     def shorter(self, steps: int) -> Windows:
@@ -291,6 +320,7 @@ class Windows:
             flat,
             self.start[:1],
             self.window,
+            regime=None if self.regime is None else self.regime.reshape(1, n * points),
         )
 
 
@@ -323,6 +353,12 @@ class PickedWindows(Windows):
     @property
     def starts(self) -> Tensor:
         return self.at
+
+    @property
+    def regimes(self) -> Tensor:
+        if self.regime is None:
+            return torch.zeros_like(self.at)
+        return self.regime[:, self.window - 1 :: self.window].to(torch.int64)
 
     @property
     def missing_share(self) -> Tensor:
@@ -364,7 +400,10 @@ class PickedWindows(Windows):
     def _part(self, rows: slice | Tensor, part: slice) -> PickedWindows:
         at = self.at[rows][:, part]
         series, missing = (self._apart(t)[rows][:, part].flatten(1, 2) for t in (self.series, self.missing))
-        return PickedWindows(series, missing, self.weight[rows][:, part], at[:, 0], self.window, at)
+        weight, regime = self.weight[rows][:, part], None
+        if self.regime is not None:
+            regime = self._apart(self.regime.unsqueeze(2))[rows][:, part].flatten(1)
+        return PickedWindows(series, missing, weight, at[:, 0], self.window, at, regime=regime)
 
 
 def in_pieces(
@@ -458,6 +497,8 @@ class Detector(ABC):
     """Models fitted for calibration, each blind to one share of the blocks (networks: 2)."""
     baseline: ClassVar[bool] = False
     """True for what is not meant to be good but to show what a model adds."""
+    by_regime: ClassVar[bool] = False
+    """True for what tells regimes apart: its windows then come with ``Windows.regime``."""
     blind_to: ClassVar[frozenset[str]] = frozenset()
     """Of 'spike', 'level', 'variance', 'shape', one at most but for a baseline; the docstring says why."""
     sample_flaw: ClassVar[str] = ""

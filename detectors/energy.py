@@ -10,17 +10,10 @@ import torch
 from torch import Tensor
 
 from detectors.base import Density, Detector, Expected, Progress, Windows, in_pieces
-from detectors.maths import contrast, latents, parts
+from detectors.maths import contrast, latents, parts, stored
 from detectors.maths.linear import LinearBase, latents_of
 from detectors.maths.moments import regular, trimmed
-from detectors.maths.normal import (
-    LARGEST_FULL,
-    Normal,
-    log_standard,
-    normal_expect,
-    packed,
-    unpacked,
-)
+from detectors.maths.normal import Normal, log_standard, normal_expect
 from detectors.stacked import (
     Batch,
     NetworkConfig,
@@ -114,8 +107,8 @@ class EnergyDetector(Detector):
         moments, kept = trimmed(windows, self.config.trim)
         base = LinearBase.of(moments, windows.window, self.config.latent)
         full = {}
-        if base.mean.shape[1] <= LARGEST_FULL:
-            full = {"covariance": packed(regular(moments, windows.window))}
+        if base.mean.shape[1] <= stored.LARGEST_FULL:
+            full = stored.packed(regular(moments, windows.window))
         drawn = latents_of(base, kept, self.config.max_windows)
         return {**base.state(), **full, "latents": drawn, "kept": kept.weight}
 
@@ -241,7 +234,7 @@ class _Model:
     def normal(self) -> Normal:
         """The distribution of windows whose latent is standard normal."""
         if "covariance" in self.state:
-            return Normal.of(self.state["mean"], unpacked(self.state["covariance"]))
+            return stored.normal_of(self.state)
         return self.base.normal
 
     def log_latent(self, z: Tensor) -> Tensor:

@@ -18,9 +18,10 @@ from detectors.base import (
     fit_in_pieces,
     in_pieces,
 )
-from detectors.maths import parts
-from detectors.maths.moments import FLOOR, LARGEST, Moments, regular, trimmed
-from detectors.maths.normal import LARGEST_FULL, Normal, normal_expect, normal_log_prob, packed, unpacked
+from detectors.maths import parts, stored
+from detectors.maths.moments import FLOOR, Moments, regular, trimmed
+from detectors.maths.normal import Normal, normal_expect, normal_log_prob
+from detectors.maths.normal_parts import energy_part, raw_parts
 from detectors.maths.ppca import Ppca
 
 
@@ -93,25 +94,20 @@ class GaussianDetector(Detector):
     def _fit_members(self, windows: Windows) -> dict[str, Tensor]:
         moments, kept = trimmed(windows, self.config.trim)
         state = self._distribution(moments, windows.n_channels)
-        normal = _normal(state)
-        return state | parts.scale_of(lambda values, mask, _: _raw_parts(normal, values, mask), kept)
+        normal = stored.normal_of(state)
+        return state | parts.scale_of(lambda values, mask, _: raw_parts(normal, values, mask), kept)
 
     def _distribution(self, moments: Moments, n_channels: int) -> dict[str, Tensor]:
         """The fitted distribution, as it is stored."""
         covariance = regular(moments, self.config.window)
-        mean = moments.mean.to(torch.float32)
+        mean = {"mean": moments.mean.to(torch.float32)}
         if self._is_full(n_channels):
-            return {"mean": mean, "covariance": packed(covariance)}
-        ppca = Ppca.of(covariance, self.config.components, share=self.config.share, floor=FLOOR)
-        return {
-            "mean": mean,
-            "factors": ppca.factors.to(torch.float32),
-            "noise": ppca.noise.to(torch.float32),
-        }
+            return mean | stored.packed(covariance)
+        return mean | stored.principal(covariance, self.config.components, self.config.share)
 
     def _is_full(self, n_channels: int) -> bool:
         if self.config.form == "auto":
-            return self.config.window * n_channels <= LARGEST_FULL
+            return self.config.window * n_channels <= stored.LARGEST_FULL
         return self.config.form == "full"
 
     # -- use ------------------------------------------------------------------------
@@ -125,15 +121,17 @@ class GaussianDetector(Detector):
     def _parts_of(self, members: slice, windows: Windows) -> Tensor:
         """Scaled parts: window, level and every step, ``(n_targets, n_windows, 2 + window)``."""
         state = self._state_of(members)
-        return parts.scaled(_raw_parts(_normal(state), windows.values, parts.missing_in(windows)), state)
+        return parts.scaled(
+            raw_parts(stored.normal_of(state), windows.values, parts.missing_in(windows)), state
+        )
 
     def _score(self, windows: Windows) -> Tensor:
         def scores(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
-            normal, mask = _normal(state), parts.missing_in(piece)
+            normal, mask = stored.normal_of(state), parts.missing_in(piece)
             if self.config.whole:
-                return parts.whole(_energy(normal, piece.values, mask), state, piece.window)
-            return parts.combined(_raw_parts(normal, piece.values, mask), state)
+                return parts.whole(energy_part(normal, piece.values, mask), state, piece.window)
+            return parts.combined(raw_parts(normal, piece.values, mask), state)
 
         return in_pieces(windows, scores)
 
@@ -141,7 +139,7 @@ class GaussianDetector(Detector):
         return normal_expect(windows, self._normal_of)
 
     def _sample(self, n: int, generator: torch.Generator) -> Tensor:
-        flat = _normal(self._state).sample(n, generator)
+        flat = stored.normal_of(self._state).sample(n, generator)
         return flat.to(torch.float32).view(-1, n, self.config.window, self._n_channels())
 
     def log_prob(self, windows: Windows) -> Tensor:
@@ -152,7 +150,7 @@ class GaussianDetector(Detector):
     def encode(self, windows: Windows) -> Tensor:
         """Return the whitened principal coordinates of every window, largest variance first."""
         self._check_match(windows)
-        normal = _normal(self._state)
+        normal = stored.normal_of(self._state)
         covariance = normal.root @ normal.root.transpose(1, 2)
         ppca = Ppca.of(covariance, self.config.components, share=1.0, floor=0.0)
         axes = ppca.axes / ppca.variance.clamp_min(FLOOR).sqrt().unsqueeze(1)
@@ -165,54 +163,7 @@ class GaussianDetector(Detector):
         return in_pieces(windows, latent)
 
     def _normal_of(self, members: slice) -> Normal:
-        return _normal(self._state_of(members))
+        return stored.normal_of(self._state_of(members))
 
     def _n_channels(self) -> int:
         return self._state["mean"].shape[1] // self.config.window
-
-
-def _normal(state: dict[str, Tensor]) -> Normal:
-    """The distribution of a state."""
-    mean = state["mean"].to(torch.float64)
-    if "covariance" in state:
-        return Normal.of(mean, unpacked(state["covariance"]))
-    factors, noise = state["factors"].to(torch.float64), state["noise"].to(torch.float64)
-    unit = torch.eye(mean.shape[1], dtype=torch.float64)
-    return Normal.of(mean, factors @ factors.transpose(1, 2) + noise[:, None, None] * unit)
-
-
-def _raw_parts(normal: Normal, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Parts as theory standardises them, ``(n_targets, k, 2 + window)``: window, level, steps."""
-    n_channels = values.shape[3]
-    x = _about_mean(normal, values, mask)
-    level = (x @ _level_filter(normal, n_channels).to(torch.float32)).square().sum(2)
-    step, energy = parts.steps_of(x @ normal.whitener.transpose(1, 2).to(torch.float32), mask, n_channels)
-    window, level = parts.standard(energy, _observed(values, mask)), parts.standard(level, n_channels)
-    return torch.cat([window.unsqueeze(2), level.unsqueeze(2), step], dim=2)
-
-
-def _energy(normal: Normal, values: Tensor, mask: Tensor | None) -> Tensor:
-    """The window's part alone, ``(n_targets, k)``."""
-    white = _about_mean(normal, values, mask) @ normal.whitener.transpose(1, 2).to(torch.float32)
-    return parts.standard(white.square_().sum(2), _observed(values, mask))
-
-
-def _about_mean(normal: Normal, values: Tensor, mask: Tensor | None) -> Tensor:
-    """The windows less their mean, missing steps at their conditional mean, ``(n_targets, k, size)``."""
-    x = values.flatten(2).clamp(-LARGEST, LARGEST).sub_(normal.mean.unsqueeze(1).to(torch.float32))
-    return x if mask is None else normal.completed(x, mask.flatten(2)).x.to(torch.float32)
-
-
-def _observed(values: Tensor, mask: Tensor | None) -> Tensor | int:
-    """How many values of each window were observed, ``(n_targets, k)``."""
-    return values.shape[2] * values.shape[3] if mask is None else (~mask).flatten(2).sum(2)
-
-
-def _level_filter(normal: Normal, n_channels: int) -> Tensor:
-    """Weights whose product with a window is standard normal and largest for a constant shift."""
-    size = normal.mean.shape[1]
-    shift = torch.eye(n_channels, dtype=torch.float64).repeat(size // n_channels, 1)
-    white = normal.whitener @ shift
-    pulled = normal.whitener.transpose(1, 2) @ white
-    root = torch.linalg.cholesky(white.transpose(1, 2) @ white)
-    return torch.linalg.solve_triangular(root, pulled.transpose(1, 2), upper=False).transpose(1, 2)

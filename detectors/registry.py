@@ -1,22 +1,29 @@
-"""Detectors by name: ours, and those of any installed package that declares an entry point."""
+"""Detectors and classifiers by name: ours, and those of any package that declares an entry point."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from detectors.base import Detector
+from detectors.classifier import Classifier
 
 GROUP = "anomaly_service.detectors"
+CLASSIFIERS = "anomaly_service.classifiers"
 
 
 class UnknownDetectorError(ValueError):
     """No installed package declares a detector of that name."""
 
 
+class UnknownClassifierError(ValueError):
+    """No installed package declares a classifier of that name."""
+
+
 def names() -> list[str]:
     """Return the names of all installed detectors, sorted; imports none of them."""
-    return sorted(_entries())
+    return sorted(_entries(GROUP))
 
 
 @cache
@@ -26,14 +33,38 @@ def get(name: str) -> type[Detector]:
     Raises:
         UnknownDetectorError: nobody declares that name; the message lists those who do.
     """
-    entries = _entries()
-    if name not in entries:
+    if name not in _entries(GROUP):
         raise UnknownDetectorError(f"no detector named {name!r}; installed: {', '.join(names())}")
-    cls = entries[name].load()
-    if not (isinstance(cls, type) and issubclass(cls, Detector)):
-        raise TypeError(f"entry point {name!r} of {GROUP!r} is {cls!r}, expected a subclass of Detector")
+    return _loaded(GROUP, name, Detector)
+
+
+def classifier_names() -> list[str]:
+    """Return the names of all installed classifiers, sorted; imports none of them."""
+    return sorted(_entries(CLASSIFIERS))
+
+
+@cache
+def classifier(name: str) -> type[Classifier]:
+    """Return a classifier's class.
+
+    Raises:
+        UnknownClassifierError: nobody declares that name; the message lists those who do.
+    """
+    if name not in _entries(CLASSIFIERS):
+        raise UnknownClassifierError(
+            f"no classifier named {name!r}; installed: {', '.join(classifier_names())}"
+        )
+    return _loaded(CLASSIFIERS, name, Classifier)
+
+
+def _loaded(group: str, name: str, base: type) -> Any:
+    cls = _entries(group)[name].load()
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise TypeError(
+            f"entry point {name!r} of {group!r} is {cls!r}, expected a subclass of {base.__name__}"
+        )
     return cls
 
 
-def _entries() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+def _entries(group: str) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=group)}

@@ -23,12 +23,14 @@ CHUNK_VALUES = 2_000_000
 
 
 class Steps(Protocol):
-    """What a bank needs of a prepared target: values and missing, both (n, n_channels)."""
+    """What a bank needs of a prepared target: values and missing, both (n, n_channels), and regime (n,)."""
 
     @property
     def values(self) -> NDArray[np.float32]: ...
     @property
     def missing(self) -> NDArray[np.bool_]: ...
+    @property
+    def regime(self) -> NDArray[np.uint8]: ...
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,21 @@ def windows_of(rows: Sequence[Steps], window: int, starts: Sequence[int]) -> Win
     channels = rows[0].values.shape[1]
     series = torch.zeros(len(rows), n_points, channels)
     missing = torch.ones(len(rows), n_points, channels, dtype=torch.bool)
+    regime = torch.zeros(len(rows), n_points, dtype=torch.uint8)
     for at, row in enumerate(rows):
         n = len(row.values)
         series[at, :n] = torch.from_numpy(np.ascontiguousarray(row.values))
         missing[at, :n] = torch.from_numpy(np.ascontiguousarray(row.missing))
+        regime[at, :n] = torch.from_numpy(np.ascontiguousarray(row.regime))
     first = torch.arange(n_points - window + 1)
     weight = (first[None, :] + window <= lengths[:, None]).to(torch.float32)
     return Windows.of(
-        series, window, missing=missing, weight=weight, start=torch.tensor(list(starts), dtype=torch.int64)
+        series,
+        window,
+        missing=missing,
+        weight=weight,
+        start=torch.tensor(list(starts), dtype=torch.int64),
+        regime=regime,
     )
 
 
@@ -98,7 +107,8 @@ def apart(windows: Windows) -> Windows:
         each.transpose(1, 2).reshape(n * channels, points, 1) for each in (windows.series, windows.missing)
     )
     weight, start = (each.repeat_interleave(channels, 0) for each in (windows.weight, windows.start))
-    return Windows(series, missing, weight, start, windows.window)
+    regime = None if windows.regime is None else windows.regime.repeat_interleave(channels, 0)
+    return Windows(series, missing, weight, start, windows.window, regime=regime)
 
 
 def together(scores: Tensor, n_channels: int) -> Tensor:

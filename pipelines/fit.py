@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detectors.base import Detector, Windows
-from pipelines import auto, bank, calibrate, card, flag, members, prepare
+from pipelines import auto, bank, calibrate, card, flag, members, prepare, regimes
 from pipelines.auto import Member, View
 from pipelines.members import FittedMember, Scale
-from pipelines.monitor import MonitorSpec
+from pipelines.monitor import MonitorSpec, Period
 from pipelines.names import AUTO
 from pipelines.records import Json, Mode, Points, Seconds, TargetRow, Values
 
@@ -219,6 +219,7 @@ class _Fits:
     def _prepare(self, asked: FitTarget) -> _Ready:
         # Of several series it learns from when all of them are there.
         start = max(asked.start, *(int(p.ts[0]) if len(p.ts) else asked.stop for p in asked.points))
+        calendar = self.spec.calendar_of(asked.target.labels)
         recipe = prepare.learn(
             asked.points,
             step_seconds=asked.target.step_seconds,
@@ -227,8 +228,16 @@ class _Fits:
             follow=self.member.view is View.FULL,
             start=start,
             stop=asked.stop,
+            regimes=self._regimes(calendar),
         )
-        return _Ready(asked, recipe, prepare.apply(recipe, asked.points, start, asked.stop))
+        return _Ready(asked, recipe, prepare.apply(recipe, asked.points, start, asked.stop, calendar))
+
+    def _regimes(self, calendar: Sequence[Period]) -> tuple[str, ...]:
+        """Return the names of the regimes that a target's model tells apart; none where it does not."""
+        if not self.cls.by_regime:
+            return ()
+        # A model that targets share knows a regime by one number for all of them.
+        return regimes.names(self.spec.calendar if self.pooled else calendar)
 
     def _too_little(self, ready: _Ready) -> str:
         """Return why a target cannot be fitted; empty where it can."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pipelines.advise import advise
 from pipelines.channels import Wanted
 from pipelines.desk import Desk
 from pipelines.fit import MIN_WINDOWS, least_seconds
@@ -41,6 +42,10 @@ class Reach:
 
 def tick(desk: Desk, now: int) -> Json:
     """Score what came since the last tick, at most a week of it; ``more`` says that some is left."""
+    return {**_tick(desk, now), "suggested": advise(desk)}
+
+
+def _tick(desk: Desk, now: int) -> Json:
     reach = _reach(desk, now)
     away = _watched(desk, reach, whole=False)
     spans = _new_spans(desk, _lent_meanwhile(desk, now), {}, now)
@@ -94,7 +99,7 @@ def fit(desk: Desk, now: int) -> Json:
     _watched(desk, _reach(desk, now), whole=True)
     done = _refitted(desk, due(desk, now), now)
     outcome = score_spans(desk, _all_new_spans(desk, done, now), stage="score")
-    return {**done.summary(), **outcome.summary()}
+    return {**done.summary(), **outcome.summary(), "suggested": advise(desk)}
 
 
 def _refitted(
@@ -134,14 +139,15 @@ def nightly(desk: Desk, at: int, now: int) -> Json:
         "fresh": fresh.summary(),
         "since": since,
         "settled": settled.summary(),
+        "suggested": advise(desk),
     }
 
 
 def _caught_up(desk: Desk, now: int) -> Json:
     """Tick until nothing is left up to a time; return what the last tick did."""
-    ticked = tick(desk, now)
+    ticked = _tick(desk, now)
     while ticked["more"]:
-        ticked = tick(desk, now)
+        ticked = _tick(desk, now)
     return ticked
 
 
@@ -152,7 +158,7 @@ def backfill(desk: Desk, now: int) -> Json:
     outcome = score_spans(desk, _all_new_spans(desk, done, now), stage="score")
     outcome.note(away)
     ticked = tick(desk, now)
-    return {**done.summary(), **outcome.summary(), "more": ticked["more"]}
+    return {**done.summary(), **outcome.summary(), "more": ticked["more"], "suggested": ticked["suggested"]}
 
 
 def rescore(
@@ -170,7 +176,10 @@ def rescore(
         wanted = [d for d in due(desk, stop, again_from=start) if d.slot >= start]
         _refitted(desk, wanted, max(stop, now), generation=generation, again_from=start)
         stop = max(stop, now)
-    return settle(desk, start, stop, now, dry_run=dry_run, new_versions=again)
+    outcome = settle(desk, start, stop, now, dry_run=dry_run, new_versions=again)
+    if not dry_run:
+        advise(desk)
+    return outcome
 
 
 def settle(

@@ -8,7 +8,7 @@ is. When that happens is a function of data time alone, and it ends with the tar
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipelines import lines, newcomer
 from pipelines.desk import Desk, batches, targets_per_task
@@ -206,6 +206,8 @@ class _Terms:
         return cls(desk, max(members, key=lambda version: version.weights_id), bodies, config)
 
     def version(self, asked: FitTarget, recipe: Recipe) -> NewVersion:
+        # Its regimes are those that the model learned, by the same numbers.
+        recipe = replace(recipe, regimes=Recipe.from_json(self.member.recipe).regimes)
         first = min((int(p.ts[0]) for p in asked.points if len(p.ts)), default=asked.start)
         return NewVersion(
             target_id=asked.target.id,

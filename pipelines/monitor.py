@@ -43,6 +43,31 @@ class NightlyPlan:
 
 
 @dataclass(frozen=True)
+class Period:
+    """A regime that the calendar names: when it is, and for which series.
+
+    Attributes:
+        every: recurrence rule of its starts (RFC 5545), such as ``FREQ=WEEKLY;BYDAY=TU;BYHOUR=6``, or empty.
+        lasts_seconds: how long it is from each of those.
+        spans: one-off spans, half-open: local times in ISO 8601, first and end.
+        timezone: IANA name of the clock of all these; empty for that of the series.
+        selector: as a monitor's; empty for all series.
+    """
+
+    name: str
+    every: str = ""
+    lasts_seconds: int = 0
+    spans: tuple[tuple[str, str], ...] = ()
+    timezone: str = ""
+    selector: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, values: Json) -> Period:
+        """Return the period that ``to_json`` of its monitor wrote."""
+        return cls(**{**values, "spans": tuple((first, end) for first, end in values["spans"])})
+
+
+@dataclass(frozen=True)
 class MonitorSpec:
     """Everything a job needs to know of a monitor; plain values, JSON round trip.
 
@@ -57,6 +82,7 @@ class MonitorSpec:
         device: ``auto``, ``cpu`` or ``cuda``: where models are fitted and score.
         channels: metrics whose series are one target together, in this order; none for a target per series.
         group_by: with channels, the labels that tell their targets apart.
+        calendar: regimes beside workday and weekend; of two at a time the later one counts.
     """
 
     name: str
@@ -76,6 +102,7 @@ class MonitorSpec:
     device: str = "auto"
     channels: tuple[str, ...] = ()
     group_by: tuple[str, ...] = ()
+    calendar: tuple[Period, ...] = ()
 
     def to_json(self) -> Json:
         return asdict(self)
@@ -89,12 +116,20 @@ class MonitorSpec:
             "nightly": NightlyPlan(**values.get("nightly", {})),
             "channels": tuple(values.get("channels", ())),
             "group_by": tuple(values.get("group_by", ())),
+            "calendar": tuple(Period.from_json(each) for each in values.get("calendar", ())),
         }
         return cls(**{**values, **nested})
 
     def selects(self, metric: str, labels: dict[str, str]) -> bool:
         """True where every condition of the selector holds and, with channels, the series can be one."""
-        values = {"metric": metric, **labels}
         if self.channels and not (metric in self.channels and labels.keys() >= set(self.group_by)):
             return False
-        return all(values.get(name) in allowed for name, allowed in self.selector.items())
+        return _selects(self.selector, {"metric": metric, **labels})
+
+    def calendar_of(self, labels: dict[str, str]) -> tuple[Period, ...]:
+        """Return the periods that are for a series with these labels, its ``metric`` among them."""
+        return tuple(period for period in self.calendar if _selects(period.selector, labels))
+
+
+def _selects(selector: dict[str, list[str]], values: dict[str, str]) -> bool:
+    return all(values.get(name) in allowed for name, allowed in selector.items())

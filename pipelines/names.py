@@ -1,4 +1,4 @@
-"""Names that stand for no detector and may be given as one; imports nothing, as the command line begins here."""
+"""Names a config may give beside those of detectors; imports nothing, as the command line begins here."""
 
 AUTO = "auto"
-"""The automatic detector in a config: models chosen for every target."""
+"""The automatic detector: models chosen for every target."""

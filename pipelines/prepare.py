@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import season as seasons
+from pipelines.monitor import Period
 from pipelines.records import Json, Points, Seconds, Values
+from pipelines.regimes import Regimes, of_steps
 from pipelines.season import Clock, median
 
 BLOCK_SECONDS = 7_200
@@ -92,6 +94,7 @@ class Recipe:
     offset_seconds: int
     timezone: str
     channels: tuple[ChannelRecipe, ...]
+    regimes: tuple[str, ...] = ()
 
     @property
     def block_steps(self) -> int:
@@ -117,8 +120,9 @@ class Recipe:
     @classmethod
     def from_json(cls, values: Json) -> Recipe:
         """Return the recipe that ``to_json`` wrote; what others keep beside it is left out."""
-        own = {name: values[name] for name in cls.__dataclass_fields__}
-        return cls(**{**own, "channels": tuple(ChannelRecipe(**c) for c in values["channels"])})
+        own = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        channels = tuple(ChannelRecipe(**c) for c in values["channels"])
+        return cls(**{**own, "channels": channels, "regimes": tuple(values.get("regimes", ()))})
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,7 @@ class Prepared:
         raw: shape ``(n, n_channels)``, the series' unit, NaN where missing.
         baseline: what a value of 0 means, transformed.
         spread: what a value of 1 means, transformed.
+        regime: shape ``(n,)``, each step's place in the recipe's ``regimes``.
     """
 
     start: int
@@ -142,6 +147,7 @@ class Prepared:
     raw: Values
     baseline: Values
     spread: Values
+    regime: Regimes
 
     def __len__(self) -> int:
         return len(self.ts)
@@ -160,6 +166,7 @@ def learn(
     start: int,
     stop: int,
     recipe: str = "robust",
+    regimes: Sequence[str] = (),
 ) -> Recipe:
     """Return what the points of one target with ``start <= ts < stop`` say about normal.
 
@@ -170,6 +177,7 @@ def learn(
         season: ``none``, ``daily``, ``weekly`` or ``auto``.
         follow: whether a level that wanders is followed; False leaves it in.
         recipe: ``robust``.
+        regimes: names of the regimes that the detector tells apart.
 
     Raises:
         ValueError: an unknown season or recipe, or a step that is not positive.
@@ -185,7 +193,7 @@ def learn(
     channels = tuple(
         _learn_channel(p, bare, season, number, follow=follow) for number, p in enumerate(inside)
     )
-    return replace(bare, channels=channels)
+    return replace(bare, channels=channels, regimes=tuple(regimes))
 
 
 def courses(
@@ -219,8 +227,10 @@ def _bare(inside: Sequence[Points], step_seconds: int, timezone: str) -> Recipe:
     return Recipe(step_seconds, offset, timezone, ())
 
 
-def apply(recipe: Recipe, points: Sequence[Points], start: int, stop: int) -> Prepared:
-    """Return the steps whose time lies in ``start <= t < stop``.
+def apply(
+    recipe: Recipe, points: Sequence[Points], start: int, stop: int, calendar: Sequence[Period] = ()
+) -> Prepared:
+    """Return the steps whose time lies in ``start <= t < stop``; the calendar says when known regimes are.
 
     A step's values are the same whatever ``start`` and ``stop``, as long as points reach from
     ``context_seconds`` before it to half a step after it.
@@ -242,7 +252,8 @@ def apply(recipe: Recipe, points: Sequence[Points], start: int, stop: int) -> Pr
     for number, (channel, series) in enumerate(zip(recipe.channels, points, strict=True)):
         columns = _apply_channel(recipe, channel, series, number, first, len(steps))
         raw[:, number], values[:, number], baseline[:, number], spread[:, number] = columns
-    return Prepared(first, ts, values, np.isnan(raw), raw, baseline, spread)
+    regime = of_steps(ts, recipe.timezone, recipe.regimes, calendar)
+    return Prepared(first, ts, values, np.isnan(raw), raw, baseline, spread, regime)
 
 
 def restore(

@@ -202,8 +202,8 @@ class Interval:
 class Event:
     """A stored Interval that keeps its identity over rescoring.
 
-    ``reviewed`` is true once a review exists, ``verdict`` is that of the newest one (empty where there is
-    none); ``added`` where a person drew it by hand.
+    ``reviewed`` is true once a review exists, ``verdict`` and ``cause`` are those of the newest one (empty
+    where there is none); ``added`` where a person drew it by hand.
     """
 
     id: int
@@ -216,6 +216,28 @@ class Event:
     reviewed: bool = False
     added: bool = False
     verdict: str = ""
+    cause: str = ""
+
+
+@dataclass(frozen=True)
+class EventLook:
+    """What an event looked like when it was last looked at, and what is suggested of it.
+
+    Attributes:
+        revision: of the event at that time.
+        shape: JSON that only ``pipelines.similar`` reads, kept when the points are deleted; None where the
+            event has no shape.
+        verdict: a Verdict or ``unknown``; empty where nothing is suggested.
+        cause: empty for none in particular.
+        probability: of verdict and cause together; None where they are unknown or not suggested.
+    """
+
+    event_id: int
+    revision: int
+    shape: Json | None = None
+    verdict: str = ""
+    cause: str = ""
+    probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -251,6 +273,7 @@ class TargetRow:
         delay_seconds: of several series, the longest.
         scored_until: live scores exist for t below this (epoch seconds); None before the first.
         settled_until: settled scores exist for t below this.
+        labels: of its first series, with its ``metric``.
     """
 
     id: int
@@ -262,6 +285,7 @@ class TargetRow:
     delay_seconds: int
     scored_until: int | None = None
     settled_until: int | None = None
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

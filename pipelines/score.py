@@ -155,7 +155,7 @@ def raw_scores(
     spec: MonitorSpec, targets: Sequence[ScoreTarget], weights: dict[int, bytes]
 ) -> list[list[Steps]]:
     """Return the raw scores of every target, a list of its pieces in order of time for each."""
-    rows = [row for owner, target in enumerate(targets) for row in _rows(owner, target)]
+    rows = [row for owner, target in enumerate(targets) for row in _rows(owner, target, spec)]
     done: dict[tuple[int, int], list[Steps]] = defaultdict(list)
     for alike in _alike(rows):
         for steps in _score_rows(alike, weights):
@@ -177,7 +177,8 @@ def _joined(parts: list[Steps]) -> Steps:
     return replace(lead, live=live, settled=settled, parts=tuple(parts))
 
 
-def _rows(owner: int, target: ScoreTarget) -> Iterator[_Row]:
+def _rows(owner: int, target: ScoreTarget, spec: MonitorSpec) -> Iterator[_Row]:
+    calendar = spec.calendar_of(target.target.labels)
     for piece in target.pieces:
         of = members.stored(piece.detector, piece.params, piece.recipe)
         if piece.unseen is not None:
@@ -192,7 +193,7 @@ def _rows(owner: int, target: ScoreTarget) -> Iterator[_Row]:
                 recipe = prepare.Recipe.from_json(member.recipe)
                 margin = longest * recipe.step_seconds
                 stop = min(piece.stop + margin, target.observed_until)
-                steps = prepare.apply(recipe, target.points, piece.start - margin, stop)
+                steps = prepare.apply(recipe, target.points, piece.start - margin, stop, calendar)
                 prepared[known] = (recipe, steps)
             yield _Row(owner, piece, member, *prepared[known])
 

@@ -18,7 +18,7 @@ from detectors.base import Encodes, Progress, Windows
 from pipelines import bank
 from pipelines.monitor import WEEK
 from pipelines.reconcile import FAMILY
-from pipelines.records import Interval, Values, Verdict
+from pipelines.records import Interval, Json, Values, Verdict
 
 HISTORY_SECONDS = 26 * WEEK
 """Windows further back are not looked at: half a year of five minutes takes seconds to encode."""
@@ -30,6 +30,9 @@ BEFORE, DURING = 8, 24
 """Steps of a shape before its core and in it: 32 in all, so that the core always starts at the same."""
 LEAD_STEPS = 4
 """A shape begins half the length of its core before it, and at least so many steps."""
+
+DIGITS = 4
+"""Decimals of a stored course, whose highest step is 1."""
 
 COMPONENTS = 8
 """Principal coordinates of the shapes at most; together they weigh as much as any other feature."""
@@ -148,6 +151,15 @@ class Shape:
     course: Values
     n_steps: int
 
+    def to_json(self) -> Json:
+        """Return the shape as it is stored; a course that came from there comes back as it was."""
+        return {"course": [round(each, DIGITS) for each in self.course.tolist()], "n_steps": self.n_steps}
+
+    @classmethod
+    def from_json(cls, values: Json) -> Shape:
+        """Return the shape that ``to_json`` wrote."""
+        return cls(np.array(values["course"]), values["n_steps"])
+
 
 @dataclass(frozen=True)
 class Portrait:
@@ -208,7 +220,7 @@ def nearest_events(portraits: Sequence[Portrait]) -> list[Neighbour]:
     by its median over all pairs of whatever family: few flatlines say little of what is usual. Of equals
     the newest comes first. A gap has no values to hold against those of a spike, so families are not mixed.
     """
-    values, weight = _features(portraits)
+    values, weight = features(portraits)
     away = _distances(values, weight)
     pairs = away[np.triu_indices(len(away), 1)]
     usual = float(np.median(pairs[pairs > 0])) if (pairs > 0).any() else 1.0
@@ -232,7 +244,7 @@ def _distances(values: Values, weight: Values) -> Values:
     return np.asarray(np.sqrt(total / weights))
 
 
-def _features(portraits: Sequence[Portrait]) -> tuple[Values, Values]:
+def features(portraits: Sequence[Portrait]) -> tuple[Values, Values]:
     """Return features of shape ``(n, k)`` that depend on no model's weights, and their weights ``(k,)``.
 
     Direction, duration, height, how even the scores are, the share by which the value was off, how far the

@@ -12,6 +12,7 @@ from pipelines.records import (
     Claim,
     Event,
     EventChange,
+    EventLook,
     Json,
     LineRow,
     MonitorRow,
@@ -217,6 +218,14 @@ class Store(Protocol):
         end: int | None = None,
     ) -> int:
         """Append a review; borders the reviewer moved stand in their own columns and win in the views."""
+        ...
+
+    def looks(self, monitor_id: int, limit: int) -> list[tuple[Event, EventLook | None]]:
+        """Events of a monitor that stand, with what was seen of each: those judged first, then the newest."""
+        ...
+
+    def write_looks(self, claim: Claim | None, rows: Sequence[EventLook]) -> None:
+        """Write looks, each in place of what stands for its event; events and reviews stay as they are."""
         ...
 
     # runs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,23 +45,42 @@ def intervals(
         found = [row for row in found if row["review_verdict"] is None]
     found.sort(key=lambda row: (row["start_at"], row["event_id"]), reverse=True)
     listed = found[:limit]
-    leading = ["channel"] if any(row["channel_shares"] for row in listed) else []
     columns = [
         "event_id", "series", "monitor", "kind", "start_at", "duration", "status", "direction",
-        "peak_score", "y_at_peak", "yhat_at_peak", *leading, "review_verdict",
+        "peak_score", "y_at_peak", "yhat_at_peak",
     ]  # fmt: skip
+    if any(row["channel_shares"] for row in listed):
+        columns.append("channel")
+    columns.append("review_verdict")
+    if any(row["suggested_verdict"] for row in listed):
+        columns.append("suggestion")
     if not as_json:
-        listed = [
-            {
-                **row,
-                "duration": show.duration(row["duration_seconds"]),
-                "channel": show.leading(row["channel_shares"] or {}),
-            }
-            for row in listed
-        ]
+        listed = [{**row, **_in_words(row)} for row in listed]
     show.rows(listed, columns, as_json=as_json, empty="No interval is flagged.")
     if len(found) > limit:
         show.note(f"{len(found) - limit} more; --limit {len(found)} shows them all.")
+
+
+def _in_words(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a table of intervals says of a row in other words than the view."""
+    return {
+        "duration": show.duration(row["duration_seconds"]),
+        "channel": show.leading(row["channel_shares"] or {}),
+        "suggestion": _suggestion(row),
+    }
+
+
+def _suggestion(row: Mapping[str, Any]) -> str:
+    """Return what an interval would probably be judged.
+
+    >>> row = {"suggested_verdict": "expected", "suggested_cause": "patch", "suggestion_probability": 0.871}
+    >>> _suggestion(row)
+    'expected: patch (87 %)'
+    """
+    if row["suggestion_probability"] is None:
+        return row["suggested_verdict"] or ""
+    cause = f": {row['suggested_cause']}" if row["suggested_cause"] else ""
+    return f"{row['suggested_verdict']}{cause} ({row['suggestion_probability']:.0%})".replace("%", " %")
 
 
 @app.command(rich_help_panel=PANEL)

@@ -35,14 +35,14 @@ def overlapping(connection: Connection, target_ids: Sequence[int], start: int, s
         )
         .order_by(EventTable.target_id, EventTable.start_ts, EventTable.id)
     )
-    return [_event(row) for row in connection.execute(query)]
+    return [event_of(row) for row in connection.execute(query)]
 
 
 def by_id(connection: Connection, ids: Sequence[int]) -> dict[int, Event]:
     """Return events by id, locked until the transaction ends; unknown ids are left out."""
     query = select(TABLE).where(among(connection, EventTable.id, sorted({int(one) for one in ids})))
     return {
-        row.id: _event(row) for row in connection.execute(query.order_by(EventTable.id).with_for_update())
+        row.id: event_of(row) for row in connection.execute(query.order_by(EventTable.id).with_for_update())
     }
 
 
@@ -202,7 +202,8 @@ def _or_none(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def _event(row: Any) -> Event:
+def event_of(row: Any) -> Event:
+    """Return the event of a row with the columns of its table."""
     interval = Interval(
         kind=Kind(row.kind),
         start=row.start_ts,
@@ -230,6 +231,7 @@ def _event(row: Any) -> Event:
         reviewed=row.review_id is not None,
         added=row.added,
         verdict=row.review_verdict or "",
+        cause=row.review_cause or "",
     )
 
 

@@ -84,8 +84,9 @@ def _add_members(connection: Connection, monitor_id: int, new: dict[str, tuple[i
 
 def targets(connection: Connection, monitor_id: int) -> list[TargetRow]:
     """Return the monitor's targets by key."""
+    of_series = (Series.step_seconds, Series.timezone, Series.delay_seconds, Series.metric, Series.labels)
     query = (
-        select(Target, TargetSeries.series_id, Series.step_seconds, Series.timezone, Series.delay_seconds)
+        select(Target, TargetSeries.series_id, *of_series)
         .join_from(Target, TargetSeries, TargetSeries.target_id == Target.id)
         .join(Series, Series.id == TargetSeries.series_id)
         .where(Target.monitor_id == monitor_id)
@@ -110,6 +111,7 @@ def _target(members: Sequence[Any]) -> TargetRow:
         delay_seconds=max(row.delay_seconds for row in members),
         scored_until=first.scored_until,
         settled_until=first.settled_until,
+        labels={**first.labels, "metric": first.metric},
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL
 
-from anomaly_service.db import events, migrate, monitors, points, queries, runs, versions
+from anomaly_service.db import events, looks, migrate, monitors, points, queries, runs, versions
 from anomaly_service.db.bulk import Bulk, SqliteBulk
 from anomaly_service.db.engine import make_engine, transaction
 from anomaly_service.failpoints import failpoint
@@ -19,6 +19,7 @@ from pipelines.records import (
     CalibrationRow,
     Claim,
     Event,
+    EventLook,
     Json,
     LineRow,
     MonitorRow,
@@ -268,6 +269,16 @@ class SqlStore:
         """Return every review of an event, the oldest first."""
         with self._read() as connection:
             return events.reviews(connection, event_id)
+
+    def looks(self, monitor_id: int, limit: int) -> list[tuple[Event, EventLook | None]]:
+        """Return a monitor's events that stand with their looks: those judged first, then the newest."""
+        with self._read() as connection:
+            return looks.newest(connection, monitor_id, limit)
+
+    def write_looks(self, claim: Claim | None, rows: Sequence[EventLook]) -> None:
+        """Write looks, each in place of what stands for its event; events and reviews stay as they are."""
+        with self._write(claim) as connection:
+            looks.write(connection, rows)
 
     # runs
 

@@ -288,6 +288,22 @@ class Review(Base):
     at: Mapped[float] = mapped_column(Double)
 
 
+class EventLookTable(Base):
+    """What an event looks like, whatever becomes of its points, and what is suggested of it.
+
+    Written from events, reviews and points alone: a pass that is repeated writes the same.
+    """
+
+    __tablename__ = "event_look"
+
+    event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), primary_key=True, autoincrement=False)
+    revision: Mapped[int] = mapped_column(Integer)
+    shape: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    verdict: Mapped[str] = mapped_column(Text)
+    cause: Mapped[str] = mapped_column(Text)
+    probability: Mapped[float | None] = mapped_column(Double)
+
+
 class Run(Base):
     """One scheduled piece of work. ``monitor_key`` is ``monitor_id`` or 0, as NULLs are never equal."""
 

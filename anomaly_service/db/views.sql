@@ -44,19 +44,24 @@ SELECT
     @time(shown.reviewed_at) AS reviewed_at,
     @time(shown.first_detected_at) AS first_detected_at,
     @time(shown.updated_at) AS updated_at,
-    shown.revision AS revision
+    shown.revision AS revision,
+    suggested.verdict AS suggested_verdict,
+    nullif(suggested.cause, '') AS suggested_cause,
+    suggested.probability AS suggestion_probability
 FROM shown
 JOIN target ON target.id = shown.target_id
 JOIN monitor ON monitor.id = target.monitor_id
 JOIN target_series ON target_series.target_id = target.id AND target_series.position = 0
 JOIN series ON series.id = target_series.series_id
-LEFT JOIN model_version ON model_version.id = shown.version_id;
+LEFT JOIN model_version ON model_version.id = shown.version_id
+LEFT JOIN event_look AS suggested ON suggested.event_id = shown.id AND suggested.verdict <> ''
+    AND (shown.review_verdict IS NULL OR shown.review_verdict = 'unsure');
 
 CREATE VIEW review_queue AS
 SELECT
     event_id, series, metric, labels, monitor, detector, kind, start_at, end_at, duration_seconds, status,
     direction, severity, peak_at, peak_score, y_at_peak, yhat_at_peak, impact, channel, channel_shares,
-    review_verdict, first_detected_at
+    review_verdict, first_detected_at, suggested_verdict, suggested_cause, suggestion_probability
 FROM flagged_intervals
 WHERE status IN ('open', 'closed') AND (review_verdict IS NULL OR review_verdict = 'unsure')
 ORDER BY peak_score DESC, event_id;

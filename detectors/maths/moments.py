@@ -15,6 +15,7 @@ window 128, 72 % of them have one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -200,6 +201,22 @@ def trimmed(windows: Windows, share: float) -> tuple[Moments, Windows]:
     keep = filled & (energy.argsort(dim=1, descending=True).argsort(dim=1) >= drop.unsqueeze(1))
     stays = keep.repeat_interleave(blocks.weight.shape[2], 1)[:, : windows.n_windows]
     return blocks.total(keep), windows.weighted(windows.weight * stays)
+
+
+def within(sets: Sequence[Moments]) -> Moments:
+    """Return mean of the windows of several sets together, and covariance about the mean of their own set."""
+    count = torch.stack([each.count for each in sets])
+    share = count / count.sum(0).clamp_min(1)
+
+    def mixed(each: Tensor) -> Tensor:
+        return torch.einsum("kn,kn...->n...", share, each)
+
+    return Moments(
+        count.sum(0),
+        mixed(torch.stack([each.mean for each in sets])),
+        mixed(torch.stack([each.covariance for each in sets])),
+        mixed(torch.stack([each.fourth for each in sets])),
+    )
 
 
 def regular(moments: Moments, window: int, intensity: float | None = None) -> Tensor:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from detectors.base import Expected, Windows, in_pieces
 from detectors.maths.moments import LARGEST
-
-LARGEST_FULL = 128
-"""Values of a window up to which its covariance fits, packed, into 33 KiB of a version's 64."""
 
 
 @dataclass(frozen=True)
@@ -140,22 +137,6 @@ def log_standard(z: Tensor) -> Tensor:
     return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
 
 
-def packed(covariance: Tensor) -> Tensor:
-    """Return the lower half of symmetric matrices ``(n_targets, size, size)``, row by row, in float32."""
-    rows, columns = torch.tril_indices(*covariance.shape[1:])
-    return covariance[:, rows, columns].to(torch.float32)
-
-
-def unpacked(half: Tensor) -> Tensor:
-    """Return the symmetric matrices that ``packed`` made these of, in float64."""
-    size = (math.isqrt(8 * half.shape[1] + 1) - 1) // 2
-    rows, columns = torch.tril_indices(size, size)
-    covariance = half.new_zeros(half.shape[0], size, size, dtype=torch.float64)
-    covariance[:, rows, columns] = half.to(torch.float64)
-    covariance[:, columns, rows] = half.to(torch.float64)
-    return covariance
-
-
 def normal_expect(
     windows: Windows,
     normal_of: Callable[[slice], Normal],
@@ -171,27 +152,43 @@ def normal_expect(
     """
 
     def both(members: slice, piece: Windows) -> Tensor:
-        normal, missing = normal_of(members), piece.mask.flatten(2)
-        x, centre = normal.about_mean(piece.values), normal.mean.unsqueeze(1)
-        if centre_of is not None:
-            moved = centre_of(members, x, missing)
-            x, centre = x - moved, centre + moved
-        mean, variance = normal.conditional(x, missing)
-        return torch.stack([mean + centre, variance.sqrt()], dim=2).to(torch.float32)
+        centre = None if centre_of is None else partial(centre_of, members)
+        return conditionals(normal_of(members), piece, centre)
 
+    return expected(windows, both)
+
+
+def expected(windows: Windows, both: Callable[[slice, Windows], Tensor]) -> Expected:
+    """Return what ``conditionals`` say of a bank, piece by piece; ``both`` maps some members and windows."""
     found = in_pieces(windows, both, values=2**21 // (windows.window * windows.n_channels))
     mean, scale = found.view(*found.shape[:3], windows.window, -1).unbind(2)
     return Expected(mean, scale)
 
 
+def conditionals(
+    normal: Normal, windows: Windows, centre_of: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> Tensor:
+    """Return mean and standard deviation of every value given the others, ``(n_targets, k, 2, size)``.
+
+    ``centre_of`` is as for ``normal_expect``, of these members.
+    """
+    x, missing = normal.about_mean(windows.values), windows.mask.flatten(2)
+    centre = normal.mean.unsqueeze(1)
+    if centre_of is not None:
+        moved = centre_of(x, missing)
+        x, centre = x - moved, centre + moved
+    mean, variance = normal.conditional(x, missing)
+    return torch.stack([mean + centre, variance.sqrt()], dim=2).to(torch.float32)
+
+
 def normal_log_prob(windows: Windows, normal_of: Callable[[slice], Normal]) -> Tensor:
     """Return the log-density of the observed values of every window; arguments as for ``normal_expect``."""
+    return in_pieces(windows, lambda members, piece: log_density(normal_of(members), piece))
 
-    def density(members: slice, piece: Windows) -> Tensor:
-        normal = normal_of(members)
-        return normal.log_prob(normal.about_mean(piece.values), piece.mask.flatten(2))
 
-    return in_pieces(windows, density)
+def log_density(normal: Normal, windows: Windows) -> Tensor:
+    """Return the log-density of the observed values of windows, ``(n_targets, k)``."""
+    return normal.log_prob(normal.about_mean(windows.values), windows.mask.flatten(2))
 
 
 def _padded_indices(missing: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,12 +29,13 @@ def configured(cls: type[Detector], steps: int) -> Detector:
 
 
 def windows(n_points: int) -> Windows:
-    """A rhythm with noise, two channels, and a gap."""
+    """A rhythm with noise, two channels, two regimes, and a gap."""
     generator = torch.Generator().manual_seed(0)
     rhythm = (torch.arange(n_points) * (2 * math.pi / 12)).sin().view(1, -1, 1)
     series = rhythm + 0.5 * torch.randn(2, n_points, 2, generator=generator)
     series[0, 40:42, 0] = torch.nan
-    return Windows.of(series, WINDOW)
+    regime = (torch.arange(n_points) // 50 % 2).to(torch.uint8).expand(2, -1)
+    return Windows.of(series, WINDOW, regime=regime)
 
 
 def fitted_on(where: torch.device, cls: type[Detector], data: Windows, steps: int) -> tuple[Detector, Tensor]:

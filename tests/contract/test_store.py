@@ -22,6 +22,7 @@ from pipelines.records import (
     Claim,
     Event,
     EventChange,
+    EventLook,
     Interval,
     Kind,
     LineRow,
@@ -679,6 +680,57 @@ def test_reviewing_an_outdated_event_shows_it_below_the_line(store: SqlStore) ->
 def test_an_unknown_event_cannot_be_reviewed(store: SqlStore) -> None:
     with pytest.raises(UnknownEventError, match="no event has the id 7; `anomaly intervals` lists"):
         store.review(7, Verdict.CONFIRMED)
+
+
+def test_looks_come_with_their_events_those_judged_first_then_the_newest(store: SqlStore) -> None:
+    target = watch(store)[0]
+    events = [flag(store, target, interval(T0 + 3600 * k, T0 + 3600 * k)) for k in range(4)]
+    store.review(events[1].id, Verdict.CONFIRMED, cause="deploy")
+    store.review(events[2].id, Verdict.UNSURE)
+    shape = {"course": [0.5, -1.0], "n_steps": 3}
+    look = EventLook(events[3].id, 1, shape, "expected", "patch", 0.75)
+    store.write_looks(None, [look])
+    monitor = store.monitors()[0].id
+    found = store.looks(monitor, 10)
+    assert [event.id for event, _ in found] == [events[k].id for k in (1, 3, 2, 0)]
+    assert [seen for _, seen in found] == [None, look, None, None]
+    assert (found[0][0].verdict, found[0][0].cause) == ("confirmed", "deploy")
+    assert [event.id for event, _ in store.looks(monitor, 2)] == [events[1].id, events[3].id]
+    assert store.looks(monitor + 1, 10) == []
+
+
+def test_events_that_do_not_stand_are_not_looked_at(store: SqlStore) -> None:
+    target = watch(store)[0]
+    event, other = flag(store, target), flag(store, target, interval(T0 + 3600, T0 + 3600))
+    gone = [
+        change(event, status=Status.OUTDATED),
+        change(other, status=Status.MERGED, merged_into=event.id),
+    ]
+    store.commit(None, Batch(changes=gone))
+    assert store.looks(store.monitors()[0].id, 10) == []
+
+
+def test_a_look_replaces_the_last_and_leaves_event_and_reviews_alone(store: SqlStore) -> None:
+    event = flag(store, watch(store)[0])
+    store.review(event.id, Verdict.UNSURE, cause="deploy")
+    before = store.events([event.target_id], 0, 2**40), store.reviews(event.id), store.revisions(event.id)
+    for look in (EventLook(event.id, 1, {"n_steps": 2}, "unknown"), EventLook(event.id, 2)):
+        store.write_looks(None, [look])
+        assert [seen for _, seen in store.looks(store.monitors()[0].id, 10)] == [look]
+    store.write_looks(None, [])
+    after = store.events([event.target_id], 0, 2**40), store.reviews(event.id), store.revisions(event.id)
+    assert after == before
+
+
+def test_a_lost_claim_writes_no_looks(store: SqlStore) -> None:
+    event = flag(store, watch(store)[0])
+    store.schedule(RunKind.TICK, None, NOON)
+    claim = store.claim("a", 60)
+    assert claim is not None
+    store.give_back(claim)
+    with pytest.raises(LostClaimError):
+        store.write_looks(claim, [EventLook(event.id, 1)])
+    assert [seen for _, seen in store.looks(store.monitors()[0].id, 10)] == [None]
 
 
 @pytest.mark.parametrize("statement", ["UPDATE {} SET at = 0", "DELETE FROM {}"])

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from detectors.base import Windows
 from detectors.energy import EnergyConfig, EnergyDetector
-from detectors.maths import contrast
+from detectors.maths import contrast, stored
 from detectors.maths.linear import LinearBase
-from detectors.maths.normal import Normal, log_standard, packed, unpacked
+from detectors.maths.normal import Normal, log_standard
 
 WINDOW = 8
 
@@ -157,7 +157,7 @@ def test_log_prob_is_the_normal_distribution_s_and_what_was_learned(waving: Ener
     windows = Windows.of(waves(2, 40, 6), WINDOW)
     state = {name: value[1] for name, value in waving.state().items()}
     x = windows.values[1, 5, :, 0].double() - state["mean"].double()
-    covariance = unpacked(state["covariance"].unsqueeze(0))[0]
+    covariance = stored.covariance_of({"covariance": state["covariance"].unsqueeze(0)}, WINDOW)[0]
     energy = x @ torch.linalg.solve(covariance, x)
     plain = -0.5 * (energy + torch.linalg.slogdet(2 * math.pi * covariance).logabsdet)
     h = ((x.float() @ state["axes"]) / state["spread"]).asinh()
@@ -191,13 +191,6 @@ def test_long_windows_are_principal_components_and_white_noise() -> None:
     base = LinearBase.load(detector.state())
     off = base.split(detector.sample(200).flatten(2) - base.mean.unsqueeze(1))[1].mean(1)
     assert (off / (base.noise * base.off_axes)).tolist() == pytest.approx([1.0], rel=0.1)
-
-
-def test_a_packed_matrix_comes_back() -> None:
-    half = noise(3, 5, 5)
-    covariance = (half @ half.transpose(1, 2)).double()
-    assert packed(covariance).shape == (3, 15)
-    torch.testing.assert_close(unpacked(packed(covariance)).float(), covariance.float())
 
 
 def test_a_default_member_is_as_large_as_is_said() -> None:

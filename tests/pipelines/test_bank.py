@@ -18,10 +18,19 @@ class Steps:
     values: NDArray[np.float32]
     missing: NDArray[np.bool_]
 
+    @property
+    def regime(self) -> NDArray[np.uint8]:
+        return np.arange(len(self.values)).astype(np.uint8)
+
 
 def steps(rng: np.random.Generator, n: int, channels: int = 1) -> Steps:
     values = rng.normal(size=(n, channels)).astype(np.float32)
     return Steps(values, np.zeros((n, channels), dtype=bool))
+
+
+def test_every_step_brings_its_regime_and_padding_has_the_first(rng: np.random.Generator) -> None:
+    windows = bank.windows_of([steps(rng, 6), steps(rng, 4)], 4, [0, 5])
+    assert windows.regimes.tolist() == [[3, 4, 5], [3, 0, 0]]
 
 
 @pytest.fixture

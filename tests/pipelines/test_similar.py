@@ -7,49 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from drawn import STEP, drift, outage
 from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.base import Windows
 from detectors.gaussian import GaussianConfig, GaussianDetector
 from pipelines import prepare, similar
-from pipelines.records import Interval, Kind, Points, Verdict
+from pipelines.records import Kind, Points, Verdict
 from pipelines.similar import Judged, Neighbour, Portrait
 
-STEP = 300
 DAY = 86_400
-
-
-def outage(seed: int, n: int = 6) -> Portrait:
-    """A fall that stays down for ``n`` steps and a little."""
-    rng = np.random.default_rng(seed)
-    course = np.concatenate((rng.normal(0, 0.3, 4), -20 + rng.normal(0, 1, n)))
-    return portrait(course, n, "below_expected", 3.0 + rng.normal(0, 0.1), y=30.0, yhat=100.0)
-
-
-def drift(seed: int, n: int = 60) -> Portrait:
-    """A slow rise."""
-    rng = np.random.default_rng(seed)
-    course = np.concatenate((rng.normal(0, 0.3, n // 2), np.linspace(2, 8, n) + rng.normal(0, 0.3, n)))
-    return portrait(course, n, "above_expected", 1.4 + rng.normal(0, 0.05), y=140.0, yhat=100.0)
-
-
-def portrait(course: np.ndarray, n: int, direction: str, peak: float, **at_peak: float) -> Portrait:
-    """Return the portrait of an event whose last ``n`` steps are its own."""
-    interval = Interval(
-        kind=Kind.ANOMALY,
-        start=0,
-        end=(n - 1) * STEP,
-        n_points=n,
-        peak_at=0,
-        peak_score=peak,
-        mean_score=0.8 * peak,
-        direction=direction,
-        y_at_peak=at_peak.get("y"),
-        yhat_at_peak=at_peak.get("yhat"),
-    )
-    values = course[:, np.newaxis]
-    return Portrait(interval, STEP, similar.shape_of(values, np.isnan(values), len(course) - n))
 
 
 def many() -> list[Portrait]:
@@ -100,7 +68,7 @@ def test_distances_are_those_of_the_naive_twin() -> None:
     events = many()
     events[3] = replace(events[3], shape=None)
     events[6] = replace(events[6], interval=replace(events[6].interval, y_at_peak=None))
-    values, weights = similar._features(events)
+    values, weights = similar.features(events)
     assert np.isnan(values).any()
     expected = naive(events, weights, values)
     found = {each.at: each.distance for each in similar.nearest_events(events)}
@@ -139,7 +107,7 @@ def test_an_event_is_compared_with_its_own_family_only() -> None:
 
 
 def test_the_shape_weighs_as_much_as_any_other_feature() -> None:
-    values, weights = similar._features(many())
+    values, weights = similar.features(many())
     shape = weights < 1
     assert np.count_nonzero(shape) == similar.COMPONENTS
     assert weights[shape].sum() == pytest.approx(1.0)

@@ -21,7 +21,7 @@ from anomaly_service.config_errors import ConfigError
 from anomaly_service.config_types import duration_text, parse_duration
 from anomaly_service.sources.csv import CsvConfig
 from anomaly_service.sources.sql import SqlConfig
-from pipelines.monitor import MonitorSpec
+from pipelines.monitor import MonitorSpec, Period
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -88,6 +88,23 @@ def test_the_whole_file_becomes_what_the_jobs_need(tmp_path: Path) -> None:
     assert (spec.nightly.at_seconds, spec.nightly.window_seconds) == (11700, 259200)
     assert config.retention.points.days == 400
     assert (config.http.host, config.http.port) == ("127.0.0.1", 9464)
+
+
+def test_a_calendar_is_every_monitor_s(tmp_path: Path) -> None:
+    config = loaded(
+        tmp_path,
+        "calendar:\n"
+        "  maintenance: {every: FREQ=WEEKLY;BYDAY=TU;BYHOUR=6, lasts: 3h, timezone: Asia/Seoul}\n"
+        "  patch: {spans: [2026-03-10T09:00/2026-03-10T15:00], series: {region: [eu, kr]}}\n"
+        "monitors: {a: {series: {}}, b: {series: {}}}\n",
+    )
+    weekly = "FREQ=WEEKLY;BYDAY=TU;BYHOUR=6"
+    spans = (("2026-03-10T09:00", "2026-03-10T15:00"),)
+    expected = (
+        Period("maintenance", every=weekly, lasts_seconds=3 * 3600, timezone="Asia/Seoul"),
+        Period("patch", spans=spans, selector={"region": ["eu", "kr"]}),
+    )
+    assert [spec.calendar for spec in config.monitor_specs().values()] == [expected, expected]
 
 
 def test_what_is_not_given_has_the_default_of_the_jobs(tmp_path: Path) -> None:
@@ -382,6 +399,35 @@ WRONG = [
         "nightly:\n  timezone: Europe/Berln",
         "anomaly.yaml:2: nightly.timezone: expected an IANA time zone such as UTC or Europe/Berlin; "
         "did you mean 'Europe/Berlin'? got 'Europe/Berln'",
+    ),
+    (
+        "calendar: {patch: {every: WEEKLY, lasts: 1h}}",
+        "anomaly.yaml:1: calendar.patch.every: expected a recurrence rule such as FREQ=WEEKLY;BYDAY=TU;",
+    ),
+    (
+        "calendar: {patch: {every: FREQ=HOURLY, lasts: 1h}}",
+        "anomaly.yaml:1: calendar.patch.every: expected a recurrence rule such as "
+        "FREQ=WEEKLY;BYDAY=TU;BYHOUR=6: daily or rarer, without DTSTART or COUNT; got 'FREQ=HOURLY'",
+    ),
+    (
+        "calendar: {patch: {every: FREQ=DAILY}}",
+        "anomaly.yaml:1: calendar.patch.lasts: `every` and `lasts` go together",
+    ),
+    (
+        "calendar: {patch: {lasts: 1h}}",
+        "anomaly.yaml:1: calendar.patch.lasts: `every` and `lasts` go together",
+    ),
+    (
+        "calendar: {patch: {spans: [2026-03-10T09:00]}}",
+        "anomaly.yaml:1: calendar.patch.spans[0]: expected two local times, such as 2026-03-10T09:00/2026-",
+    ),
+    (
+        "calendar: {patch: {spans: [2026-03-10T09:00/2026-03-10T08:00]}}",
+        "anomaly.yaml:1: calendar.patch.spans[0]: expected two local times",
+    ),
+    (
+        "calendar: {patch: {spans: [2026-03-10T09:00Z/2026-03-10T10:00]}}",
+        "anomaly.yaml:1: calendar.patch.spans[0]: expected two local times",
     ),
     ("workers: true", "anomaly.yaml:1: workers: expected a number; got 'true'"),
     ("workers: 1.5", "anomaly.yaml:1: workers: expected a whole number; got '1.5'"),

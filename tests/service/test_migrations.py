@@ -56,6 +56,22 @@ def test_events_outlive_the_columns_of_their_shares(empty_database_url: str) -> 
     assert (row["event_id"], row["review_verdict"], row["channel"]) == (event.id, "confirmed", None)
 
 
+def test_every_single_step_goes_down_and_up_again_and_keeps_what_is_stored(empty_database_url: str) -> None:
+    migrate(empty_database_url)
+    first = _objects(empty_database_url)
+    engine = make_engine(empty_database_url)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO monitor (name, config, enabled) VALUES ('m', '{}', true)"))
+    for number in range(int(HEAD) - 1, 0, -1):
+        assert downgrade(empty_database_url, f"{number:04}") == f"{number:04}"
+    for number in range(2, int(HEAD) + 1):
+        assert migrate(empty_database_url, f"{number:04}") == f"{number:04}"
+    assert _objects(empty_database_url) == first
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT name FROM monitor")) == "m"
+    engine.dispose()
+
+
 def test_migrating_twice_changes_nothing(empty_database_url: str) -> None:
     migrate(empty_database_url)
     first = _objects(empty_database_url)

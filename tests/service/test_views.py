@@ -14,6 +14,7 @@ from anomaly_service.db import views
 from anomaly_service.db.store import SqlStore
 from pipelines.records import (
     EventChange,
+    EventLook,
     Interval,
     Kind,
     PointBlock,
@@ -106,6 +107,9 @@ def test_a_flagged_interval_shows_everything(store: SqlStore) -> None:
         "reviewed_at": None,
         "first_detected_at": "2026-02-01T12:05:00Z",
         "revision": 1,
+        "suggested_verdict": None,
+        "suggested_cause": None,
+        "suggestion_probability": None,
     }
     assert [row["event_id"] for row in store.rows("open_events")] == [event]
 
@@ -153,6 +157,30 @@ def test_the_review_queue_holds_what_nobody_judged_the_highest_first(store: SqlS
     store.review(ids[3], Verdict.CONFIRMED)
     store.review(ids[1], Verdict.UNSURE)
     assert [row["event_id"] for row in store.rows("review_queue")] == [ids[2], ids[1], ids[0]]
+
+
+def test_a_suggestion_is_shown_until_somebody_is_sure(store: SqlStore) -> None:
+    target = watched(store)[0]
+    ids = [flag(store, target, interval(T0 + 3600 * k, T0 + 3600 * k)) for k in range(4)]
+    looks = [
+        EventLook(ids[0], 1, None, "expected", "patch", 0.75),
+        EventLook(ids[1], 1, None, "unknown"),
+        EventLook(ids[2], 1, {"n_steps": 3}),
+    ]
+    store.write_looks(None, looks)
+    wanted = ("suggested_verdict", "suggested_cause", "suggestion_probability")
+
+    def shown(view: str) -> dict[int, tuple[object, ...]]:
+        return {row["event_id"]: tuple(row[name] for name in wanted) for row in store.rows(view)}
+
+    nothing = (None, None, None)
+    expected = {ids[0]: ("expected", "patch", 0.75), ids[1]: ("unknown", None, None)}
+    expected |= {ids[2]: nothing, ids[3]: nothing}
+    assert shown("flagged_intervals") == shown("review_queue") == expected
+    store.review(ids[0], Verdict.UNSURE)
+    assert shown("review_queue") == expected
+    store.review(ids[0], Verdict.CONFIRMED)
+    assert shown("flagged_intervals")[ids[0]] == nothing
 
 
 def test_precision_counts_the_last_verdict_of_every_event(store: SqlStore) -> None:
