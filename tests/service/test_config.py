@@ -109,7 +109,8 @@ def test_a_calendar_is_every_monitor_s(tmp_path: Path) -> None:
 
 def test_what_is_not_given_has_the_default_of_the_jobs(tmp_path: Path) -> None:
     config = loaded(tmp_path, "monitors: {a: {series: {metric: ccu}}}")
-    assert config.monitor_specs()["a"] == MonitorSpec(name="a", selector={"metric": ["ccu"]})
+    expected = MonitorSpec(name="a", selector={"metric": ["ccu"]}, detector="auto")
+    assert config.monitor_specs()["a"] == expected
     assert config.workers >= 1
 
 
@@ -344,7 +345,7 @@ WRONG = [
     ("monitors: {a: {}}", "anomaly.yaml:1: monitors.a.series: this key is missing and has no default"),
     (
         MONITOR + "    detector: gausian",
-        "anomaly.yaml:4: monitors.a.detector: expected an installed detector: autoencoder, ",
+        "anomaly.yaml:4: monitors.a.detector: expected an installed detector: auto, autoencoder, ",
     ),
     (
         MONITOR + "    season: dayly",
@@ -543,11 +544,25 @@ def test_two_monitors_may_change_names_with_each_other(tmp_path: Path) -> None:
     ],
 )
 def test_params_are_checked_by_the_detector_when_asked(tmp_path: Path, params: str, message: str) -> None:
-    config = loaded(tmp_path, MONITOR + f"    params: {params}")
+    config = loaded(tmp_path, MONITOR + f"    params: {params}\n    detector: gaussian")
     with pytest.raises(ConfigError) as caught:
         check_params(config)
     assert str(caught.value).startswith(f"{tmp_path}/anomaly.yaml:4: {message}")
     check_params(loaded(tmp_path, WHOLE))
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("params: {window: 24}", "monitors.a.params.window: auto chooses its models itself; name a detector"),
+        ("scope: group", "monitors.a.scope: auto fits models per series; name a detector to share one"),
+    ],
+)
+def test_auto_leaves_nothing_to_set(tmp_path: Path, key: str, message: str) -> None:
+    config = loaded(tmp_path, MONITOR + f"    {key}")
+    with pytest.raises(ConfigError) as caught:
+        check_params(config)
+    assert str(caught.value).startswith(f"{tmp_path}/anomaly.yaml:4: {message}")
 
 
 # -- reference and cost -----------------------------------------------------------------

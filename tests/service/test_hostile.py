@@ -338,6 +338,7 @@ sources:
 monitors:
   {name}:
     series: {{metric: load}}
+    detector: gaussian
     params: {{window: 6}}
     fit: {{every: 4d, window: 10d, stagger: false}}
 """

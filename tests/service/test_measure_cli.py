@@ -30,6 +30,8 @@ GAP = range(17 * 24, 17 * 24 + 5)
 """Hours that eu-1 did not deliver."""
 BASELINES = {name for name in registry.names() if registry.get(name).baseline}
 
+GAUSSIAN = ("--detector", "gaussian", "--window", 6)
+
 CONFIG = """
 database: sqlite:///anomaly.db
 sources:
@@ -165,7 +167,7 @@ def test_a_table_tells_every_detector_and_the_baselines(place: Place) -> None:
 
 def test_the_table_holds_what_the_rows_come_to(place: Place) -> None:
     out = place.folder / "out.json"
-    done = place.backtest("--window", 6, "--no-baselines", "--alarms-per-week", 3, "--json", out)
+    done = place.backtest(*GAUSSIAN, "--no-baselines", "--alarms-per-week", 3, "--json", out)
     rows = json.loads(out.read_text())
     (found,) = summarise(rows)
     (cells,) = done.table
@@ -201,7 +203,7 @@ def test_what_is_kept_is_not_done_again_unless_told_to(place: Place) -> None:
 
 
 def test_a_report_has_a_section_for_every_series(place: Place) -> None:
-    done = place.backtest("--window", 6, "--report", place.folder / "report")
+    done = place.backtest(*GAUSSIAN, "--report", place.folder / "report")
     page = (place.folder / "report" / "index.html").read_text()
     assert set(re.findall(r'<section id="telemetry/([^"]+)"', page)) == set(BAD)
     assert f"Backtest of {place.data}, unsupervised" in page
@@ -209,7 +211,7 @@ def test_a_report_has_a_section_for_every_series(place: Place) -> None:
 
 
 def test_the_training_part_is_not_judged(place: Place) -> None:
-    rows = place.rows("--data", place.data, "--window", 6, "--no-baselines", "--split", "train")
+    rows = place.rows("--data", place.data, *GAUSSIAN, "--no-baselines", "--split", "train")
     assert [(row["split"], row["rows"]) for row in rows] == [("train", 10 * 24 - 1)] * 3
 
 
@@ -344,7 +346,7 @@ def test_the_config_of_the_environment_counts_for_reviews(
     assert done.code == 0, done.err
     assert done.table[0][:3] == ["logins-drop", "robust_z", "1 of 2"]
     # Labelled files are tested with detectors, not with whatever monitors are at work here.
-    assert place.backtest("--no-baselines", "--window", 6).table[0][1] == "gaussian"
+    assert place.backtest("--no-baselines").table[0][1] == "auto"
 
 
 def test_a_monitor_of_which_nothing_was_reviewed_says_what_to_do(place: Place) -> None:
