@@ -33,6 +33,11 @@ def test_every_step_brings_its_regime_and_padding_has_the_first(rng: np.random.G
     assert windows.regimes.tolist() == [[3, 4, 5], [3, 0, 0]]
 
 
+def test_channels_taken_apart_keep_the_regimes_of_their_target(rng: np.random.Generator) -> None:
+    windows = bank.apart(bank.windows_of([steps(rng, 6, channels=2), steps(rng, 4, channels=2)], 4, [0, 5]))
+    assert windows.regimes.tolist() == [[3, 4, 5], [3, 4, 5], [3, 0, 0], [3, 0, 0]]
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipelines import prepare
 from pipelines.fit import FitTarget, FitTask, fit_targets
-from pipelines.monitor import MonitorSpec
+from pipelines.monitor import MonitorSpec, Period
 from pipelines.prepare import Prepared, Recipe
 from pipelines.records import Points, TargetRow
 
@@ -57,6 +58,30 @@ def test_a_fit_window_that_can_never_hold_enough_says_what_to_change() -> None:
     spec = MonitorSpec("m", {}, params={"window": 64})
     short = fit_targets(FitTask(spec, (asked(1),))).not_ready
     assert "lengthen fit.window or shorten params.window" in short[0].why
+
+
+@pytest.mark.parametrize(
+    ("scope", "known"),
+    [
+        ("series", [["maintenance"], ["patch"]]),
+        ("group", [["maintenance", "patch"], ["maintenance", "patch"]]),
+    ],
+)
+def test_a_model_knows_the_regimes_of_its_series_and_a_shared_one_those_of_all(
+    scope: str, known: list[list[str]]
+) -> None:
+    rule = {"every": "FREQ=DAILY;BYHOUR=2", "lasts_seconds": 4 * HOUR}
+    calendar = tuple(
+        Period(name, selector={"host": [host]}, **rule)  # type: ignore[arg-type]  # fields by name
+        for name, host in (("patch", "b"), ("maintenance", "a"))
+    )
+    targets = tuple(
+        replace(each, target=replace(each.target, labels={"host": host}))
+        for each, host in ((asked(1), "a"), (asked(2), "b"))
+    )
+    spec = MonitorSpec("m", {}, "discriminant", {"window": 6}, scope=scope, calendar=calendar)
+    fitted = fit_targets(FitTask(spec, targets)).fitted
+    assert [list(each.recipe["regimes"])[2:] for each in fitted] == known
 
 
 def test_a_target_whose_fit_fails_is_left_out_alone_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

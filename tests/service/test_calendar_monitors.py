@@ -97,3 +97,16 @@ def test_a_version_keeps_the_names_of_its_regimes_and_samples_them(store: SqlSto
         model = bank.unpack(cls, config, [store.weights([newest.weights_id])[newest.weights_id]])
         means = [float(model.sample_of(k, 100).mean()) for k in (0, 2)]  # type: ignore[attr-defined]  # by name
         assert means[0] > means[1] + 1
+
+
+def test_a_newcomer_borrows_a_model_with_the_regimes_that_it_knows(store: SqlStore) -> None:
+    with store:
+        ts, values = course(7)
+        late = ts >= END - 2 * DAY
+        ingest(store, "load", {"new": (ts[late], values[late])})
+        at = desk(store, replace(SPEC, scope="group"))
+        jobs.backfill(at, END)
+        loans = [v for rows in at.versions(at.targets()).values() for v in rows if v.on_loan]
+        assert loans
+        for loan in loans:
+            assert list(loan.recipe["regimes"]) == ["workday", "weekend", "maintenance"]
