@@ -62,7 +62,7 @@ def case(spec: MonitorSpec, *values: np.ndarray) -> Case:
         learned_steps=LEARNED,
     )
     end = STEPS * HOUR
-    target = ScoreTarget(row, points, (piece,), lines, end, end, int(ts[-1]))
+    target = ScoreTarget(row, points, (piece,), lines, end, end, (int(ts[-1]),) * len(points))
     weights = {1: fitted.weights}
     (scored,) = score.score_targets(score.ScoreTask(spec, (target,), weights))
     (found,) = [each for each in scored.found if each.start <= LAST * HOUR and each.end >= FIRST * HOUR]

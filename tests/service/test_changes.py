@@ -30,6 +30,7 @@ from pipelines.slots import DAY
 NOW = datetime.fromtimestamp(END, UTC)
 LOAD: dict[str, Any] = {
     "series": {"metric": "load"},
+    "detector": "gaussian",
     "params": {"window": 6},
     "fit": {"every": "4d", "window": "10d", "stagger": False},
     "threshold": {"alarms_per_week": 1},

@@ -27,6 +27,7 @@ monitors:
     channels: [ccu, logins, crashes]
     group_by: [realm]
     series: {{}}
+    detector: gaussian
     params: {{window: 8}}
     season: daily
     fit: {{every: 1d, window: 5d}}
