@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
@@ -181,6 +182,37 @@ def packed(members: Sequence[FittedMember], weights: Sequence[bytes]) -> bytes:
     return to_bytes({f"{at}/{name}": t for at, own in enumerate(tensors) for name, t in own.items()})
 
 
+def echoes(members: Sequence[FittedMember], scores: Sequence[Values], mode: Mode) -> NDArray[np.bool_]:
+    """Return the steps whose score is the echo of another, shape ``(n,)``.
+
+    A spike raises every long window that holds it, a day before and after. Where long windows have most of
+    the joined score, and the shortest ones speak as loudly within the reach of the longest, it is of that
+    step that the long ones speak.
+
+    Args:
+        scores: as for ``combined``.
+    """
+    if members[0].at is None:
+        return np.zeros(len(scores[0]), dtype=np.bool_)
+    from scipy.ndimage import maximum_filter1d  # costs half a second at start
+
+    squares, known = _squares(members, scores, mode)
+    windows = [member.window for member in members]
+    nearest = [window == min(windows) for window in windows]
+    total, near = (np.nansum(each, axis=0) / np.maximum(known, 1) for each in (squares, squares[nearest]))
+    loudest = maximum_filter1d(near, 2 * max(windows) + 1, mode="constant") if len(near) else near
+    return np.asarray((near < total / 2) & (loudest >= total))
+
+
+def _squares(
+    members: Sequence[FittedMember], scores: Sequence[Values], mode: Mode
+) -> tuple[Values, NDArray[np.intp]]:
+    """Return the square of every member's scaled score, ``(n_members, n)``, and how many are known."""
+    scaled = [m.scales[str(mode)].of_scores(own) for m, own in zip(members, scores, strict=True)]
+    squares = np.square(np.stack(scaled))
+    return squares, np.count_nonzero(~np.isnan(squares), axis=0)
+
+
 def combined(members: Sequence[FittedMember], scores: Sequence[Values], mode: Mode) -> Values:
     """Return one score for every step from those of the members, NaN where none has one.
 
@@ -191,7 +223,5 @@ def combined(members: Sequence[FittedMember], scores: Sequence[Values], mode: Mo
     """
     if members[0].at is None:
         return scores[0]
-    scaled = [m.scales[str(mode)].of_scores(own) for m, own in zip(members, scores, strict=True)]
-    squares = np.square(np.stack(scaled))
-    known = np.count_nonzero(~np.isnan(squares), axis=0)
+    squares, known = _squares(members, scores, mode)
     return np.sqrt(np.where(known > 0, np.nansum(squares, axis=0) / np.maximum(known, 1), np.nan))
