@@ -143,8 +143,8 @@ def _habits(spec: MonitorSpec, targets: Iterable[FitTarget]) -> dict[int, float]
     """Return how far each target has habits, by id, where models are chosen by that: ``auto`` does."""
     probes: dict[str, tuple[Member, list[FitTarget]]] = {}
     for target in targets:
-        if spec.detector == AUTO and len(target.points) == 1:
-            probe = auto.probe(_n_steps(target))
+        if spec.detector == AUTO:
+            probe = auto.probe(len(target.points), _n_steps(target))
             probes.setdefault(str(probe), (probe, []))[1].append(target)
     found = {}
     for probe, asked in probes.values():

@@ -192,25 +192,35 @@ def echoes(members: Sequence[FittedMember], scores: Sequence[Values], mode: Mode
     Args:
         scores: as for ``combined``.
     """
-    if members[0].at is None:
-        return np.zeros(len(scores[0]), dtype=np.bool_)
+    silent = np.zeros(len(scores[0]), dtype=np.bool_)
+    if members[0].at is None or not len(silent):
+        return silent
     from scipy.ndimage import maximum_filter1d  # costs half a second at start
 
-    squares, known = _squares(members, scores, mode)
-    windows = [member.window for member in members]
-    nearest = [window == min(windows) for window in windows]
-    total, near = (np.nansum(each, axis=0) / np.maximum(known, 1) for each in (squares, squares[nearest]))
-    loudest = maximum_filter1d(near, 2 * max(windows) + 1, mode="constant") if len(near) else near
+    voters, squares = _votes(members, scores, mode)
+    windows = np.array([voter.window for voter in voters])
+    total, near = _mean(squares, squares), _mean(squares[windows == windows.min()], squares)
+    loudest = maximum_filter1d(near, 2 * int(windows.max()) + 1, mode="constant")
     return np.asarray((near < total / 2) & (loudest >= total))
 
 
-def _squares(
+def _votes(
     members: Sequence[FittedMember], scores: Sequence[Values], mode: Mode
-) -> tuple[Values, NDArray[np.intp]]:
-    """Return the square of every member's scaled score, ``(n_members, n)``, and how many are known."""
-    scaled = [m.scales[str(mode)].of_scores(own) for m, own in zip(members, scores, strict=True)]
-    squares = np.square(np.stack(scaled))
-    return squares, np.count_nonzero(~np.isnan(squares), axis=0)
+) -> tuple[list[FittedMember], Values]:
+    """Return the members that vote, and the squares of their scaled scores, ``(n_voters, n)``.
+
+    A leader without a vote has one where it is alone: history was too short for the others.
+    """
+    votes = [(m, own) for m, own in zip(members, scores, strict=True) if m.member.votes]
+    votes = votes or list(zip(members, scores, strict=True))
+    scaled = [voter.scales[str(mode)].of_scores(own) for voter, own in votes]
+    return [voter for voter, _ in votes], np.square(np.stack(scaled))
+
+
+def _mean(squares: Values, of: Values) -> Values:
+    """Return the sum of some squares over how many there are of all, 0 where none is known."""
+    known = np.count_nonzero(~np.isnan(of), axis=0)
+    return np.asarray(np.nansum(squares, axis=0) / np.maximum(known, 1))
 
 
 def combined(members: Sequence[FittedMember], scores: Sequence[Values], mode: Mode) -> Values:
@@ -223,5 +233,5 @@ def combined(members: Sequence[FittedMember], scores: Sequence[Values], mode: Mo
     """
     if members[0].at is None:
         return scores[0]
-    squares, known = _squares(members, scores, mode)
-    return np.sqrt(np.where(known > 0, np.nansum(squares, axis=0) / np.maximum(known, 1), np.nan))
+    _, squares = _votes(members, scores, mode)
+    return np.sqrt(np.where(np.isnan(squares).all(axis=0), np.nan, _mean(squares, squares)))
