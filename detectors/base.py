@@ -555,7 +555,12 @@ class Detector(ABC):
             here = windows.to(device)
             scores = self._on(device)._score(here).cpu()
         scorable = windows.scorable
-        return scores if bool(scorable.all()) else torch.where(scorable.unsqueeze(2), scores, torch.nan)
+        if bool(scorable.all()):
+            return scores
+        if scores.stride(2) == 0:
+            # One score for all steps of a window stays one.
+            return torch.where(scorable, scores[:, :, 0], torch.nan).unsqueeze(2).expand(scores.shape)
+        return torch.where(scorable.unsqueeze(2), scores, torch.nan)
 
     def expect(self, windows: Windows) -> Expected:
         """Return what would have been normal at every step, given the steps not missing."""

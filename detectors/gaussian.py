@@ -130,10 +130,11 @@ class GaussianDetector(Detector):
             state = self._state_of(members)
             normal, mask = stored.normal_of(state), parts.missing_in(piece)
             if self.config.whole:
-                return parts.whole(energy_part(normal, piece.values, mask), state, piece.window)
+                return parts.whole(energy_part(normal, piece.values, mask), state)
             return parts.combined(raw_parts(normal, piece.values, mask), state)
 
-        return in_pieces(windows, scores)
+        found = in_pieces(windows, scores)
+        return found.expand(-1, -1, windows.window) if self.config.whole else found
 
     def _expect(self, windows: Windows) -> Expected:
         return normal_expect(windows, self._normal_of)

@@ -179,10 +179,11 @@ class KdeDetector(Detector):
             mask = parts.missing_in(piece)
             if self.config.whole:
                 farness = self._whole(state, piece.values, mask, piece.starts)
-                return parts.whole(farness, state, piece.window)
+                return parts.whole(farness, state)
             return parts.combined(self._raw(state, piece.values, mask, piece.starts), state)
 
-        return in_pieces(windows, scores)
+        found = in_pieces(windows, scores)
+        return found.expand(-1, -1, windows.window) if self.config.whole else found
 
     def log_prob(self, windows: Windows) -> Tensor:
         """Return the log-density of every window under the pure kernel, ``(n_targets, n_windows)``.

@@ -35,6 +35,7 @@ class Member:
     Attributes:
         params: fields of the detector's Config.
         apart: every channel has a model of its own, and what they say is joined.
+        votes: its score counts; a leader may only be there to expect, sample and encode.
         finds: what it is there for, in a few words; empty where it stands alone.
     """
 
@@ -42,6 +43,7 @@ class Member:
     params: Json
     view: View = View.FULL
     apart: bool = False
+    votes: bool = True
     finds: str = ""
 
     def to_json(self) -> Json:
@@ -50,6 +52,7 @@ class Member:
             "params": self.params,
             "view": str(self.view),
             "apart": self.apart,
+            "votes": self.votes,
             "finds": self.finds,
         }
 
@@ -82,9 +85,9 @@ LEAST_CYCLES = 2
 """Other days or weeks that a step must have to be judged by."""
 
 
-def probe(n_steps: int) -> Member:
+def probe(n_channels: int, n_steps: int) -> Member:
     """Return the model whose scores tell habits from what happens once: it knows no season."""
-    return Member("gaussian", {"window": _windows(n_steps)[0]}, View.PLAIN)
+    return Member("gaussian", {"window": _windows(n_steps)[0]}, View.PLAIN, apart=n_channels > 1)
 
 
 def _windows(n_steps: int) -> tuple[int, int, int]:
@@ -147,10 +150,10 @@ def members(n_channels: int, n_steps: int, habits: float = 0.0) -> tuple[Member,
         n_steps: length of the history it is fitted on.
         habits: what ``habit`` says of it: where it has habits, all its models see it without its season.
     """
-    if n_channels > 1:
-        return _of_many()
-    short, middle, long = _windows(n_steps)
     view = View.FULL if habits >= RECURRING else View.PLAIN
+    if n_channels > 1:
+        return _of_many(view)
+    short, middle, long = _windows(n_steps)
     nearest = {"window": middle, "latent": min(16, middle), "references": 1024, "whole": True}
     return (
         Member("gaussian", {"window": short}, finds="what season and level do not explain"),
@@ -171,11 +174,12 @@ def members(n_channels: int, n_steps: int, habits: float = 0.0) -> tuple[Member,
     )
 
 
-def _of_many() -> tuple[Member, ...]:
-    """Return the models of a target of several series: what they do together, and each by itself."""
+def _of_many(view: View) -> tuple[Member, ...]:
+    """Return the models of a target of several series: one of all, which leads, and one of each by itself.
+
+    What all do together was no better a judge than what each does (`docs/decisions`, 14): it has no vote.
+    """
     return (
-        Member("autoregressive", {"window": 5}, finds="what the channels do together"),
-        Member(
-            "autoregressive", {"window": 64}, View.PLAIN, apart=True, finds="what a channel does by itself"
-        ),
+        Member("autoregressive", {"window": 5}, votes=False, finds="what is expected of all channels"),
+        Member("autoregressive", {"window": 64}, view, apart=True, finds="what a channel does by itself"),
     )

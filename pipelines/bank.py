@@ -18,6 +18,9 @@ from detectors import device, registry
 from detectors.base import Detector, DetectorConfig, Expected, Windows
 from pipelines.records import Json, Values
 
+LOUDEST = 20.0
+"""Largest score of a channel beside others, in the units of detectors: standard deviations, about."""
+
 CHUNK_VALUES = 2_000_000
 """Scores held at once while spreading: 8 MB of float32 stays near the cache."""
 
@@ -114,9 +117,10 @@ def apart(windows: Windows) -> Windows:
 def together(scores: Tensor, n_channels: int) -> Tensor:
     """Return the scores ``(n_targets, n)`` of targets from those of their channels, taken ``apart``.
 
-    The length of the vector of those that are known: nearly the largest one; NaN where none is.
+    The length of the vector of those that are known: nearly the largest one; NaN where none is. A channel
+    that hardly ever moves has no scale to judge its moves by: one channel counts at most `LOUDEST`.
     """
-    squares = scores.clamp_min(0).square().view(-1, n_channels, scores.shape[1])
+    squares = scores.clamp(0, LOUDEST).square().view(-1, n_channels, scores.shape[1])
     known = ~torch.isnan(squares)
     return torch.where(known.any(1), squares.nansum(1).sqrt(), torch.nan)
 
@@ -148,11 +152,22 @@ class Spread:
         """Add scores of shape ``(n_targets, n, window)`` of the windows from ``first`` on."""
         n = scores.shape[1]
         scored = ~torch.isnan(scores[:, :, 0])
-        filled = torch.where(scored.unsqueeze(2), scores, 0.0)
-        for k in range(self.window):
-            self.total[:, first + k : first + k + n] += filled[:, :, k]
-            self.count[:, first + k : first + k + n] += scored
+        covered = slice(first, first + n + self.window - 1)
+        self.count[:, covered] += self._over(scored.to(torch.float64)).to(torch.float32)
+        if scores.stride(2) == 0:
+            # All steps of a window have its score: running sums take the place of a pass for each step.
+            self.total[:, covered] += self._over(torch.where(scored, scores[:, :, 0], 0.0).to(torch.float64))
+        else:
+            filled = torch.where(scored.unsqueeze(2), scores, 0.0)
+            for k in range(self.window):
+                self.total[:, first + k : first + k + n] += filled[:, :, k]
         self.live[:, first + self.window - 1 : first + self.window - 1 + n] = scores[:, :, -1]
+
+    def _over(self, values: Tensor) -> Tensor:
+        """Return, for every step that windows cover, the sum of what each of them has."""
+        running = torch.nn.functional.pad(values.cumsum(1), (self.window, self.window - 1))
+        running[:, self.window + values.shape[1] :] = running[:, self.window + values.shape[1] - 1, None]
+        return running[:, self.window :] - running[:, : -self.window]
 
     @property
     def settled(self) -> Tensor:

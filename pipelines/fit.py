@@ -49,11 +49,13 @@ class FitTask:
 
 @dataclass(frozen=True)
 class UnseenScores:
-    """Scores of the training span by models that did not see their block."""
+    """Scores of the training span by models that did not see their block, and which are echoes."""
 
     ts: Seconds
     live: Values
     settled: Values
+    echo_live: NDArray[np.bool_]
+    echo_settled: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,8 @@ def _habits(spec: MonitorSpec, targets: Iterable[FitTarget]) -> dict[int, float]
     """Return how far each target has habits, by id, where models are chosen by that: ``auto`` does."""
     probes: dict[str, tuple[Member, list[FitTarget]]] = {}
     for target in targets:
-        if spec.detector == AUTO and len(target.points) == 1:
-            probe = auto.probe(_n_steps(target))
+        if spec.detector == AUTO:
+            probe = auto.probe(len(target.points), _n_steps(target))
             probes.setdefault(str(probe), (probe, []))[1].append(target)
     found = {}
     for probe, asked in probes.values():
@@ -409,7 +411,10 @@ def _fitted(spec: MonitorSpec, asked: FitTarget, models: Sequence[_Model], habit
     ts = lead.ready.prepared.ts
     joint = spec.detector == AUTO
     own = [_fitted_member(model, at if joint else None) for at, model in enumerate(models)]
-    scores = {mode: members.combined(own, [m.scores[mode] for m in models], mode) for mode in Mode}
+    each = {mode: [m.scores[mode] for m in models] for mode in Mode}
+    scores = {mode: members.combined(own, each[mode], mode) for mode in Mode}
+    echo = {mode: members.echoes(own, each[mode], mode) for mode in Mode}
+    unseen = UnseenScores(ts, scores[Mode.LIVE], scores[Mode.SETTLED], echo[Mode.LIVE], echo[Mode.SETTLED])
     weights = members.packed(own, [model.weights for model in models])
     return Fitted(
         target_id=asked.target.id,
@@ -418,11 +423,11 @@ def _fitted(spec: MonitorSpec, asked: FitTarget, models: Sequence[_Model], habit
         recipe=members.recipe_of(own),
         weights=weights,
         card=_joint_card(models, scores[Mode.SETTLED], weights, habits),
-        calibrations=_calibrations(spec, models, scores),
+        calibrations=_calibrations(spec, models, scores, echo),
         status="candidate" if lead.broken else "accepted",
         broken=lead.broken,
         group=0 if spec.scope == "group" else None,
-        unseen=UnseenScores(ts, scores[Mode.LIVE], scores[Mode.SETTLED]) if asked.keep_unseen else None,
+        unseen=unseen if asked.keep_unseen else None,
     )
 
 
@@ -431,7 +436,12 @@ def _fitted_member(model: _Model, at: int | None) -> FittedMember:
     return FittedMember(model.member, model.ready.recipe.to_json(), scales, at)
 
 
-def _calibrations(spec: MonitorSpec, models: Sequence[_Model], scores: dict[Mode, Values]) -> dict[str, Json]:
+def _calibrations(
+    spec: MonitorSpec,
+    models: Sequence[_Model],
+    scores: dict[Mode, Values],
+    echo: dict[Mode, NDArray[np.bool_]],
+) -> dict[str, Json]:
     """Return what was learned of the scores of each mode."""
     lead = models[0]
     allowed = _allowed(spec, lead.ready)
@@ -443,7 +453,7 @@ def _calibrations(spec: MonitorSpec, models: Sequence[_Model], scores: dict[Mode
             step_seconds=lead.ready.recipe.step_seconds,
             window=max(model.window for model in models),
             policy=spec.policy,
-            allowed=allowed,
+            allowed=~echo[mode] if allowed is None else allowed & ~echo[mode],
             own=own,
         )
         for mode, values in scores.items()

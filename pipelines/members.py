@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
@@ -181,6 +182,47 @@ def packed(members: Sequence[FittedMember], weights: Sequence[bytes]) -> bytes:
     return to_bytes({f"{at}/{name}": t for at, own in enumerate(tensors) for name, t in own.items()})
 
 
+def echoes(members: Sequence[FittedMember], scores: Sequence[Values], mode: Mode) -> NDArray[np.bool_]:
+    """Return the steps whose score is the echo of another, shape ``(n,)``.
+
+    A spike raises every long window that holds it, a day before and after. Where long windows have most of
+    the joined score, and the shortest ones speak as loudly within the reach of the longest, it is of that
+    step that the long ones speak.
+
+    Args:
+        scores: as for ``combined``.
+    """
+    silent = np.zeros(len(scores[0]), dtype=np.bool_)
+    if members[0].at is None or not len(silent):
+        return silent
+    from scipy.ndimage import maximum_filter1d  # costs half a second at start
+
+    voters, squares = _votes(members, scores, mode)
+    windows = np.array([voter.window for voter in voters])
+    total, near = _mean(squares, squares), _mean(squares[windows == windows.min()], squares)
+    loudest = maximum_filter1d(near, 2 * int(windows.max()) + 1, mode="constant")
+    return np.asarray((near < total / 2) & (loudest >= total))
+
+
+def _votes(
+    members: Sequence[FittedMember], scores: Sequence[Values], mode: Mode
+) -> tuple[list[FittedMember], Values]:
+    """Return the members that vote, and the squares of their scaled scores, ``(n_voters, n)``.
+
+    A leader without a vote has one where it is alone: history was too short for the others.
+    """
+    votes = [(m, own) for m, own in zip(members, scores, strict=True) if m.member.votes]
+    votes = votes or list(zip(members, scores, strict=True))
+    scaled = [voter.scales[str(mode)].of_scores(own) for voter, own in votes]
+    return [voter for voter, _ in votes], np.square(np.stack(scaled))
+
+
+def _mean(squares: Values, of: Values) -> Values:
+    """Return the sum of some squares over how many there are of all, 0 where none is known."""
+    known = np.count_nonzero(~np.isnan(of), axis=0)
+    return np.asarray(np.nansum(squares, axis=0) / np.maximum(known, 1))
+
+
 def combined(members: Sequence[FittedMember], scores: Sequence[Values], mode: Mode) -> Values:
     """Return one score for every step from those of the members, NaN where none has one.
 
@@ -191,7 +233,5 @@ def combined(members: Sequence[FittedMember], scores: Sequence[Values], mode: Mo
     """
     if members[0].at is None:
         return scores[0]
-    scaled = [m.scales[str(mode)].of_scores(own) for m, own in zip(members, scores, strict=True)]
-    squares = np.square(np.stack(scaled))
-    known = np.count_nonzero(~np.isnan(squares), axis=0)
-    return np.sqrt(np.where(known > 0, np.nansum(squares, axis=0) / np.maximum(known, 1), np.nan))
+    _, squares = _votes(members, scores, mode)
+    return np.sqrt(np.where(np.isnan(squares).all(axis=0), np.nan, _mean(squares, squares)))

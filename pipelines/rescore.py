@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pipelines import flag
-from pipelines.assemble import Asked, Part, assemble
+from pipelines.assemble import Asked, Part, assemble, window_seconds
 from pipelines.desk import Desk, batches, targets_per_task
 from pipelines.lines import LineBook
+from pipelines.names import AUTO
 from pipelines.plan import pieces
 from pipelines.reconcile import reconcile
 from pipelines.records import (
@@ -170,7 +171,9 @@ def _margin(desk: Desk, job: _Job) -> int:
     policy = desk.spec.policy
     flat = job.versions[-1].recipe["channels"][0]["usual_flat"]
     steps = 2 * max(policy.missing_after_steps, min(flag.flat_limit(flat), FLAT_STEPS))
-    return flag.context_seconds(policy) + steps * job.span.target.step_seconds
+    # What is an echo depends on the scores a longest window around it.
+    reach = max((window_seconds(v) for v in job.versions if v.detector == AUTO), default=0)
+    return flag.context_seconds(policy) + steps * job.span.target.step_seconds + reach
 
 
 def _placed(desk: Desk, job: _Job, events: Sequence[Event]) -> _Job:

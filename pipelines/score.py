@@ -138,10 +138,16 @@ class Steps:
     models: Detector
     windows: Windows
     at: int
+    echo_live: NDArray[np.bool_]
+    echo_settled: NDArray[np.bool_]
     parts: tuple[Steps, ...] = ()
 
     def scores(self, mode: Mode) -> Values:
         return self.live if mode is Mode.LIVE else self.settled
+
+    def echoes(self, mode: Mode) -> NDArray[np.bool_]:
+        """True for steps whose score is the echo of another."""
+        return self.echo_live if mode is Mode.LIVE else self.echo_settled
 
 
 def score_targets(task: ScoreTask) -> list[Scored]:
@@ -173,8 +179,17 @@ def _joined(parts: list[Steps]) -> Steps:
     if lead.row.member.at is None or lead.row.piece.unseen is not None:
         return lead
     own = [steps.row.member for steps in parts]
-    live, settled = (members.combined(own, [part.scores(mode) for part in parts], mode) for mode in MODES)
-    return replace(lead, live=live, settled=settled, parts=tuple(parts))
+    each = {mode: [part.scores(mode) for part in parts] for mode in MODES}
+    live, settled = (members.combined(own, each[mode], mode) for mode in MODES)
+    echo_live, echo_settled = (members.echoes(own, each[mode], mode) for mode in MODES)
+    return replace(
+        lead,
+        live=live,
+        settled=settled,
+        echo_live=echo_live,
+        echo_settled=echo_settled,
+        parts=tuple(parts),
+    )
 
 
 def _rows(owner: int, target: ScoreTarget, spec: MonitorSpec) -> Iterator[_Row]:
@@ -234,7 +249,8 @@ def _own_steps(
     row: _Row, live: Values, settled: Values, models: Detector, windows: Windows, at: int
 ) -> Steps:
     inside = _inside(row)
-    return Steps(row, inside, live[inside], settled[inside], models, windows, at)
+    silent = np.zeros(inside.stop - inside.start, dtype=np.bool_)
+    return Steps(row, inside, live[inside], settled[inside], models, windows, at, silent, silent)
 
 
 def _inside(row: _Row) -> slice:
@@ -251,7 +267,8 @@ def _seen_steps(row: _Row, models: Detector, windows: Windows, at: int) -> Steps
     found = np.minimum(np.searchsorted(unseen.ts, ts), len(unseen.ts) - 1)
     known = unseen.ts[found] == ts
     live, settled = (np.where(known, each[found], np.nan) for each in (unseen.live, unseen.settled))
-    return Steps(row, inside, live, settled, models, windows, at)
+    echoes = (known & each[found] for each in (unseen.echo_live, unseen.echo_settled))
+    return Steps(row, inside, live, settled, models, windows, at, *echoes)
 
 
 def scored(spec: MonitorSpec, target: ScoreTarget, steps: Sequence[Steps]) -> Scored:
@@ -299,6 +316,7 @@ def _found(
     if not len(ts):
         return ()
     counts = np.where(ts < target.settled_until, joined["settled_anomaly"], joined["live_anomaly"])
+    echoes = [np.concatenate([s.echoes(mode) for s in steps]) for mode in (Mode.SETTLED, Mode.LIVE)]
     step_seconds = target.target.step_seconds
     raw = np.concatenate([s.row.prepared.raw[s.inside] for s in steps])
     yhat = _expected(steps, flag.candidates(counts, spec.policy, step_seconds))
@@ -311,6 +329,7 @@ def _found(
         spec.policy,
         step_seconds,
         own=own,
+        echo=np.where(ts < target.settled_until, *echoes),
         deviation=shares.deviations(steps, yhat),
         names=spec.channels,
         versions=joined["version"],

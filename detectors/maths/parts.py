@@ -101,15 +101,14 @@ def combined(parts: Tensor, state: dict[str, Tensor]) -> Tensor:
     return own.add_(shared_square(parts[:, :, :first], state).unsqueeze(2)).sqrt_()
 
 
-def whole(part: Tensor, state: dict[str, Tensor], window: int) -> Tensor:
-    """Return the score of every step, ``(n_targets, k, window)``, where a window is judged as a whole.
+def whole(part: Tensor, state: dict[str, Tensor]) -> Tensor:
+    """Return the score all steps of a window share, ``(n_targets, k, 1)``, where it is judged as a whole.
 
     Args:
         part: shape ``(n_targets, k)``, the first of the parts of theory: the whole window's.
-        window: steps of a window, which all have its score.
     """
     middle, scale = state["part_middle"][:, :1], state["part_scale"][:, :1]
-    return ((part - middle) / scale).unsqueeze(2).expand(-1, -1, window)
+    return ((part - middle) / scale).unsqueeze(2)
 
 
 def shared_square(parts: Tensor, state: dict[str, Tensor]) -> Tensor:

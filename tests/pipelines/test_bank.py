@@ -127,3 +127,20 @@ def test_members_are_packed_alone_and_unpacked_together(rng: np.random.Generator
 def test_an_unknown_parameter_is_refused_with_those_that_exist() -> None:
     with pytest.raises(ValueError, match=r"no parameter 'windw'; it knows .*window"):
         bank.config_of("gaussian", {"windw": 3})
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_one_score_for_all_steps_of_a_window_spreads_as_any_other(gaps: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    own = torch.randn(2, 30, generator=generator, dtype=torch.float64)
+    if gaps:
+        own[0, 5:14] = torch.nan
+    shared = own.unsqueeze(2).expand(-1, -1, 7)
+    quick, slow = (bank.Spread(2, 36, 7) for _ in range(2))
+    for first in (0, 12):
+        part = slice(first, first + (12 if first == 0 else 18))
+        quick.add(first, shared[:, part])
+        slow.add(first, shared[:, part].clone(memory_format=torch.contiguous_format))
+    torch.testing.assert_close(quick.settled, slow.settled, equal_nan=True)
+    torch.testing.assert_close(quick.live, slow.live, equal_nan=True)
+    assert torch.isnan(quick.settled).any() == gaps
