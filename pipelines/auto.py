@@ -157,7 +157,7 @@ def members(n_channels: int, n_steps: int, habits: float = 0.0) -> tuple[Member,
     nearest = {"window": middle, "latent": min(16, middle), "references": 1024, "whole": True}
     return (
         Member("gaussian", {"window": short}, finds="what season and level do not explain"),
-        Member("gmm", {"window": short}, view, finds="spikes and drops"),
+        Member("gmm", {"window": short, "components": [8]}, view, finds="spikes and drops"),
         Member(
             "kde",
             {**nearest, "bandwidth": "knn", "neighbours": 1},
