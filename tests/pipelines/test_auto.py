@@ -37,7 +37,7 @@ def test_incidents_at_any_time_are_none():
 def test_a_habit_may_come_a_little_early_or_late():
     step = 600
     week = 1008
-    at = 300 + week * np.arange(WEEKS) + np.array([-2, 1, 0, 2, -1, 0])
+    at = 300 + week * np.arange(WEEKS) + 5 * (np.arange(WEEKS) % 2)
     found = np.random.default_rng(0).random(WEEKS * week)
     for shift in range(10):
         found[at + shift] = 10.0

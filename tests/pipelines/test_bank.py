@@ -144,3 +144,10 @@ def test_one_score_for_all_steps_of_a_window_spreads_as_any_other(gaps: bool) ->
     torch.testing.assert_close(quick.settled, slow.settled, equal_nan=True)
     torch.testing.assert_close(quick.live, slow.live, equal_nan=True)
     assert torch.isnan(quick.settled).any() == gaps
+
+
+def test_channels_apart_come_together_by_their_length_and_no_channel_drowns_the_others() -> None:
+    scores = torch.tensor([[3.0, -2.0, 1e6, torch.nan], [4.0, 5.0, 1.0, torch.nan], [0.0, 7.0, 1.0, 1.0]])
+    joined = bank.together(scores[:2], 2)
+    loudest = (bank.LOUDEST**2 + 1) ** 0.5
+    torch.testing.assert_close(joined, torch.tensor([[5.0, 5.0, loudest, torch.nan]]), equal_nan=True)

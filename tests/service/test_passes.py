@@ -89,9 +89,9 @@ def events(store: SqlStore, at: Desk) -> list[Event]:
 Left = tuple[list[tuple[object, ...]], dict[tuple[int, int], float]]
 
 
-def left(store: SqlStore) -> Left:
+def left(store: SqlStore, spec: MonitorSpec = SPEC) -> Left:
     """What a pass leaves, as the first promise compares it."""
-    at = desk(store)
+    at = desk(store, spec)
     rows = [
         (e.target_id, str(e.interval.kind), e.interval.start, e.interval.end, str(e.status),
          round(e.interval.peak_score, 3))
@@ -130,9 +130,9 @@ def calm(new_store: Callable[[], SqlStore]) -> Left:
 _CALM: list[Left] = []
 
 
-def undisturbed(store: SqlStore) -> None:
+def undisturbed(store: SqlStore, spec: MonitorSpec = SPEC) -> None:
     ingest(store)
-    at = desk(store)
+    at = desk(store, spec)
     jobs.backfill(at, END)
     jobs.nightly(at, END, END)
 
@@ -193,6 +193,27 @@ def test_any_pass_repeated_split_overlapped_or_reordered_leaves_the_same(
     jobs.backfill(at, END)
     jobs.nightly(at, END, END)
     assert_same(calm, left(busy))
+
+
+def test_several_models_and_their_echoes_are_the_same_after_any_pass(
+    new_store: Callable[[], SqlStore],
+) -> None:
+    spec = replace(SPEC, name="auto", detector="auto", params={})
+    calm, busy = new_store(), new_store()
+    undisturbed(calm, spec)
+    ingest(busy)
+    at = desk(busy, spec)
+    for kind, a, b in (
+        ("tick", 400, 400),
+        ("rescore", 300, 520),
+        ("nightly", 530, 530),
+        ("rescore", 505, 640),
+    ):
+        run_pass(at, kind, a, b)
+    jobs.backfill(at, END)
+    jobs.nightly(at, END, END)
+    assert any(row[1] == "anomaly" for row in left(calm, spec)[0])
+    assert_same(left(calm, spec), left(busy, spec))
 
 
 def test_a_nightly_repeated_changes_nothing(store: SqlStore) -> None:
