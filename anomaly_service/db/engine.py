@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -26,6 +27,9 @@ SQLITE_PRAGMAS = (
     "PRAGMA cache_size = -32768",  # 32 MiB
     "PRAGMA temp_store = MEMORY",
 )
+
+PRAGMA_SECONDS = 5.0
+"""How long a pragma is tried again where SQLite answers at once that the file is locked."""
 
 SQLITE_TROUBLE = {
     sqlite3.SQLITE_BUSY,
@@ -97,7 +101,24 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
     """Take transactions away from the driver, whose own begin late and lock later still."""
     connection.isolation_level = None
     for pragma in SQLITE_PRAGMAS:
-        connection.execute(pragma)
+        _insist(connection, pragma)
+
+
+def _insist(connection: sqlite3.Connection, pragma: str) -> None:
+    """Run a pragma, again for a while where the file is locked.
+
+    Of two that turn a new file to WAL at once, SQLite tells one that it is locked without waiting.
+    """
+    until = time.monotonic() + PRAGMA_SECONDS
+    while True:
+        try:
+            connection.execute(pragma)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:

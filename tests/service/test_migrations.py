@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from sqlalchemy import inspect, text
 
 from anomaly_service.db import views
-from anomaly_service.db.engine import make_engine, normalise
+from anomaly_service.db.engine import _insist, make_engine, normalise
 from anomaly_service.db.migrate import differences, downgrade, migrate
 from anomaly_service.db.store import SqlStore
 from anomaly_service.db.tables import HEAD
@@ -126,6 +128,19 @@ def test_two_that_migrate_at_once_both_succeed(empty_database_url: str) -> None:
     command = [sys.executable, "-c", code, empty_database_url]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [one.communicate()[0].strip() for one in both] == [HEAD, HEAD]
+
+
+def test_a_new_file_that_another_turns_to_wal_is_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "new.db"
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    # As SQLite does here at times, answer at once that the file is locked.
+    ours = sqlite3.connect(file, timeout=0)
+    threading.Timer(0.2, lambda: other.execute("COMMIT")).start()
+    _insist(ours, "PRAGMA journal_mode = WAL")
+    assert ours.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    ours.close()
+    other.close()
 
 
 def test_migrations_run_from_any_folder(tmp_path: Path) -> None:
