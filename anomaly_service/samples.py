@@ -93,7 +93,7 @@ def draw(
     points = desk.points([target], start - recipe.context_seconds, end + recipe.step_seconds)[target.id]
     around = prepare.apply(recipe, points, start, end)
     (weights,) = service.store.weights([version.weights_id]).values()
-    model = bank.unpack(cls, replace(config, seed=seed), [lead.own(weights)])
+    model = bank.assembled(cls, replace(config, seed=seed), [lead.own(bank.opened(weights))])
     scaled = model.sample(n)[0].numpy()
     return Sampled(
         series=target.key,

@@ -59,6 +59,12 @@ class DetectorConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
+def check_trim(trim: float) -> None:
+    """Refuse a share of blocks to drop that would leave fewer than half."""
+    if not 0 <= trim < 0.5:
+        raise ValueError(f"trim must be at least 0 and below 0.5, got {trim}")
+
+
 @dataclass(frozen=True)
 class TrimmedConfig(DetectorConfig):
     """What every detector that drops the worst of its history before it learns can be told.
@@ -71,8 +77,7 @@ class TrimmedConfig(DetectorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.trim < 0.5:
-            raise ValueError(f"trim must be at least 0 and below 0.5, got {self.trim}")
+        check_trim(self.trim)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from detectors.base import Density, Detector, Expected, Progress, Windows, in_pieces
+from detectors.base import Density, Detector, Expected, Progress, Windows, check_trim, in_pieces
 from detectors.maths import diffusion, latents, parts
 from detectors.maths.diffusion import Denoise, Schedule
 from detectors.maths.linear import LinearBase
@@ -62,8 +62,7 @@ class DiffusionConfig(NetworkConfig):
             raise ValueError(
                 f"chain must be at most {self.levels} levels, or 0 for all of them, got {self.chain}"
             )
-        if not 0 <= self.trim < 0.5:
-            raise ValueError(f"trim must be at least 0 and below 0.5, got {self.trim}")
+        check_trim(self.trim)
 
 
 class DiffusionDetector(Detector):

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detectors.base import Density, Detector, Expected, Progress, Windows, in_pieces
+from detectors.base import Density, Detector, Expected, Progress, Windows, check_trim, in_pieces
 from detectors.maths import contrast, latents, parts, stored
 from detectors.maths.linear import LinearBase, latents_of
 from detectors.maths.moments import regular, trimmed
@@ -54,8 +54,7 @@ class EnergyConfig(NetworkConfig):
         self._check_counts("latent", "hidden", "noises", "langevin")
         if not 0 < self.bound < math.inf:
             raise ValueError(f"bound must be a number above 0, got {self.bound}")
-        if not 0 <= self.trim < 0.5:
-            raise ValueError(f"trim must be at least 0 and below 0.5, got {self.trim}")
+        check_trim(self.trim)
 
 
 class EnergyDetector(Detector):

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detectors.base import Density, Detector, Expected, Progress, Windows, in_pieces
+from detectors.base import Density, Detector, Expected, Progress, Windows, check_trim, in_pieces
 from detectors.maths import flows, latents, parts
 from detectors.maths.flows import TRANSFORMS, Flow, Transform
 from detectors.maths.linear import LinearBase
@@ -47,8 +47,7 @@ class FlowConfig(NetworkConfig):
                 "transform 'spline' needs the package zuko, which is not there; pip install zuko"
             )
         self._check_counts("latent", "transforms", "hidden")
-        if not 0 <= self.trim < 0.5:
-            raise ValueError(f"trim must be at least 0 and below 0.5, got {self.trim}")
+        check_trim(self.trim)
 
 
 @dataclass(frozen=True)

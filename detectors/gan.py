@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detectors.base import Density, Detector, Expected, Progress, Windows, in_pieces
+from detectors.base import Density, Detector, Expected, Progress, Windows, check_trim, in_pieces
 from detectors.maths import latents, parts
 from detectors.maths.linear import LinearBase, latents_of
 from detectors.maths.moments import trimmed
@@ -73,8 +73,7 @@ class GanConfig(NetworkConfig):
             raise ValueError(f"reach must be a number above 0, got {self.reach}")
         if not 0 <= self.features < math.inf:
             raise ValueError(f"features must be a number from 0, got {self.features}")
-        if not 0 <= self.trim < 0.5:
-            raise ValueError(f"trim must be at least 0 and below 0.5, got {self.trim}")
+        check_trim(self.trim)
 
     def training(self) -> Training:
         return replace(super().training(), fade=FADE)

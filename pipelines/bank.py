@@ -130,9 +130,19 @@ def pack(bank: Detector, rows: Sequence[int]) -> bytes:
     return to_bytes({name: t.contiguous() for name, t in bank.select(rows).state().items()})
 
 
+def opened(weights: bytes) -> dict[str, Tensor]:
+    """Return the tensors that ``pack`` wrote."""
+    return from_bytes(weights)
+
+
 def unpack(cls: type[Detector], config: DetectorConfig, members: Sequence[bytes]) -> Detector:
     """Return the bank of these members, in order."""
-    return cls.stack([cls.load(config, from_bytes(member)) for member in members])
+    return assembled(cls, config, [opened(member) for member in members])
+
+
+def assembled(cls: type[Detector], config: DetectorConfig, members: Iterable[dict[str, Tensor]]) -> Detector:
+    """Return the bank of members whose weights are opened, in order."""
+    return cls.stack([cls.load(config, member) for member in members])
 
 
 class Spread:

@@ -302,29 +302,30 @@ class _Fits:
             "card_seconds": (judged_at - calibrated_at) / len(ready),
         }
         for row, own in enumerate(ready):
-            scores = {
-                mode: each[row, : len(own.prepared.ts)].numpy()
-                for mode, each in ((Mode.LIVE, live), (Mode.SETTLED, settled))
-            }
-            target = own.asked.target
+            n_steps, part = len(own.prepared.ts), range(row * per, (row + 1) * per)
+            scores = {Mode.LIVE: live[row, :n_steps].numpy(), Mode.SETTLED: settled[row, :n_steps].numpy()}
             if not all(np.isfinite(each).any() for each in scores.values()):
-                self.found[target.id] = (
-                    f"too many steps without a point in every window of {self.config.window}; "
-                    f"is the source's step of {target.step_seconds} s right?"
-                )
+                self.found[own.asked.target.id] = self._unscored(own)
                 continue
-            n_steps, weights = len(own.prepared.ts), bank.pack(whole, range(row * per, (row + 1) * per))
-            own_card = _card(whole, windows, row * per, n_steps, scores[Mode.SETTLED], weights, seconds)
-            self.found[target.id] = _Model(
+            weights = bank.pack(whole, part)
+            own_card = _card(whole, windows, part[0], n_steps, scores[Mode.SETTLED], weights, seconds)
+            self.found[own.asked.target.id] = _Model(
                 ready=own,
                 member=self.member,
                 window=self.config.window,
                 weights=weights,
-                unseen=unseen.series[row, :n_steps].numpy(),
+                unseen=unseen.series[part[0], :n_steps].numpy(),
                 scores=scores,
                 figures={**own_card, **judged[row].figures},
                 broken=judged[row].broken,
             )
+
+    def _unscored(self, ready: _Ready) -> str:
+        """Return why a fitted target has no score."""
+        return (
+            f"too many steps without a point in every window of {self.config.window}; "
+            f"is the source's step of {ready.asked.target.step_seconds} s right?"
+        )
 
     def _windows(self, prepared: Sequence[prepare.Prepared], starts: Sequence[int]) -> Windows:
         windows = bank.windows_of(prepared, self.config.window, starts)

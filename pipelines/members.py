@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
+from torch import Tensor
 
 from detectors.base import Detector, DetectorConfig
 from pipelines import auto, bank
@@ -90,15 +90,12 @@ class FittedMember:
 
     def model(self, weights: bytes) -> Detector:
         """Return its model, a bank of one, from the weights of the version."""
-        return bank.unpack(*self.config, [self.own(weights)])
+        return bank.assembled(*self.config, [self.own(bank.opened(weights))])
 
-    def own(self, weights: bytes) -> bytes:
-        """Return its part of the weights of the version."""
-        if self.at is None:
-            return weights
-        start = f"{self.at}/"
-        tensors = from_bytes(weights)
-        return to_bytes({name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)})
+    def own(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return its part of the opened weights of the version."""
+        start = "" if self.at is None else f"{self.at}/"
+        return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
 
 
 def asked(
@@ -178,7 +175,7 @@ def packed(members: Sequence[FittedMember], weights: Sequence[bytes]) -> bytes:
     """Return the weights of all members as one."""
     if members[0].at is None:
         return weights[0]
-    tensors = [from_bytes(one) for one in weights]
+    tensors = [bank.opened(one) for one in weights]
     return to_bytes({f"{at}/{name}": t for at, own in enumerate(tensors) for name, t in own.items()})
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from detectors.base import Detector, Expected, Windows
 from pipelines import absence, bank, flag, members, prepare, shares
@@ -162,9 +163,11 @@ def raw_scores(
 ) -> list[list[Steps]]:
     """Return the raw scores of every target, a list of its pieces in order of time for each."""
     rows = [row for owner, target in enumerate(targets) for row in _rows(owner, target, spec)]
+    # Opened once, however many members each holds.
+    opened = {weights_id: bank.opened(packed) for weights_id, packed in weights.items()}
     done: dict[tuple[int, int], list[Steps]] = defaultdict(list)
     for alike in _alike(rows):
-        for steps in _score_rows(alike, weights):
+        for steps in _score_rows(alike, opened):
             done[steps.row.owner, steps.row.piece.start].append(steps)
     out: list[list[Steps]] = [[] for _ in targets]
     for (owner, _), parts in sorted(done.items()):
@@ -220,16 +223,18 @@ def _alike(rows: Sequence[_Row]) -> list[list[_Row]]:
         size = len(row.prepared.ts)
         member = row.member
         kind = (member.detector, str(sorted(member.params.items())), row.piece.unseen is None)
-        groups[*kind, member.at, size.bit_length(), row.prepared.values.shape[1]].append(row)
+        groups[*kind, member.at, member.member.apart, size.bit_length(), row.prepared.values.shape[1]].append(
+            row
+        )
     return list(groups.values())
 
 
-def _score_rows(rows: Sequence[_Row], weights: dict[int, bytes]) -> list[Steps]:
+def _score_rows(rows: Sequence[_Row], opened: dict[int, dict[str, Tensor]]) -> list[Steps]:
     lead = rows[0].member
     cls, config = lead.config
     ids = sorted({row.piece.weights_id for row in rows})
     place = {weights_id: at for at, weights_id in enumerate(ids)}
-    models = bank.unpack(cls, config, [lead.own(weights[i]) for i in ids])
+    models = bank.assembled(cls, config, [lead.own(opened[i]) for i in ids])
     per = models.n_targets // len(ids)
     places = [place[row.piece.weights_id] * per for row in rows]
     models = models.select([at + channel for at in places for channel in range(per)])
