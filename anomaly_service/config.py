@@ -227,7 +227,7 @@ def _span(value: str) -> str:
 
 
 class CalendarSection(Section):
-    """A regime of time with a normal of its own, for detectors that tell regimes apart."""
+    """A time with a normal of its own, for detectors that tell regimes apart, or one to be left out."""
 
     every: Annotated[Text, AfterValidator(_rule)] | None = Field(
         default=None, description="Recurrence rule of its starts (RFC 5545): `FREQ=WEEKLY;BYDAY=TU;BYHOUR=6`."
@@ -244,6 +244,10 @@ class CalendarSection(Section):
     )
     series: Selector = Field(
         default_factory=dict, description="For which series, as in a monitor; all where not given."
+    )
+    masked: bool = Field(
+        default=False,
+        description="Nothing in it is learned, scored or flagged: maintenance that comes at no regular time.",
     )
 
     @field_validator("lasts")
@@ -262,6 +266,7 @@ class CalendarSection(Section):
             spans=tuple((first, end) for first, _, end in (span.partition("/") for span in self.spans)),
             timezone=self.timezone or "",
             selector=self.series,
+            masked=self.masked,
         )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pipelines import flag
+from pipelines.masks import Span
 from pipelines.records import Interval, Kind, Points, Policy, Seconds
 
 Owned = tuple[Interval, int]
@@ -67,11 +68,18 @@ def between_points(
     start: int,
     stop: int,
     names: Sequence[str] = (),
+    masked: Sequence[Span] = (),
 ) -> list[Interval]:
-    """Return the gaps between the points of a half-open span, for a target that has no grid yet."""
+    """Return the gaps between the points of a half-open span, for a target that has no grid yet.
+
+    Args:
+        masked: half-open spans in which no point is missing.
+    """
 
     def gaps(ts: Seconds) -> list[Interval]:
         ts = ts[(ts >= start) & (ts < stop)]
+        excused = [np.arange(a, min(b, stop), step_seconds) for a, b in masked if len(ts) and a > ts[0]]
+        ts = np.unique(np.concatenate((ts, *excused)))
         none_missing = np.zeros(len(ts), dtype=np.bool_)
         return flag.data_missing(none_missing, ts, policy, step_seconds, observed_until=stop - 1)
 

@@ -11,7 +11,16 @@ import numpy as np
 from pipelines import channels
 from pipelines.executor import Executor
 from pipelines.monitor import MonitorSpec
-from pipelines.records import Claim, MonitorRow, PointBlock, Points, SeriesRow, TargetRow, VersionRow
+from pipelines.records import (
+    Claim,
+    MonitorRow,
+    PointBlock,
+    Points,
+    SeriesRow,
+    TargetRow,
+    Verdict,
+    VersionRow,
+)
 from pipelines.store import Store
 
 T = TypeVar("T")
@@ -71,6 +80,14 @@ class Desk:
         ids = sorted({i for target in targets for i in target.series_ids})
         by_series = split(self.store.points(ids, start, stop), ids)
         return {t.id: tuple(by_series[i] for i in t.series_ids) for t in targets}
+
+    def confirmed(self, target_ids: Sequence[int], start: int, stop: int) -> dict[int, list[tuple[int, int]]]:
+        """Return what people confirmed as anomalous in a span, first and last second, by target id."""
+        found: dict[int, list[tuple[int, int]]] = {target_id: [] for target_id in target_ids}
+        for event in self.store.events(list(found), start, stop):
+            if event.verdict == Verdict.CONFIRMED:
+                found[event.target_id].append(event.ends)
+        return found
 
     @property
     def window(self) -> int:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detectors.base import Detector, Windows
-from pipelines import auto, bank, calibrate, card, flag, members, prepare, regimes
+from pipelines import auto, bank, calibrate, card, flag, masks, members, prepare, regimes
 from pipelines.auto import Member, View
+from pipelines.masks import Span
 from pipelines.members import FittedMember, Scale
 from pipelines.monitor import MonitorSpec, Period
 from pipelines.names import AUTO
@@ -32,13 +33,23 @@ BLOCK_WINDOWS = 8
 
 @dataclass(frozen=True)
 class FitTarget:
-    """One target and the half-open span it is to be fitted on, in epoch seconds."""
+    """One target and the half-open span it is to be fitted on, in epoch seconds.
+
+    Attributes:
+        masked: half-open spans that are scored but not learned from.
+    """
 
     target: TargetRow
     points: tuple[Points, ...]
     start: int
     stop: int
     keep_unseen: bool = False
+    masked: tuple[Span, ...] = ()
+
+    @property
+    def learned(self) -> tuple[Points, ...]:
+        """The points that are learned from."""
+        return masks.without(self.points, self.masked)
 
 
 @dataclass(frozen=True)
@@ -89,11 +100,22 @@ class NotReady:
 
 @dataclass(frozen=True)
 class _Ready:
-    """A target on its way through the fit of one member."""
+    """A target on its way through the fit of one member; prepared is what is learned from."""
 
     asked: FitTarget
     recipe: prepare.Recipe
     prepared: prepare.Prepared
+
+    def unseen(self, fold: NDArray[np.integer]) -> prepare.Prepared:
+        """Return what is learned from with every block prepared by a season and scale that did not see it."""
+        learned = self.asked.learned
+        return prepare.unseen(self.recipe, learned, learned, self.prepared, fold)
+
+    def shown(self, fold: NDArray[np.integer]) -> prepare.Prepared:
+        """Return the same with what is not learned from."""
+        first, stop, points = int(self.prepared.ts[0]), self.asked.stop, self.asked.points
+        whole = replace(prepare.apply(self.recipe, points, first, stop), regime=self.prepared.regime)
+        return prepare.unseen(self.recipe, points, self.asked.learned, whole, fold)
 
 
 @dataclass(frozen=True)
@@ -102,7 +124,8 @@ class _Model:
 
     Attributes:
         unseen: what it was judged on: every block prepared by a season and a scale that did not see it.
-        scores: of the training span, by models that did not see their block, by mode.
+        scores: of what was learned from, by models that did not see their block, by mode.
+        shown: the same of the whole training span.
         figures: its part of the card.
     """
 
@@ -112,6 +135,7 @@ class _Model:
     weights: bytes
     unseen: NDArray[np.float32]
     scores: dict[Mode, Values]
+    shown: dict[Mode, Values]
     figures: Json
     broken: tuple[str, ...]
 
@@ -223,7 +247,7 @@ class _Fits:
         start = max(asked.start, *(int(p.ts[0]) if len(p.ts) else asked.stop for p in asked.points))
         calendar = self.spec.calendar_of(asked.target.labels)
         recipe = prepare.learn(
-            asked.points,
+            asked.learned,
             step_seconds=asked.target.step_seconds,
             timezone=asked.target.timezone,
             season=self.spec.season if self.member.view is View.FULL else "none",
@@ -232,7 +256,7 @@ class _Fits:
             stop=asked.stop,
             regimes=self._regimes(calendar),
         )
-        return _Ready(asked, recipe, prepare.apply(recipe, asked.points, start, asked.stop, calendar))
+        return _Ready(asked, recipe, prepare.apply(recipe, asked.learned, start, asked.stop, calendar))
 
     def _regimes(self, calendar: Sequence[Period]) -> tuple[str, ...]:
         """Return the names of the regimes that a target's model tells apart; none where it does not."""
@@ -288,11 +312,13 @@ class _Fits:
         whole = self._whole(windows)
         fitted_at = time.perf_counter()
         blind = self._blind(windows, fold)
-        unseen = self._unseen(ready, fold, starts)
-        live, settled = bank.score_unseen(blind, unseen, fold)
+        folds = [fold[: len(each.ts)].numpy() for each in prepared]
+        unseen = self._windows([o.unseen(own) for o, own in zip(ready, folds, strict=True)], starts)
         per = windows.n_targets // len(ready)
-        if self.member.apart:
-            live, settled = bank.together(live, per), bank.together(settled, per)
+        scores = shown = self._scores(blind, unseen, fold, per)
+        if any(own.asked.keep_unseen and own.asked.masked for own in ready):
+            whole_span = self._windows([o.shown(own) for o, own in zip(ready, folds, strict=True)], starts)
+            shown = self._scores(blind, whole_span, fold, per)
         calibrated_at = time.perf_counter()
         judged = self._judged(whole, blind, windows, fold, block)
         judged_at = time.perf_counter()
@@ -303,19 +329,20 @@ class _Fits:
         }
         for row, own in enumerate(ready):
             n_steps, part = len(own.prepared.ts), range(row * per, (row + 1) * per)
-            scores = {Mode.LIVE: live[row, :n_steps].numpy(), Mode.SETTLED: settled[row, :n_steps].numpy()}
-            if not all(np.isfinite(each).any() for each in scores.values()):
+            own_scores = {mode: each[row, :n_steps] for mode, each in scores.items()}
+            if not all(np.isfinite(each).any() for each in own_scores.values()):
                 self.found[own.asked.target.id] = self._unscored(own)
                 continue
             weights = bank.pack(whole, part)
-            own_card = _card(whole, windows, part[0], n_steps, scores[Mode.SETTLED], weights, seconds)
+            own_card = _card(whole, windows, part[0], own, own_scores[Mode.SETTLED], weights, seconds)
             self.found[own.asked.target.id] = _Model(
                 ready=own,
                 member=self.member,
                 window=self.config.window,
                 weights=weights,
                 unseen=unseen.series[part[0], :n_steps].numpy(),
-                scores=scores,
+                scores=own_scores,
+                shown={mode: each[row, :n_steps] for mode, each in shown.items()},
                 figures={**own_card, **judged[row].figures},
                 broken=judged[row].broken,
             )
@@ -331,6 +358,19 @@ class _Fits:
         windows = bank.windows_of(prepared, self.config.window, starts)
         return bank.apart(windows) if self.member.apart else windows
 
+    def _scores(
+        self, blind: Sequence[Detector], windows: Windows, fold: Tensor, per: int
+    ) -> dict[Mode, Values]:
+        """Return the scores of the targets by models that did not see their block, ``(n, n_points)``.
+
+        Args:
+            per: how many targets of the bank are one target.
+        """
+        live, settled = bank.score_unseen(blind, windows, fold)
+        if self.member.apart:
+            live, settled = bank.together(live, per), bank.together(settled, per)
+        return {Mode.LIVE: live.numpy(), Mode.SETTLED: settled.numpy()}
+
     def _judged(
         self, whole: Detector, blind: list[Detector], windows: Windows, fold: Tensor, block: int
     ) -> list[card.Card]:
@@ -340,14 +380,6 @@ class _Fits:
             return [card.Card({}, ())] * windows.n_targets
         plain = self._plain(blind, windows, fold)
         return card.judge(card.Trial(whole, blind, plain, windows, block, shared=self.pooled))
-
-    def _unseen(self, ready: Sequence[_Ready], fold: Tensor, starts: Sequence[int]) -> Windows:
-        """Return the windows with every block prepared by a season and a scale that did not see it."""
-        rows = []
-        for own in ready:
-            part = fold[: len(own.prepared.ts)].numpy()
-            rows.append(prepare.unseen(own.recipe, own.asked.points, own.prepared, part))
-        return self._windows(rows, starts)
 
     def _whole(self, windows: Windows) -> Detector:
         """Return the bank fitted on everything."""
@@ -409,17 +441,15 @@ def _join(
 
 def _fitted(spec: MonitorSpec, asked: FitTarget, models: Sequence[_Model], habits: float | None) -> Fitted:
     lead = models[0]
-    ts = lead.ready.prepared.ts
     joint = spec.detector == AUTO
     own = [_fitted_member(model, at if joint else None) for at, model in enumerate(models)]
     each = {mode: [m.scores[mode] for m in models] for mode in Mode}
     scores = {mode: members.combined(own, each[mode], mode) for mode in Mode}
     echo = {mode: members.echoes(own, each[mode], mode) for mode in Mode}
-    unseen = UnseenScores(ts, scores[Mode.LIVE], scores[Mode.SETTLED], echo[Mode.LIVE], echo[Mode.SETTLED])
     weights = members.packed(own, [model.weights for model in models])
     return Fitted(
         target_id=asked.target.id,
-        start=int(ts[0]),
+        start=int(lead.ready.prepared.ts[0]),
         stop=asked.stop,
         recipe=members.recipe_of(own),
         weights=weights,
@@ -428,7 +458,18 @@ def _fitted(spec: MonitorSpec, asked: FitTarget, models: Sequence[_Model], habit
         status="candidate" if lead.broken else "accepted",
         broken=lead.broken,
         group=0 if spec.scope == "group" else None,
-        unseen=unseen if asked.keep_unseen else None,
+        unseen=_unseen_scores(own, models) if asked.keep_unseen else None,
+    )
+
+
+def _unseen_scores(own: Sequence[FittedMember], models: Sequence[_Model]) -> UnseenScores:
+    live, settled = ([m.shown[mode] for m in models] for mode in (Mode.LIVE, Mode.SETTLED))
+    return UnseenScores(
+        ts=models[0].ready.prepared.ts,
+        live=members.combined(own, live, Mode.LIVE),
+        settled=members.combined(own, settled, Mode.SETTLED),
+        echo_live=members.echoes(own, live, Mode.LIVE),
+        echo_settled=members.echoes(own, settled, Mode.SETTLED),
     )
 
 
@@ -493,7 +534,7 @@ def _card(
     whole: Detector,
     windows: Windows,
     row: int,
-    n_steps: int,
+    ready: _Ready,
     unseen: Values,
     weights: bytes,
     seconds: dict[str, float],
@@ -505,7 +546,8 @@ def _card(
             "paper": whole.paper,
             "window": windows.window,
             "n_windows": int((windows.weight[row] > 0).sum()),
-            "missing_share": float(windows.missing[row, :n_steps].to(torch.float32).mean()),
+            "missing_share": float(ready.prepared.missing.mean()),
+            "masked_steps": int(masks.within(ready.prepared.ts, ready.asked.masked).sum()),
             "unseen_score_mean": float(np.nanmean(unseen)) if np.isfinite(unseen).any() else None,
             "bytes": len(weights),
             **({"trim": whole.config.trim} if hasattr(whole.config, "trim") else {}),

@@ -39,7 +39,7 @@ def learn_recipes(task: LendTask) -> list[Recipe]:
     """Return the recipe of every target, in order. Runs inside a worker."""
     return [
         newcomer.learn(
-            asked.points,
+            asked.learned,
             task.usual,
             step_seconds=asked.target.step_seconds,
             timezone=asked.target.timezone,
@@ -173,7 +173,8 @@ def _tasks(desk: Desk, wanted: Sequence[Due], models: Models) -> Iterator[LendTa
         for group in batches(dues, targets_per_task(window / step_seconds)):
             low, high = min(each.slot for each in group) - window, max(each.slot for each in group)
             points = desk.points([each.target for each in group], low, high)
-            asked = tuple(fit_target(each, points, window) for each in group)
+            incidents = desk.confirmed(list(points), low, high)
+            asked = tuple(fit_target(each, points, desk.spec, incidents) for each in group)
             yield LendTask(asked, usual, desk.spec.season, model)
 
 

@@ -52,6 +52,7 @@ class Period:
         spans: one-off spans, half-open: local times in ISO 8601, first and end.
         timezone: IANA name of the clock of all these; empty for that of the series.
         selector: as a monitor's; empty for all series.
+        masked: nothing in it is learned, scored or flagged; it is no regime then.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Period:
     spans: tuple[tuple[str, str], ...] = ()
     timezone: str = ""
     selector: dict[str, list[str]] = field(default_factory=dict)
+    masked: bool = False
 
     @classmethod
     def from_json(cls, values: Json) -> Period:

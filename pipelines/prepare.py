@@ -302,7 +302,11 @@ def odd(values: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def unseen(
-    recipe: Recipe, points: Sequence[Points], prepared: Prepared, fold: NDArray[np.integer]
+    recipe: Recipe,
+    points: Sequence[Points],
+    learned: Sequence[Points],
+    prepared: Prepared,
+    fold: NDArray[np.integer],
 ) -> Prepared:
     """Return the prepared steps as if each fold's season and scale had been learned without it.
 
@@ -310,15 +314,16 @@ def unseen(
     on them as they are promises fewer alarms than it raises.
 
     Args:
-        points: those the recipe was learned from.
-        prepared: the same span, prepared with the recipe.
+        points: those that were prepared.
+        learned: those of them that the recipe was learned from.
+        prepared: their span, prepared with the recipe.
         fold: fold of every step of ``prepared``.
     """
     columns = {name: getattr(prepared, name).copy() for name in ("values", "baseline", "spread")}
     start, stop = int(prepared.ts[0]), int(prepared.ts[-1]) + 1
     for k in np.unique(fold):
         hidden = fold == k
-        blind = apply(_without_block(recipe, points, prepared, hidden), points, start, stop)
+        blind = apply(_without_block(recipe, learned, prepared, hidden), points, start, stop)
         for name, column in columns.items():
             column[hidden] = getattr(blind, name)[hidden]
     return replace(prepared, **columns)

@@ -19,7 +19,7 @@ from pipelines.evidence import Realised, Seen, total
 from pipelines.lines import LineBook
 from pipelines.observe import Observed, ObserveTarget, ObserveTask, observe_targets
 from pipelines.plan import histories, newest_by, pieces
-from pipelines.records import CalibrationRow, Json, Mode, Seconds, TargetRow, Verdict, VersionRow
+from pipelines.records import CalibrationRow, Json, Mode, Seconds, TargetRow, VersionRow
 from pipelines.score import SeenAt
 from pipelines.slots import DAY, nights
 
@@ -228,11 +228,7 @@ def _incidents(desk: Desk, asked: Sequence[Asked]) -> dict[int, list[tuple[int, 
     reach = max(window_seconds(v) for each in asked for v, _, _ in each.parts)
     low = min(start for each in asked for _, start, _ in each.parts) - reach
     high = max(stop for each in asked for _, _, stop in each.parts) + reach
-    found: dict[int, list[tuple[int, int]]] = {each.target.id: [] for each in asked}
-    for event in desk.store.events(list(found), low, high):
-        if event.verdict == Verdict.CONFIRMED:
-            found[event.target_id].append((event.interval.start, event.interval.end))
-    return found
+    return desk.confirmed([each.target.id for each in asked], low, high)
 
 
 def _reaching(seen: Mapping[str, SeenAt], start: int) -> dict[str, SeenAt]:

@@ -203,7 +203,8 @@ class Event:
     """A stored Interval that keeps its identity over rescoring.
 
     ``reviewed`` is true once a review exists, ``verdict`` and ``cause`` are those of the newest one (empty
-    where there is none); ``added`` where a person drew it by hand.
+    where there is none), ``review_start`` and ``review_end`` the borders that a reviewer moved; ``added``
+    where a person drew it by hand.
     """
 
     id: int
@@ -217,6 +218,17 @@ class Event:
     added: bool = False
     verdict: str = ""
     cause: str = ""
+    review_start: int | None = None
+    review_end: int | None = None
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Its first and last second as people see them: borders that a reviewer moved win."""
+        start, end = self.interval.start, self.interval.end
+        return (
+            start if self.review_start is None else self.review_start,
+            end if self.review_end is None else self.review_end,
+        )
 
 
 @dataclass(frozen=True)

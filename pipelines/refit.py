@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipelines import lines
+from pipelines import lines, masks
 from pipelines.desk import Desk, batches, targets_per_task
 from pipelines.fit import (
     FitOutcome,
@@ -19,6 +19,7 @@ from pipelines.fit import (
     fit_targets,
     least_seconds,
 )
+from pipelines.monitor import MonitorSpec
 from pipelines.plan import History, current, fingerprint, group_slots, histories, wanted_slots
 from pipelines.records import Json, Points, TargetRow, VersionRow
 from pipelines.store import NewVersion
@@ -212,11 +213,13 @@ def _tasks(desk: Desk, wanted: Sequence[Due], done: Refitted) -> Iterator[FitTas
         asked = [each for dues in group for each in dues]
         slots = sorted({each.slot for each in asked})
         window = desk.spec.fit_window_seconds
-        points = desk.points([dues[0].target for dues in group], slots[0] - window, slots[-1])
+        span = slots[0] - window, slots[-1]
+        points = desk.points([dues[0].target for dues in group], *span)
+        incidents = desk.confirmed(list(points), *span)
         for slot in slots:
             yield FitTask(
                 desk.spec,
-                tuple(fit_target(each, points, window) for each in asked if each.slot == slot),
+                tuple(fit_target(each, points, desk.spec, incidents) for each in asked if each.slot == slot),
             )
 
 
@@ -227,19 +230,32 @@ def _batch_size(desk: Desk, wanted: Sequence[Due]) -> int:
     return min(64, targets_per_task(desk.spec.fit_window_seconds / step))
 
 
-def fit_target(each: Due, points: Mapping[int, tuple[Points, ...]], window: int) -> FitTarget:
+def fit_target(
+    each: Due,
+    points: Mapping[int, tuple[Points, ...]],
+    spec: MonitorSpec,
+    incidents: Mapping[int, Sequence[tuple[int, int]]],
+) -> FitTarget:
     """Return a target with its points of the span that a fit is learned from.
 
     Args:
         points: by target id, of at least that span.
-        window: length of the span, seconds.
+        incidents: first and last second of what is not learned from, by target id.
     """
-    start = each.slot - window
+    target, start = each.target, each.slot - spec.fit_window_seconds
     cut = []
-    for whole in points[each.target.id]:
+    for whole in points[target.id]:
         a, b = np.searchsorted(whole.ts, [start, each.slot])
         cut.append(Points(whole.ts[a:b], whole.value[a:b]))
-    return FitTarget(each.target, tuple(cut), start, each.slot, keep_unseen=each.first)
+    calendar = spec.calendar_of(target.labels)
+    return FitTarget(
+        target,
+        masks.without(cut, masks.of_calendar(calendar, target.timezone, start, each.slot)),
+        start,
+        each.slot,
+        keep_unseen=each.first,
+        masked=tuple(masks.of_steps(a, b, target.step_seconds) for a, b in incidents[target.id]),
+    )
 
 
 def _store(desk: Desk, task: FitTask, outcome: FitOutcome, done: Refitted, generation: int) -> None:

@@ -32,7 +32,7 @@ Regimes = NDArray[np.uint8]
 
 def names(calendar: Sequence[Period] = ()) -> tuple[str, ...]:
     """Return the regimes that a new version tells apart, in order."""
-    named = {period.name for period in calendar} - {WORKDAY, WEEKEND}
+    named = {period.name for period in calendar if not period.masked} - {WORKDAY, WEEKEND}
     return WORKDAY, WEEKEND, *sorted(named)
 
 

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detectors.base import Detector, Expected, Windows
-from pipelines import absence, bank, flag, members, prepare, shares
+from pipelines import absence, bank, flag, masks, members, prepare, shares
 from pipelines.calibrate import Calibrated
 from pipelines.evidence import Seen
 from pipelines.fit import UnseenScores
+from pipelines.masks import Span
 from pipelines.members import FittedMember
 from pipelines.monitor import WEEK, MonitorSpec
 from pipelines.records import Interval, Json, Kind, Mode, Points, Seconds, TargetRow, Values
@@ -197,6 +198,7 @@ def _joined(parts: list[Steps]) -> Steps:
 
 def _rows(owner: int, target: ScoreTarget, spec: MonitorSpec) -> Iterator[_Row]:
     calendar = spec.calendar_of(target.target.labels)
+    points = masks.without(target.points, _masked_spans(spec, target))
     for piece in target.pieces:
         of = members.stored(piece.detector, piece.params, piece.recipe)
         if piece.unseen is not None:
@@ -211,9 +213,16 @@ def _rows(owner: int, target: ScoreTarget, spec: MonitorSpec) -> Iterator[_Row]:
                 recipe = prepare.Recipe.from_json(member.recipe)
                 margin = longest * recipe.step_seconds
                 stop = min(piece.stop + margin, target.observed_until)
-                steps = prepare.apply(recipe, target.points, piece.start - margin, stop, calendar)
+                steps = prepare.apply(recipe, points, piece.start - margin, stop, calendar)
                 prepared[known] = (recipe, steps)
             yield _Row(owner, piece, member, *prepared[known])
+
+
+def _masked_spans(spec: MonitorSpec, target: ScoreTarget) -> list[Span]:
+    """Return the spans around a target's pieces that a calendar masks."""
+    calendar, timezone = spec.calendar_of(target.target.labels), target.target.timezone
+    first = min((int(p.ts[0]) for p in target.points if len(p.ts)), default=target.observed_until)
+    return masks.of_calendar(calendar, timezone, first, target.observed_until)
 
 
 def _alike(rows: Sequence[_Row]) -> list[list[_Row]]:
@@ -339,8 +348,9 @@ def _found(
         names=spec.channels,
         versions=joined["version"],
     )
+    away = np.isnan(raw) & ~masks.within(ts, _masked_spans(spec, target))[:, None]
     found += absence.on_grid(
-        np.isnan(raw),
+        away,
         ts,
         target.points,
         spec.policy,

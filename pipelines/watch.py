@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipelines import absence
+from pipelines import absence, masks
 from pipelines.desk import Desk, batches
 from pipelines.plan import History, histories
 from pipelines.reconcile import reconcile
@@ -98,18 +98,21 @@ def _commit(desk: Desk, looks: Sequence[_Look]) -> list[EventChange]:
 
 
 def _changes(desk: Desk, look: _Look, points: Sequence[Points]) -> list[EventChange]:
+    target = look.target
+    calendar = desk.spec.calendar_of(target.labels)
     found = absence.between_points(
         points,
         desk.spec.policy,
-        look.target.step_seconds,
+        target.step_seconds,
         start=look.start,
         stop=look.stop,
         names=desk.spec.channels,
+        masked=masks.of_calendar(calendar, target.timezone, look.start, look.stop),
     )
     return reconcile(
         look.events,
-        [_dated(desk, look.target, interval) for interval in found],
-        target_id=look.target.id,
+        [_dated(desk, target, interval) for interval in found],
+        target_id=target.id,
         span=(look.start, look.stop),
         detected_at=look.stop,
     )

@@ -232,6 +232,8 @@ def event_of(row: Any) -> Event:
         added=row.added,
         verdict=row.review_verdict or "",
         cause=row.review_cause or "",
+        review_start=row.review_start,
+        review_end=row.review_end,
     )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from pipelines import prepare
 from pipelines.fit import FitTarget, FitTask, fit_targets
@@ -87,10 +86,10 @@ def test_a_model_knows_the_regimes_of_its_series_and_a_shared_one_those_of_all(
 def test_a_target_whose_fit_fails_is_left_out_alone_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = prepare.unseen
 
-    def breaks(recipe: Recipe, points: Sequence[Points], prepared: Prepared, fold: NDArray[Any]) -> Prepared:
+    def breaks(recipe: Recipe, points: Sequence[Points], *rest: Any) -> Prepared:
         if points[0].value[0] == asked(2).points[0].value[0]:
             raise ArithmeticError("no luck")
-        return whole(recipe, points, prepared, fold)
+        return whole(recipe, points, *rest)
 
     monkeypatch.setattr(prepare, "unseen", breaks)
     spec = MonitorSpec("m", {}, params={"window": 6})

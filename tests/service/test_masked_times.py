@@ -1,0 +1,123 @@
+"""What people confirmed and what a calendar masks: not learned from, and only the one is still scored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from desks import DAY, END, HOUR, START, desk, events, ingest, monitor, spans, waves
+
+from anomaly_service.db.store import SqlStore
+from pipelines import jobs, masks
+from pipelines.desk import Desk
+from pipelines.monitor import Period
+from pipelines.records import Event, Kind, Verdict
+
+SPEC = monitor("load", detector="gaussian", season="none")
+DOWN = (18 * 24 + 8, 18 * 24 + 20)
+"""First and last hour of an outage, counted from the start."""
+
+MASKED = Period("maintenance", spans=(("2024-10-22T08:00", "2024-10-22T21:00"),), masked=True)
+
+
+def course(seed: int, *, empty: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Waves with an outage, in which points fall to 10 or do not come at all."""
+    ts, value = waves(seed)
+    hour = (ts - START) // HOUR
+    down = (hour >= DOWN[0]) & (hour <= DOWN[1])
+    value[down] = 10 + np.random.default_rng(seed).normal(0, 1, int(down.sum()))
+    return (ts[~down], value[~down]) if empty else (ts, value)
+
+
+@pytest.fixture
+def store(migrated_sqlite: Path, tmp_path: Path) -> SqlStore:
+    (tmp_path / "anomaly.db").write_bytes(migrated_sqlite.read_bytes())
+    return SqlStore(f"sqlite:///{tmp_path / 'anomaly.db'}")
+
+
+def outage(found: list[Event]) -> Event:
+    """Return the event that holds the middle of the outage."""
+    middle = START + HOUR * (sum(DOWN) // 2)
+    (event,) = (e for e in found if e.interval.start <= middle <= e.interval.end)
+    return event
+
+
+def test_the_outage_of_the_tests_is_the_masked_time() -> None:
+    ((start, stop),) = masks.of_calendar([MASKED], "UTC", START, END)
+    assert ((start - START) // HOUR, (stop - START) // HOUR - 1) == DOWN
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_what_was_confirmed_is_not_learned_from_and_keeps_its_event(store: SqlStore, moved: bool) -> None:
+    with store:
+        ingest(store, "load", {"a": course(1)})
+        before = START + 20 * DAY
+        at = desk(store, SPEC)
+        jobs.backfill(at, before)
+        event = outage(events(at, Kind.ANOMALY)["a"])
+        borders = {"start": START + DOWN[0] * HOUR, "end": START + (DOWN[1] + 30) * HOUR} if moved else {}
+        store.review(event.id, Verdict.CONFIRMED, **borders)
+        jobs.nightly(at, END, END)
+        newest = store.versions([target.id for target in at.targets()])[-1]
+        assert newest.train_stop > before
+        ends = event.interval.start, event.interval.end
+        first, last = (borders["start"], borders["end"]) if moved else ends
+        assert newest.card["masked_steps"] == (last - first) // HOUR + 1
+        jobs.rescore(at, START + 15 * DAY, END, END)
+        assert outage(events(at, Kind.ANOMALY)["a"]).id == event.id
+
+
+@pytest.mark.parametrize("verdict", [v for v in Verdict if v is not Verdict.CONFIRMED])
+def test_no_other_verdict_keeps_anything_from_being_learned(store: SqlStore, verdict: Verdict) -> None:
+    with store:
+        ingest(store, "load", {"a": course(1)})
+        at = desk(store, SPEC)
+        jobs.backfill(at, START + 20 * DAY)
+        store.review(outage(events(at, Kind.ANOMALY)["a"]).id, verdict)
+        jobs.nightly(at, END, END)
+        assert store.versions([target.id for target in at.targets()])[-1].card["masked_steps"] == 0
+
+
+@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize("window", [6, 100], ids=["fitted", "learning"])
+def test_in_a_masked_time_nothing_is_learned_scored_or_missed(
+    store: SqlStore, window: int, empty: bool
+) -> None:
+    """A target that is still learning has no scores, but gaps."""
+    with store:
+        ingest(store, "load", {"a": course(1, empty=empty)})
+        at = desk(store, replace(SPEC, params={"window": window}))
+        jobs.backfill(at, END)
+        assert bool(during(at)) == (empty or window == 6)
+        masked = desk(store, replace(at.spec, name="masked", calendar=(MASKED,)))
+        jobs.backfill(masked, END)
+        assert not during(masked), spans(during(masked))
+        scored = [target for target in masked.targets() if target.scored_until]
+        assert len(scored) == (window == 6)
+        for target in scored:
+            block = store.scores([target.id], START, END)
+            hour = (block.ts - START) // HOUR
+            inside = (hour >= DOWN[0]) & (hour <= DOWN[1])
+            assert np.isnan(block.settled[inside]).all()
+            assert np.isfinite(block.settled[~inside]).sum() > 200
+
+
+def during(at: Desk) -> list[Event]:
+    """Return the events that touch the outage."""
+    first, last = (START + hour * HOUR for hour in DOWN)
+    return [e for e in events(at)["a"] if e.interval.start <= last and e.interval.end >= first]
+
+
+def test_what_a_series_does_in_a_masked_time_changes_no_model_of_it(store: SqlStore) -> None:
+    with store:
+        ts, value = course(1)
+        hour = (ts - START) // HOUR
+        wild = np.where((hour >= DOWN[0]) & (hour <= DOWN[1]), 1e5, value)
+        ingest(store, "load", {"a": (ts, value), "b": (ts, wild)})
+        at = desk(store, replace(SPEC, calendar=(MASKED,)))
+        jobs.backfill(at, END)
+        a, b = ([(v.train_stop, v.recipe) for v in at.versions([t])[t.id]] for t in at.targets())
+        assert a == b
+        assert a[-1][0] > START + 20 * DAY
