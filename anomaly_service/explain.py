@@ -17,7 +17,7 @@ from pipelines.executor import Inline
 from pipelines.explain import Explained, NotExplainableError
 from pipelines.lines import LineBook
 from pipelines.monitor import MonitorSpec
-from pipelines.records import Event, Json, MonitorRow, Status, TargetRow, VersionRow
+from pipelines.records import Event, Json, MonitorRow, SeriesSpec, Status, TargetRow, VersionRow
 
 if TYPE_CHECKING:
     from anomaly_service.db.store import SqlStore
@@ -40,7 +40,7 @@ class Explanation:
         members: what each model said at the peak, the largest share first.
         where: the stretch at which the first of them is highest; None where there is none.
         parts: shares of what a Gaussian joins to its score, where one comes first.
-        channels: each channel's share of the squared deviations at the peak.
+        channels: what each series of the target has of the event, as ``flagged_intervals`` has it too.
         expected: what was seen beside what was expected, at the peak and at the start.
         rule: what an event that no model scored goes by; None for the others.
         similar: the nearest events and windows of the past, with their reviews.
@@ -71,15 +71,29 @@ def explain(service: Service, event_id: int, n: int = NEAREST) -> Explanation:
     rule = why.rule(asked.event)
     # A rule looks at no window, so that none is like it.
     near = similar.find(service, event_id, n, within=None if rule is None else "features")
-    found = Explanation(row, near, rule=rule)
+    series = _series(store, asked.target)
+    found = Explanation(row, near, channels=_channels(asked.event, series), rule=rule)
     if asked.event.status is Status.BELOW_LINE and not asked.event.added:
         found.notes.append("It is below the line by now, and kept because somebody judged it.")
     if rule is None:
-        _add_score(found, store, asked.event, asked.target)
+        _add_score(found, store, asked.event, asked.target, [each.key for each in series])
     return found
 
 
-def _add_score(found: Explanation, store: SqlStore, event: Event, target: TargetRow) -> None:
+def _series(store: SqlStore, target: TargetRow) -> list[SeriesSpec]:
+    specs = {row.id: row.spec for row in store.series()}
+    return [specs[i] for i in target.series_ids]
+
+
+def _channels(event: Event, series: Sequence[SeriesSpec]) -> list[Json]:
+    """Return the share of each series in an event; None where nothing is known of it."""
+    shares = {series[0].metric: 1.0} if len(series) == 1 else event.interval.shares or {}
+    return [{"series": each.key, "share": shares.get(each.metric)} for each in series]
+
+
+def _add_score(
+    found: Explanation, store: SqlStore, event: Event, target: TargetRow, series: Sequence[str]
+) -> None:
     """Compute again what the models of an anomaly said; where it cannot be, tell what is stored of it."""
     (monitor,) = (each for each in store.monitors() if each.id == target.monitor_id)
     try:
@@ -89,8 +103,7 @@ def _add_score(found: Explanation, store: SqlStore, event: Event, target: Target
         found.notes.append(f"What its model said cannot be computed again: {error}.")
         found.expected = [_stored_look(found.event)]
         return
-    series = {row.id: row.spec.key for row in store.series()}
-    _fill(found, explained, [series[i] for i in target.series_ids])
+    _fill(found, explained, series)
     found.notes += _doubts(event, version, explained)
 
 
@@ -172,9 +185,6 @@ def _fill(found: Explanation, explained: Explained, series: Sequence[str]) -> No
         "steps": stretch.n_steps,
     }
     found.parts = None if explained.parts is None else dict(explained.parts)
-    found.channels = [
-        {"series": name, "share": share} for name, share in zip(series, explained.shares, strict=True)
-    ]
     found.expected = [
         {
             "moment": look.moment,

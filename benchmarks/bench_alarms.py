@@ -32,6 +32,7 @@ from pipelines.desk import Desk, batches
 from pipelines.lines import LineBook
 from pipelines.metrics import poisson_interval
 from pipelines.monitor import MonitorSpec, Threshold
+from pipelines.names import AUTO
 from pipelines.plan import pieces
 from pipelines.recalibrate import recalibrate
 from pipelines.records import Json, Kind, Mode, PointBlock, Points, Policy, SeriesSpec, TargetRow
@@ -238,7 +239,7 @@ def _of_group(
 
 def _alarms(spec: MonitorSpec, target: ScoreTarget, steps: list[Steps], mode: Mode) -> tuple[int, int, float]:
     step = target.target.step_seconds
-    window = max(each.windows.window for each in steps)
+    window = max(part.windows.window for each in steps for part in (each, *each.parts))
     # What not every window covers yet is not settled, and counts as live in either mode.
     settled = 0 if mode is Mode.LIVE else target.observed_until - (window - 1) * step
     found = scored(spec, replace(target, settled_until=settled), steps)
@@ -256,7 +257,7 @@ def spec_of(detector: str, window: int, policy: Policy = Policy()) -> MonitorSpe
         "bench",
         {"metric": ["load"]},
         detector=detector,
-        params={"window": window},
+        params={} if detector == AUTO else {"window": window},
         scope="group" if detector in ONE_MODEL else "series",
         stagger=False,
         threshold=Threshold(alarms_per_week=1.0),
@@ -335,7 +336,9 @@ def _range(rows: Sequence[Json]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--detectors", nargs="*", default=["robust_z", "gaussian"], choices=registry.names())
+    parser.add_argument(
+        "--detectors", nargs="*", default=["robust_z", "gaussian"], choices=[AUTO, *registry.names()]
+    )
     parser.add_argument("--kinds", nargs="*", default=[*KINDS, MIXED, GAME])
     parser.add_argument("--series", type=int, default=24)
     parser.add_argument("--weeks", type=int, default=12, help="two of history, the others are judged")

@@ -97,8 +97,6 @@ class Explained:
         members: by their share, the largest first.
         parts: shares of what a Gaussian joins to its score, where one leads: ``window``, ``level``, ``step``.
         looks: at the peak, then at the start where that is another step.
-        shares: of each channel in the squared deviations from the expected at the peak, in scaled units;
-            None where its point is missing.
     """
 
     mode: Mode
@@ -108,7 +106,6 @@ class Explained:
     stretch: Stretch
     parts: Mapping[str, float] | None
     looks: tuple[Look, ...]
-    shares: tuple[float | None, ...]
 
 
 def explain(
@@ -139,7 +136,6 @@ def explain(
         stretch=stretch_of(place.ts[place.own], course[place.own]),
         parts=_gaussian_parts(lead, place),
         looks=tuple(_looks(place, normal)),
-        shares=_channel_shares(place, normal),
     )
 
 
@@ -311,14 +307,6 @@ def _restored(place: _Place, step: int, scaled: NDArray[np.float32] | None) -> V
         return None
     row, at = place.steps.row, step + place.steps.inside.start
     return prepare.restore(row.recipe, row.prepared, scaled[None], slice(at, at + 1))[0]
-
-
-def _channel_shares(place: _Place, normal: _Normal) -> tuple[float | None, ...]:
-    """Return each channel's share of the squared deviations at the peak; None where it has no point."""
-    prepared, at = place.steps.row.prepared, place.peak + place.steps.inside.start
-    squares = np.square(prepared.values[at] - normal.mean[place.peak - normal.first], dtype=np.float64)
-    squares[prepared.missing[at]] = np.nan
-    return tuple(_known(share) for share in squares / (np.nansum(squares) or 1.0))
 
 
 def _known(value: float) -> float | None:

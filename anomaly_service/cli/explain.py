@@ -82,7 +82,7 @@ def _tables(found: Explanation) -> None:
         alone = found.members[0]["score"] is None
         _table(found.members, ALONE if alone else TOGETHER, "What each model said")
     if len(found.channels) > 1:
-        _table(found.channels, ("series", "share"), "Which series deviate at the peak")
+        _table(found.channels, ("series", "share"), "What each series has of it")
     if found.expected:
         columns = ("moment", "at", "series", "y", "yhat", "yhat_lower", "yhat_upper")
         _table(found.expected, columns, "Seen and expected")

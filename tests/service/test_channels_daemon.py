@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -135,6 +136,15 @@ def test_intervals_lists_the_shares(world: World) -> None:
     assert f"crashes {row['channel_shares']['crashes']:.0%}" in line  # type: ignore[index]  # JSON
     rows = anomaly("intervals", "--config", world.config, "--series", KEYS[1], "--json").rows
     assert row["channel_shares"] in [row["channel_shares"] for row in rows]
+
+
+def test_explain_tells_the_shares_of_the_event(world: World) -> None:
+    row = incident(world)
+    place = ("--config", world.config, *NOW)
+    found = json.loads(anomaly("explain", row["event_id"], "--json", *place).out)
+    told = {each["series"].partition("{")[0]: each["share"] for each in found["channels"]}
+    assert told == row["channel_shares"]
+    assert f"{told['crashes']:.0%}" in anomaly("explain", row["event_id"], *place).out
 
 
 def test_status_validate_and_the_run_log_name_what_is_missing(world: World) -> None:
