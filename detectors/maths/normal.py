@@ -102,6 +102,26 @@ class Normal:
         variance[member, window] = self._variance(member, at, real, factor, missing[member, window])
         return Completed(x, log_det, variance)
 
+    def completed_columns(self, columns: Tensor, missing: Tensor) -> Tensor:
+        """Return columns as if each were a window about the mean, completed, ``(n_targets, k, size, d)``.
+
+        Args:
+            columns: shape ``(n_targets, size, d)``, float64.
+            missing: shape ``(n_targets, k, size)``, bool.
+        """
+        x = torch.where(missing.unsqueeze(3), 0.0, columns.unsqueeze(1))
+        member, window = missing.any(2).nonzero(as_tuple=True)
+        if len(member) == 0:
+            return x
+        at, real = _padded_indices(missing[member, window])
+        pulled = (x.transpose(2, 3) @ self.precision.unsqueeze(1))[member, window]
+        pulled = pulled.gather(2, at.unsqueeze(1).expand(-1, x.shape[3], -1)).transpose(1, 2)
+        factor = torch.linalg.cholesky(self._block(member, at, real))
+        shift = torch.cholesky_solve(pulled * real.unsqueeze(2), factor)
+        at = at.unsqueeze(2).expand_as(shift)
+        x[member, window] = x[member, window].scatter_add(1, at, -shift * real.unsqueeze(2))
+        return x
+
     def conditional(self, x: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean (about the mean) and variance of every value given the *other* observed values."""
         done = self.completed(x, missing, with_variance=True)
