@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from detectors.base import Density, Detector, Expected, Progress, Windows, check_trim, in_pieces
-from detectors.maths import contrast, latents, parts, stored
+from detectors.maths import contrast, latents, parts
 from detectors.maths.linear import LinearBase, latents_of
-from detectors.maths.moments import regular, trimmed
+from detectors.maths.moments import trimmed
 from detectors.maths.normal import Normal, log_standard, normal_expect
 from detectors.stacked import (
     Batch,
@@ -105,11 +106,8 @@ class EnergyDetector(Detector):
         """The normal distribution, latents of drawn windows, and the weights after trimming."""
         moments, kept = trimmed(windows, self.config.trim)
         base = LinearBase.of(moments, windows.window, self.config.latent)
-        full = {}
-        if base.mean.shape[1] <= stored.LARGEST_FULL:
-            full = stored.packed(regular(moments, windows.window))
         drawn = latents_of(base, kept, self.config.max_windows)
-        return {**base.state(), **full, "latents": drawn, "kept": kept.weight}
+        return {**base.state(), "latents": drawn, "kept": kept.weight}
 
     def _log_total(self, state: dict[str, Tensor]) -> Tensor:
         """Log of what the density adds up to before it is brought to one, ``(n_targets,)``."""
@@ -128,8 +126,8 @@ class EnergyDetector(Detector):
     def _raw_of(self, state: dict[str, Tensor]) -> parts.Raw:
         """Return what maps windows to parts as theory standardises them: latent, rest, steps."""
         model = self._model_of(state)
-        base, normal = model.base, model.normal
-        return lambda values, mask, _: parts.latent_parts(base, normal, values, mask, model.log_latent)
+        base = model.base
+        return lambda values, mask, _: parts.latent_parts(base, base.normal, values, mask, model.log_latent)
 
     def _score(self, windows: Windows) -> Tensor:
         def scores(members: slice, piece: Windows) -> Tensor:
@@ -225,15 +223,13 @@ class _Model:
     network: _Network
     state: dict[str, Tensor]
 
-    @property
+    @cached_property
     def base(self) -> LinearBase:
         return LinearBase.load(self.state)
 
     @property
     def normal(self) -> Normal:
         """The distribution of windows whose latent is standard normal."""
-        if "covariance" in self.state:
-            return stored.normal_of(self.state)
         return self.base.normal
 
     def log_latent(self, z: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class FlowDetector(Detector):
     Papamakarios et al. 2017 (MAF), arXiv 1705.07057; Dinh et al. 2017 (RealNVP), arXiv 1605.08803; Durkan et
     al. 2019 (neural spline flows), arXiv 1906.04032.
 
-    Departures: the flow lives on 8 whitened coordinates, and off them the density is white noise; log-scales
+    Departures: the flow lives on 8 whitened coordinates, and off them the density is normal; log-scales
     are bounded and the networks see ``asinh(z)``, so that windows far from all data stay finite and far; no
     batch normalisation; both halves of a coupling are moved, one of them by constants; missing steps hold
     their conditional mean under the linear base, which is also what ``expect`` returns.
@@ -90,7 +90,6 @@ class FlowDetector(Detector):
     density: ClassVar[Density] = Density.TRACTABLE
     family: ClassVar[str] = "Normalizing flow"
     paper: ClassVar[str] = "Papamakarios et al. 2017; Dinh et al. 2017; Durkan et al. 2019"
-    sample_flaw = "off the axes of its latent noise is white"
     folds: ClassVar[int] = 2
 
     config: FlowConfig
@@ -103,8 +102,7 @@ class FlowDetector(Detector):
     def _raw_of(self, state: dict[str, Tensor]) -> parts.Raw:
         """Return what maps windows to parts as theory standardises them: latent, rest, steps."""
         base, log_latent = LinearBase.load(state), self._log_latent(state)
-        normal = base.normal
-        return lambda values, mask, _: parts.latent_parts(base, normal, values, mask, log_latent)
+        return lambda values, mask, _: parts.latent_parts(base, base.normal, values, mask, log_latent)
 
     def _log_latent(self, state: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
         flow = self._flow(state)
@@ -139,8 +137,9 @@ class FlowDetector(Detector):
         def density(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
             base = LinearBase.load(state)
-            z, off = base.split(base.filled(piece.values, piece.mask))
-            return base.log_prob(self._log_latent(state)(z), off)
+            x = base.filled(piece.values, piece.mask)
+            z, _ = base.split(x)
+            return base.log_prob(self._log_latent(state)(z), x, z)
 
         return in_pieces(windows, density)
 

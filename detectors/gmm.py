@@ -22,7 +22,6 @@ from detectors.maths.linear import LinearBase, latents_of
 from detectors.maths.lowrank import LowRank
 from detectors.maths.mixture import Mixture
 from detectors.maths.moments import trimmed
-from detectors.maths.normal import Normal
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,6 @@ class GmmDetector(Detector):
     density = Density.TRACTABLE
     family = "Gaussian mixture"
     paper = "Dempster, Laird & Rubin 1977"
-    sample_flaw = "off the axes of its latent noise is white"
 
     def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
         # Four members' features and responsibilities take 25 MiB.
@@ -79,8 +77,7 @@ class GmmDetector(Detector):
         moments, kept = trimmed(windows, self.config.trim)
         base = LinearBase.of(moments, windows.window, self.config.latent)
         fitted = self._mixture(base, kept)
-        normal = base.normal
-        scale = parts.scale_of(lambda values, mask, _: _raw_parts(base, normal, fitted, values, mask), kept)
+        scale = parts.scale_of(lambda values, mask, _: _raw_parts(base, fitted, values, mask), kept)
         stored = {"weight": fitted.weight, "centre": fitted.mean, "covariance": fitted.covariance}
         return base.state() | scale | {name: t.to(torch.float32) for name, t in stored.items()}
 
@@ -94,7 +91,7 @@ class GmmDetector(Detector):
         def scores(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
             base, fitted = LinearBase.load(state), _mixture_of(state)
-            raw = _raw_parts(base, base.normal, fitted, piece.values, parts.missing_in(piece))
+            raw = _raw_parts(base, fitted, piece.values, parts.missing_in(piece))
             return parts.combined(raw, state)
 
         return in_pieces(windows, scores)
@@ -132,8 +129,9 @@ class GmmDetector(Detector):
             base, fitted = LinearBase.load(state), _mixture_of(state)
             if bool(piece.missing.any()):
                 return _log_joint(base, fitted, piece).logsumexp(1)
-            z, off = base.split(base.about_mean(piece.values))
-            return base.log_prob(fitted.log_prob(z.to(torch.float64)), off)
+            x = base.about_mean(piece.values)
+            z, _ = base.split(x)
+            return base.log_prob(fitted.log_prob(z.to(torch.float64)), x, z)
 
         return in_pieces(windows, density)
 
@@ -158,11 +156,9 @@ def _mixture_of(state: dict[str, Tensor]) -> Mixture:
     return Mixture(*(state[name].to(torch.float64) for name in ("weight", "centre", "covariance")))
 
 
-def _raw_parts(
-    base: LinearBase, normal: Normal, fitted: Mixture, values: Tensor, mask: Tensor | None
-) -> Tensor:
+def _raw_parts(base: LinearBase, fitted: Mixture, values: Tensor, mask: Tensor | None) -> Tensor:
     """Parts as theory standardises them: latent, rest, steps; ``(n_targets, k, 2 + window)``."""
-    return parts.latent_parts(base, normal, values, mask, fitted.log_prob)
+    return parts.latent_parts(base, base.normal, values, mask, fitted.log_prob)
 
 
 def _log_joint(base: LinearBase, fitted: Mixture, windows: Windows) -> Tensor:

@@ -108,7 +108,7 @@ class KdeDetector(Detector):
 
     def _fit_members(self, windows: Windows) -> dict[str, Tensor]:
         moments, kept = trimmed(windows, self.config.trim)
-        base = LinearBase.of(moments, windows.window, self.config.latent)
+        base = LinearBase.of(moments, windows.window, self.config.latent, white=True)
         state = base.state() | self._references(base, kept).state()
         return state | parts.scale_of(lambda values, mask, start: self._raw(state, values, mask, start), kept)
 
@@ -195,8 +195,9 @@ class KdeDetector(Detector):
         def density(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
             base = LinearBase.load(state)
-            z, off = base.split(base.filled(piece.values, piece.mask))
-            return base.log_prob(self._log_latent(state, z, piece), off)
+            x = base.filled(piece.values, piece.mask)
+            z, _ = base.split(x)
+            return base.log_prob(self._log_latent(state, z, piece), x, z)
 
         return in_pieces(windows, density)
 

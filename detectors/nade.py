@@ -30,20 +30,18 @@ class NadeConfig(NetworkConfig):
         hidden: width of the hidden layer.
         components: normal distributions mixed in the conditional of a step.
         sd_floor: smallest standard deviation of a component, in scaled units.
-        imputations: rounds of prediction that fill missing steps.
     """
 
     hidden: int = 64
     components: int = 5
     sd_floor: float = 0.05
-    imputations: int = 10
     steps: int = 200
     batch: int = 32
     rate: float = 2e-2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_counts("hidden", "components", "imputations")
+        self._check_counts("hidden", "components")
         if self.sd_floor <= 0:
             raise ValueError(f"sd_floor must be above 0, got {self.sd_floor}")
 
@@ -65,6 +63,25 @@ class _Conditionals:
     log_weight: Tensor
     offset: Tensor
     width: Tensor
+
+    @classmethod
+    def of(
+        cls, params: Params, out: Tensor, pulled: Tensor, sd_floor: float, at: slice = slice(None)
+    ) -> _Conditionals:
+        """Return the mixtures that a network's outputs stand for, ``(n_targets, n, 2 + K, size)``.
+
+        Args:
+            pulled: what is added to their centres, shape ``(n_targets, n, size)``.
+            at: which values of a window they are.
+        """
+        return cls(
+            out[:, :, 0] + pulled,
+            softplus(out[:, :, 1] - 1) + sd_floor,
+            out[:, :, 2:].log_softmax(2),
+            params["offset"][:, None, :, at],
+            # From 1 on, so that no component is narrower than the floor.
+            1 + softplus(params["width"][:, None, :, at] - 2),
+        )
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log-density of every value, same shape as ``x``."""
@@ -131,16 +148,29 @@ class _NadeNetwork:
 
     def conditionals(self, params: Params, x: Tensor) -> _Conditionals:
         x = x.asinh()
-        out = self.masked(params, x)
-        return _Conditionals(
-            # Through fewer hidden units than steps alone, some steps would not see the one right before them.
-            out[:, :, 0] + masked_linear(params, "direct", x, self.before),
-            softplus(out[:, :, 1] - 1) + self.config.sd_floor,
-            out[:, :, 2:].log_softmax(2),
-            params["offset"].unsqueeze(1),
-            # From 1 on, so that no component is narrower than the floor.
-            1 + softplus(params["width"] - 2).unsqueeze(1),
-        )
+        # Through fewer hidden units than steps alone, some steps would not see the one right before them.
+        pulled = masked_linear(params, "direct", x, self.before)
+        return _Conditionals.of(params, self.masked(params, x), pulled, self.config.sd_floor)
+
+    def filled(self, params: Params, x: Tensor, missing: Tensor) -> Tensor:
+        """Return windows ``(n_targets, n, length)`` with every missing value at its mean given those before.
+
+        One value after another. Each adds its share to the hidden layer once, so that all of them together
+        cost about as much as one pass of the network.
+        """
+        x, seen = x.clone(), x.asinh()
+        into, out = (params[f"net.{i}.weight"] * mask for i, mask in enumerate(self.masked.masks))
+        direct = params["direct.weight"] * self.before
+        hidden, done = params["net.0.bias"].unsqueeze(1), 0
+        for at in missing.any(dim=(0, 1)).nonzero().flatten().tolist():
+            hidden = hidden + seen[:, :, done:at] @ into[:, done:at]
+            outputs = slice(at, None, self.length)
+            told = torch.baddbmm(params["net.1.bias"][:, None, outputs], hidden.relu(), out[:, :, outputs])
+            pulled = params["direct.bias"][:, None, at, None] + seen[:, :, :at] @ direct[:, :at, at, None]
+            own = _Conditionals.of(params, told.unsqueeze(3), pulled, self.config.sd_floor, slice(at, at + 1))
+            x[:, :, at] = torch.where(missing[:, :, at], own.moments()[0].squeeze(2), x[:, :, at])
+            seen[:, :, at], done = x[:, :, at].asinh(), at
+        return x
 
     def loss(self, params: Params, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the negative log-density of the observed values of every window, in nats."""
@@ -263,9 +293,7 @@ class NadeDetector(Detector):
         mask = mask.flatten(2)
         x = x.masked_fill(mask, 0.0)
         gappy = mask.any(2).any(0).nonzero().flatten()
-        few, gone = x[:, gappy], mask[:, gappy]
-        for _ in range(self.config.imputations):
-            few = torch.where(gone, self._conditionals(state, few).moments()[0], few)
+        few = self._network(x.shape[2]).filled(state, x[:, gappy], mask[:, gappy])
         return x.index_copy(1, gappy, few), mask
 
     def _conditionals(self, state: Params, x: Tensor) -> _Conditionals:

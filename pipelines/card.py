@@ -36,7 +36,7 @@ QUIET = 0.01
 
 FINE = 0.1
 """Standard deviation, in scaled units, to which a model need not know a step better: smooth series let the
-Gaussian interpolate far below what any alarm is about, and networks floor their spread."""
+Gaussian go on far below what any alarm is about, and networks floor their spread."""
 
 LEAST_SHARE = 0.1
 """Of the real windows' variance, the least that samples of a model in order have."""
@@ -237,7 +237,8 @@ class Answers:
     Attributes:
         nll: shape ``(n_targets, n)``, negative log-likelihood in nats per observed value, infinite where a
             window lies outside the support; None where there is no density.
-        error: same shape, mean squared difference from what was expected, in squared scaled units.
+        error: same shape, mean squared difference from what was expected of the newer half of a window, given
+            the older one, in squared scaled units.
         finite: shape ``(n_targets,)``, False where an answer was not a number.
     """
 
@@ -251,11 +252,15 @@ def _asked(banks: Sequence[Detector], drawn: Drawn) -> Answers:
     nll, error = [], []
     for bank, windows in zip(banks, drawn.windows, strict=True):
         seen = ~windows.mask
-        n_seen = seen.sum(dim=(2, 3)).clamp_min(1)
         if isinstance(bank, HasLogProb):
-            nll.append(-windows.own(bank.log_prob(windows)) / n_seen)
-        off = torch.where(seen, windows.own(bank.expect(windows).mean) - windows.values, 0.0)
-        error.append(off.to(torch.float64).square().sum(dim=(2, 3)) / n_seen)
+            nll.append(-windows.own(bank.log_prob(windows)) / seen.sum(dim=(2, 3)).clamp_min(1))
+        newer = torch.arange(windows.n_points) % windows.window >= windows.window // 2
+        # Hidden, as an interval is where people are told what was expected: some families rebuild a step
+        # that they see, others tell it by its neighbours, and neither says what the other knows.
+        half = windows.hidden(newer.expand(windows.n_targets, -1))
+        asked = seen & newer[: windows.window, None]
+        off = torch.where(asked, windows.own(bank.expect(half).mean) - windows.values, 0.0)
+        error.append(off.to(torch.float64).square().sum(dim=(2, 3)) / asked.sum(dim=(2, 3)).clamp_min(1))
     errors = torch.cat(error, dim=1)
     finite = (errors.isfinite() | ~drawn.known).all(1)
     if not nll:

@@ -1,16 +1,18 @@
-"""The linear-Gaussian base a latent density stands on: whitened axes, and white noise off them."""
+"""The linear-Gaussian base a latent density stands on: whitened axes, and normal noise off them."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from detectors.base import Windows
+from detectors.maths import stored
 from detectors.maths.moments import FLOOR, LARGEST, Moments, regular
-from detectors.maths.normal import Normal
+from detectors.maths.normal import Normal, log_standard
 from detectors.maths.ppca import Ppca
 
 
@@ -18,32 +20,46 @@ from detectors.maths.ppca import Ppca
 class LinearBase:
     """Windows ``x = mean + axes * spread z + noise off the axes``, with z of unit variance.
 
+    The noise is normal and independent of z. Up to 128 values a window it has the covariance that is left
+    once the axes, its first principal ones, are taken out of that of all windows; beyond, it is white.
+
     Attributes:
         mean: shape ``(n_targets, size)``.
         axes: shape ``(n_targets, size, latent)``, orthonormal.
         spread: shape ``(n_targets, latent)``, standard deviation along each axis.
-        noise: shape ``(n_targets,)``, variance of every direction off the axes.
+        noise: shape ``(n_targets,)``, mean variance of the directions off the axes.
+        covariance: of all windows, one triangle of each, as ``stored.triangle_of`` returns it; None where
+            the noise is white, or there is none.
     """
 
     mean: Tensor
     axes: Tensor
     spread: Tensor
     noise: Tensor
+    covariance: Tensor | None = None
 
     @classmethod
-    def of(cls, moments: Moments, window: int, latent: int) -> LinearBase:
-        """Return the first ``latent`` principal axes of the shrunken covariance."""
-        ppca = Ppca.of(regular(moments, window), latent, share=1.0, floor=FLOOR)
-        return cls(
-            *(t.to(torch.float32) for t in (moments.mean, ppca.axes, ppca.variance.sqrt(), ppca.noise))
-        )
+    def of(cls, moments: Moments, window: int, latent: int, *, white: bool = False) -> LinearBase:
+        """Return the first ``latent`` principal axes of the shrunken covariance.
+
+        Args:
+            white: keep no more of what lies off them than how much it is.
+        """
+        covariance = regular(moments, window)
+        ppca = Ppca.of(covariance, latent, share=1.0, floor=FLOOR)
+        kept = not white and latent < covariance.shape[1] <= stored.LARGEST_FULL
+        own = (moments.mean, ppca.axes, ppca.variance.sqrt(), ppca.noise)
+        mean, axes, spread, noise = (t.to(torch.float32) for t in own)
+        return cls(mean, axes, spread, noise, stored.triangle_of(covariance) if kept else None)
 
     @classmethod
     def load(cls, state: dict[str, Tensor]) -> LinearBase:
-        return cls(state["mean"], state["axes"], state["spread"], state["noise"])
+        mean, axes, spread, noise = (state[name] for name in ("mean", "axes", "spread", "noise"))
+        return cls(mean, axes, spread, noise, state.get("base_covariance"))
 
     def state(self) -> dict[str, Tensor]:
-        return {"mean": self.mean, "axes": self.axes, "spread": self.spread, "noise": self.noise}
+        own = {"mean": self.mean, "axes": self.axes, "spread": self.spread, "noise": self.noise}
+        return own if self.covariance is None else {**own, "base_covariance": self.covariance}
 
     @property
     def latent(self) -> int:
@@ -54,25 +70,33 @@ class LinearBase:
         """Dimensions of the noise."""
         return self.axes.shape[1] - self.latent
 
-    @property
-    def log_scale(self) -> Tensor:
-        """Log-determinant of the axes' spread, shape ``(n_targets,)``."""
-        return self.spread.log().sum(1)
-
-    @property
+    @cached_property
     def normal(self) -> Normal:
         """The normal distribution whose latent is standard normal."""
+        if self.covariance is not None:
+            return Normal.of(self.mean, stored.symmetric(self.covariance, self.mean.shape[1]))
         return self.normal_of(self.mean.new_zeros(self.spread.shape), torch.eye(self.latent))
 
     def normal_of(self, centre: Tensor, covariance: Tensor) -> Normal:
         """The normal distribution of windows whose latent has this mean and covariance."""
-        axes, spread = self.axes.to(torch.float64), self.spread.to(torch.float64)
-        noise = self.noise.to(torch.float64)[:, None, None]
-        loadings = axes * spread.unsqueeze(1)
+        loadings = self._loadings
         inside = loadings @ covariance.to(torch.float64) @ loadings.transpose(1, 2)
-        unit = torch.eye(axes.shape[1], dtype=torch.float64)
         mean = self.mean + (loadings @ centre.to(torch.float64).unsqueeze(2)).squeeze(2)
-        return Normal.of(mean, inside + noise * (unit - axes @ axes.transpose(1, 2)))
+        return Normal.of(mean, inside + self.noise_covariance)
+
+    @property
+    def noise_covariance(self) -> Tensor:
+        """Covariance of the noise off the axes, float64, ``(n_targets, size, size)``."""
+        axes, size = self.axes.to(torch.float64), self.mean.shape[1]
+        if self.covariance is not None:
+            loadings = self._loadings
+            return stored.symmetric(self.covariance, size) - loadings @ loadings.transpose(1, 2)
+        unit = torch.eye(size, dtype=torch.float64)
+        return self.noise.to(torch.float64)[:, None, None] * (unit - axes @ axes.transpose(1, 2))
+
+    @property
+    def _loadings(self) -> Tensor:
+        return self.axes.to(torch.float64) * self.spread.to(torch.float64).unsqueeze(1)
 
     def about_mean(self, values: Tensor) -> Tensor:
         """Flat windows less the mean, ``(n_targets, k, size)``."""
@@ -94,7 +118,8 @@ class LinearBase:
     def upright(self, z: Tensor, x: Tensor) -> Tensor:
         """Return windows whitened so that every value stays in its place, ``(n_targets, k, size)``.
 
-        It is the whitening that changes windows least; a value stands for what is odd about its own step.
+        It is the whitening that changes windows least, where noise off the axes is white, as which it counts
+        here; a value stands for what is odd about its own step.
 
         Args:
             z: what stands for the latent, ``(n_targets, k, latent)``.
@@ -112,14 +137,22 @@ class LinearBase:
 
     def noise_of(self, white: Tensor) -> Tensor:
         """Return noise off the axes from white noise ``(n_targets, k, size)``."""
-        off = white - (white @ self.axes) @ self.axes.transpose(1, 2)
-        return off * self.noise.sqrt()[:, None, None]
+        if self.covariance is None:
+            drawn = white * self.noise.sqrt()[:, None, None]
+        else:
+            drawn = white @ self.normal.root.transpose(1, 2).to(torch.float32)
+        # The axes are principal ones: what lies off them knows nothing of what lies along them.
+        return drawn - (drawn @ self.axes) @ self.axes.transpose(1, 2)
 
-    def log_prob(self, log_latent: Tensor, off: Tensor) -> Tensor:
-        """Return log-densities of windows from that of their latent and their squared norm off the axes."""
-        noise = self.noise.unsqueeze(1)
-        off_axes = -0.5 * (off / noise + self.off_axes * (2 * math.pi * noise).log())
-        return log_latent - self.log_scale.unsqueeze(1) + (off_axes if self.off_axes else 0.0)
+    def log_prob(self, log_latent: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        """Return log-densities of flat windows about the mean from those of their latents z.
+
+        It is that of the normal distribution, with what the latent has in place of a standard normal's.
+        """
+        normal = self.normal
+        energy = (x.to(torch.float64) @ normal.whitener.transpose(1, 2)).square().sum(2)
+        plain = -0.5 * (energy + normal.log_det.unsqueeze(1) + x.shape[2] * math.log(2 * math.pi))
+        return (plain - log_standard(z) + log_latent).to(torch.float32)
 
 
 def latents_of(base: LinearBase, windows: Windows, most: int) -> Tensor:

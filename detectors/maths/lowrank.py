@@ -1,8 +1,8 @@
-"""Normal distributions that share a few axes and the white noise off them: their marginals and conditionals.
+"""Normal distributions that differ along a few axes only: their marginals and conditionals.
 
-A mixture on the latent of a linear base has such components. With the axes A, a component's covariance is
-``noise I + A M A'``, so every inverse over the observed values of a window is one of ``latent`` by ``latent``
-(Woodbury), which does not grow with the number of values that are missing.
+A mixture on the latent of a linear base has such components. With the base's covariance S and the axes A, a
+component's is ``S + A D A'``, so that what the observed values of a window say under each of them follows
+from what they say under the base by inverses of ``latent`` by ``latent`` (Woodbury).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from detectors.maths.linear import LinearBase
 from detectors.maths.mixture import Mixture
+from detectors.maths.normal import Normal
 
 
 @dataclass(frozen=True)
@@ -38,25 +39,25 @@ class LowRank:
     """K normal distributions of windows per target, in float64.
 
     Attributes:
-        axes: shape ``(n_targets, size, latent)``, orthonormal.
-        noise: shape ``(n_targets, 1, 1, 1, 1)``, variance of every direction off the axes.
+        base: what they have in common.
+        axes: shape ``(n_targets, size, latent)``.
         centre: shape ``(n_targets, K, latent)``, mean along the axes, about the base's.
-        inner: shape ``(n_targets, K, 1, latent, latent)``, covariance along the axes less the noise.
+        added: shape ``(n_targets, K, 1, latent, latent)``, covariance along the axes less the base's.
     """
 
+    base: Normal
     axes: Tensor
-    noise: Tensor
     centre: Tensor
-    inner: Tensor
+    added: Tensor
 
     @classmethod
     def of(cls, base: LinearBase, mixture: Mixture) -> LowRank:
         """Return the components of a mixture on the base's latent as distributions of windows."""
-        spread, noise = base.spread.to(torch.float64), base.noise.to(torch.float64)[:, None, None, None, None]
-        along = spread[:, None, :, None] * mixture.covariance * spread[:, None, None, :]
-        unit = torch.eye(base.latent, dtype=torch.float64)
-        inner = along.unsqueeze(2) - noise * unit
-        return cls(base.axes.to(torch.float64), noise, mixture.mean * spread.unsqueeze(1), inner)
+        spread = base.spread.to(torch.float64)
+        more = mixture.covariance - torch.eye(base.latent, dtype=torch.float64)
+        along = spread[:, None, :, None] * more * spread[:, None, None, :]
+        centre = mixture.mean * spread.unsqueeze(1)
+        return cls(base.normal, base.axes.to(torch.float64), centre, along.unsqueeze(2))
 
     def log_prob(self, x: Tensor, missing: Tensor) -> Tensor:
         """Return the log-density of the observed values under every component, ``(n_targets, K, k)``.
@@ -65,54 +66,94 @@ class LowRank:
             x: shape ``(n_targets, k, size)``, about the base's mean; ignored at missing values.
             missing: same shape, bool.
         """
-        x = torch.where(missing, 0.0, x.to(torch.float64))
-        overlap, gain = self._gain(missing)
-        return self._log_prob(x, missing, overlap, gain, self._pulled(x, overlap))
+        return self._log_prob(_Seen.of(self, x, missing), missing)
+
+    def _log_prob(self, seen: _Seen, missing: Tensor) -> Tensor:
+        centre = self.centre.unsqueeze(2)
+        pulled = seen.pulled(self.centre)
+        # Of a window about a component's centre, under the base.
+        about = seen.energy.unsqueeze(1) - ((seen.along.unsqueeze(1) + pulled) * centre).sum(3)
+        energy = about - ((seen.gain @ pulled.unsqueeze(4)).squeeze(4) * pulled).sum(3)
+        unit = torch.eye(self.axes.shape[2], dtype=torch.float64)
+        log_det = torch.linalg.slogdet(unit + self.added @ seen.overlap).logabsdet
+        observed = (~missing).sum(2).unsqueeze(1)
+        whole = energy.clamp_min(0) + seen.log_det.unsqueeze(1) + log_det
+        return -0.5 * (whole + observed * math.log(2 * math.pi))
 
     def conditioned(self, x: Tensor, missing: Tensor) -> Conditioned:
         """Return density and conditionals of every window; arguments as for ``log_prob``."""
-        x = torch.where(missing, 0.0, x.to(torch.float64))
-        overlap, gain = self._gain(missing)
-        pulled = self._pulled(x, overlap)
-        latent = (gain @ pulled.unsqueeze(4)).squeeze(4)
-        along = self.axes.transpose(1, 2).unsqueeze(1)
-        fitted = (self.centre.unsqueeze(2) + latent) @ along
-        # The share of a value's variance that the latent explains, given what was observed.
-        size, d = self.axes.shape[1:]
-        pairs = (self.axes.unsqueeze(3) * self.axes.unsqueeze(2)).view(-1, 1, size, d * d)
-        explained = gain.flatten(3) @ pairs.transpose(2, 3)
-        hidden, noise = missing.unsqueeze(1), self.noise.squeeze(4)
-        left = torch.where(hidden, 1.0, (1 - explained).clamp_min(1e-12))
-        mean = torch.where(hidden, fitted, x.unsqueeze(1) - (x.unsqueeze(1) - fitted) / left)
-        variance = noise * torch.where(hidden, 1 + explained, 1 / left)
-        return Conditioned(self._log_prob(x, missing, overlap, gain, pulled), mean, variance)
+        seen = _Seen.of(self, x, missing)
+        moved = self.centre.unsqueeze(2) + (seen.gain @ seen.pulled(self.centre).unsqueeze(4)).squeeze(4)
+        # An observed value's precision, and its pull, lose what the axes explain of the others.
+        precision = (seen.variance.reciprocal().unsqueeze(1) - seen.explained(seen.weights)).clamp_min(1e-12)
+        pull = (seen.x @ self.base.precision).unsqueeze(1) - _along(seen.weights, moved)
+        hidden = missing.unsqueeze(1)
+        unknown = seen.variance.unsqueeze(1) + seen.explained(seen.left)
+        mean = seen.x.unsqueeze(1) + torch.where(hidden, _along(seen.left, moved), -pull / precision)
+        variance = torch.where(hidden, unknown.clamp_min(1e-12), precision.reciprocal())
+        return Conditioned(self._log_prob(seen, missing), mean, variance)
 
-    def _gain(self, missing: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``G``, the overlap of the axes on observed values, and ``W = M (noise I + G M)^-1``.
 
-        Shapes ``(n_targets, 1, k, d, d)`` and ``(n_targets, K, k, d, d)``; k is 1 where nothing is missing.
-        """
-        if not bool(missing.any()):
-            missing = missing[:, :1]
-        seen = (~missing).to(torch.float64)
-        d = self.axes.shape[2]
-        pairs = (self.axes.unsqueeze(3) * self.axes.unsqueeze(2)).flatten(2)
-        overlap = (seen @ pairs).view(*seen.shape[:2], d, d).unsqueeze(1)
-        unit = torch.eye(d, dtype=torch.float64)
-        return overlap, torch.linalg.solve(self.noise * unit + overlap @ self.inner, self.inner, left=False)
+@dataclass(frozen=True)
+class _Seen:
+    """What the observed values of windows say under the base, and of the axes; k is 1 where it is the same.
 
-    def _pulled(self, x: Tensor, overlap: Tensor) -> Tensor:
-        """Observed values, about a component's mean, along the axes: ``(n_targets, K, k, latent)``."""
-        about_centre = (overlap @ self.centre[:, :, None, :, None]).squeeze(4)
-        return (x @ self.axes).unsqueeze(1) - about_centre
+    Attributes:
+        x: shape ``(n_targets, k, size)``, missing values at their conditional mean.
+        variance: same shape, of every value given the other observed ones.
+        energy, log_det: shape ``(n_targets, k)``, of the observed values.
+        weights: shape ``(n_targets, k, size, latent)``, the axes times the observed values' precision.
+        left: same shape, of the axes what the observed values leave open: nothing, but at missing ones.
+        overlap: shape ``(n_targets, 1, k, latent, latent)``, ``G``: the axes' precision.
+        gain: shape ``(n_targets, K, k, latent, latent)``, ``W = (I + D G)^-1 D``.
+        along: shape ``(n_targets, k, latent)``, what the windows have along the axes.
+    """
 
-    def _log_prob(self, x: Tensor, missing: Tensor, overlap: Tensor, gain: Tensor, pulled: Tensor) -> Tensor:
-        noise = self.noise[:, :, 0, 0, 0].unsqueeze(2)
-        centre = self.centre.unsqueeze(2)
-        away = (x @ self.axes).unsqueeze(1) + pulled
-        squares = x.square().sum(2).unsqueeze(1) - (away * centre).sum(3)
-        energy = squares - ((gain @ pulled.unsqueeze(4)).squeeze(4) * pulled).sum(3)
-        unit = torch.eye(self.axes.shape[2], dtype=torch.float64)
-        log_det = torch.linalg.slogdet(unit + overlap @ self.inner / self.noise).logabsdet
-        observed = (~missing).sum(2).unsqueeze(1)
-        return -0.5 * (energy.clamp_min(0) / noise + log_det + observed * (2 * math.pi * noise).log())
+    x: Tensor
+    variance: Tensor
+    energy: Tensor
+    log_det: Tensor
+    weights: Tensor
+    left: Tensor
+    overlap: Tensor
+    gain: Tensor
+    along: Tensor
+
+    @classmethod
+    def of(cls, low: LowRank, x: Tensor, missing: Tensor) -> _Seen:
+        base = low.base
+        done = base.completed(x, missing, with_variance=True)
+        assert done.variance is not None
+        energy = (done.x @ base.whitener.transpose(1, 2)).square().sum(2)
+        axes = base.completed_columns(low.axes, missing if bool(missing.any()) else missing[:, :1])
+        weights = (axes.transpose(2, 3) @ base.precision.unsqueeze(1)).transpose(2, 3)
+        overlap = (axes.transpose(2, 3) @ weights).unsqueeze(1)
+        unit = torch.eye(axes.shape[3], dtype=torch.float64)
+        gain = torch.linalg.solve(unit + low.added @ overlap, low.added)
+        along = _across(weights, done.x)
+        left = low.axes.unsqueeze(1) - axes
+        log_det = base.log_det.unsqueeze(1) + done.log_det
+        return cls(done.x, done.variance, energy, log_det, weights, left, overlap, gain, along)
+
+    def pulled(self, centre: Tensor) -> Tensor:
+        """Return what windows have along the axes about every centre, ``(n_targets, K, k, latent)``."""
+        return self.along.unsqueeze(1) - (self.overlap @ centre[:, :, None, :, None]).squeeze(4)
+
+    def explained(self, axes: Tensor) -> Tensor:
+        """Return the diagonal of ``axes W axes'``, ``(n_targets, K, k, size)``."""
+        axes = axes.unsqueeze(1)
+        return ((axes @ self.gain) * axes).sum(4)
+
+
+def _along(axes: Tensor, latent: Tensor) -> Tensor:
+    """Return ``(n_targets, K, k, size)`` of axes ``(n_targets, k or 1, size, latent)`` and latents."""
+    if axes.shape[1] == 1:
+        return latent @ axes.transpose(2, 3)
+    return (axes.unsqueeze(1) @ latent.unsqueeze(4)).squeeze(4)
+
+
+def _across(axes: Tensor, x: Tensor) -> Tensor:
+    """Return ``(n_targets, k, latent)`` of axes ``(n_targets, k or 1, size, latent)`` and windows."""
+    if axes.shape[1] == 1:
+        return x @ axes[:, 0]
+    return (x.unsqueeze(2) @ axes).squeeze(2)

@@ -92,7 +92,7 @@ class Normal:
             return Completed(x, log_det, diagonal.reciprocal() if with_variance else None)
         at, real = _padded_indices(missing[member, window])
         pulled = torch.matmul(x, self.precision)[member, window].gather(1, at) * real
-        factor = torch.linalg.cholesky(self._block(member, at, real))
+        factor = self._factor(member, at, real)
         shift = torch.cholesky_solve(pulled.unsqueeze(2), factor).squeeze(2)
         x[member, window] = x[member, window].scatter_add(1, at, -shift * real)
         log_det[member, window] = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
@@ -101,6 +101,26 @@ class Normal:
         variance = diagonal.reciprocal().contiguous()
         variance[member, window] = self._variance(member, at, real, factor, missing[member, window])
         return Completed(x, log_det, variance)
+
+    def completed_columns(self, columns: Tensor, missing: Tensor) -> Tensor:
+        """Return columns as if each were a window about the mean, completed, ``(n_targets, k, size, d)``.
+
+        Args:
+            columns: shape ``(n_targets, size, d)``, float64.
+            missing: shape ``(n_targets, k, size)``, bool.
+        """
+        x = torch.where(missing.unsqueeze(3), 0.0, columns.unsqueeze(1))
+        member, window = missing.any(2).nonzero(as_tuple=True)
+        if len(member) == 0:
+            return x
+        at, real = _padded_indices(missing[member, window])
+        pulled = (x.transpose(2, 3) @ self.precision.unsqueeze(1))[member, window]
+        pulled = pulled.gather(2, at.unsqueeze(1).expand(-1, x.shape[3], -1)).transpose(1, 2)
+        factor = self._factor(member, at, real)
+        shift = torch.cholesky_solve(pulled * real.unsqueeze(2), factor)
+        at = at.unsqueeze(2).expand_as(shift)
+        x[member, window] = x[member, window].scatter_add(1, at, -shift * real.unsqueeze(2))
+        return x
 
     def conditional(self, x: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean (about the mean) and variance of every value given the *other* observed values."""
@@ -116,8 +136,16 @@ class Normal:
         observed = (~missing).sum(2)
         return -0.5 * (energy + self.log_det.unsqueeze(1) + done.log_det + observed * math.log(2 * math.pi))
 
+    def _factor(self, member: Tensor, at: Tensor, real: Tensor) -> Tensor:
+        """Cholesky factor of the precision among each window's missing values, padded with the identity."""
+        if bool((at == at[:1]).all()) and bool((real == real[:1]).all()):
+            # The same values of all windows: one factor a member.
+            own, row = torch.unique(member, return_inverse=True)
+            few = slice(0, len(own))
+            return torch.linalg.cholesky(self._block(own, at[few], real[few]))[row]
+        return torch.linalg.cholesky(self._block(member, at, real))
+
     def _block(self, member: Tensor, at: Tensor, real: Tensor) -> Tensor:
-        """Precision among the missing values of each window, padded with the identity."""
         block = self.precision[member.view(-1, 1, 1), at.unsqueeze(2), at.unsqueeze(1)]
         both = real.unsqueeze(2) & real.unsqueeze(1)
         return torch.where(both, block, torch.eye(at.shape[1], dtype=torch.float64))

@@ -183,8 +183,10 @@ def surprise_parts(
     """
     x, gone = observed(base, normal, values, mask)
     z, off = base.split(x)
-    step, _ = steps_of(x @ normal.whitener.transpose(1, 2).to(torch.float32), mask, values.shape[3])
-    return torch.cat([surprise(z, off).unsqueeze(2), rest_of(base, off, gone).unsqueeze(2), step], dim=2)
+    whitener = normal.whitener.transpose(1, 2).to(torch.float32)
+    step, energy = steps_of(x @ whitener, mask, values.shape[3])
+    rest = rest_of(base, energy, z, gone)
+    return torch.cat([surprise(z, off).unsqueeze(2), rest.unsqueeze(2), step], dim=2)
 
 
 def observed(
@@ -198,6 +200,11 @@ def observed(
     return normal.completed(x, gone).x.to(torch.float32), gone.sum(2)
 
 
-def rest_of(base: LinearBase, off: Tensor, gone: Tensor | int) -> Tensor:
-    """Return the surprise of squared norms off the axes ``(n_targets, k)``; 0 where there is nothing."""
-    return standard(off / base.noise.unsqueeze(1), base.off_axes - gone) if base.off_axes else off * 0
+def rest_of(base: LinearBase, energy: Tensor, z: Tensor, gone: Tensor | int) -> Tensor:
+    """Return the surprise of what windows of some energy have off the axes, ``(n_targets, k)``.
+
+    The latent has its share of the energy, as its axes are principal ones; 0 where it has all.
+    """
+    if not base.off_axes:
+        return torch.zeros_like(energy)
+    return standard((energy - z.square().sum(2)).clamp_min(0), base.off_axes - gone)

@@ -13,10 +13,24 @@ LARGEST_FULL = 128
 """Values of a window up to which its covariance fits, packed, into 33 KiB of a version's 64."""
 
 
-def packed(covariance: Tensor) -> dict[str, Tensor]:
-    """Return covariances ``(n, size, size)`` as state, one triangle of each."""
+def triangle_of(covariance: Tensor) -> Tensor:
+    """Return one triangle of symmetric matrices ``(n, size, size)``, float32, a row for each."""
     rows, columns = torch.tril_indices(*covariance.shape[1:])
-    return {"covariance": covariance[:, rows, columns].to(torch.float32)}
+    return covariance[:, rows, columns].to(torch.float32)
+
+
+def symmetric(triangle: Tensor, size: int) -> Tensor:
+    """Return the matrices, float64, that ``triangle_of`` was given."""
+    rows, columns = torch.tril_indices(size, size)
+    whole = triangle.new_zeros(triangle.shape[0], size, size, dtype=torch.float64)
+    whole[:, rows, columns] = triangle.to(torch.float64)
+    whole[:, columns, rows] = triangle.to(torch.float64)
+    return whole
+
+
+def packed(covariance: Tensor) -> dict[str, Tensor]:
+    """Return covariances ``(n, size, size)`` as state."""
+    return {"covariance": triangle_of(covariance)}
 
 
 def principal(covariance: Tensor, components: int, share: float) -> dict[str, Tensor]:
@@ -28,12 +42,7 @@ def principal(covariance: Tensor, components: int, share: float) -> dict[str, Te
 def covariance_of(state: dict[str, Tensor], size: int) -> Tensor:
     """Return the covariances, float64, of a state that either of the above made."""
     if "covariance" in state:
-        triangle = state["covariance"].to(torch.float64)
-        rows, columns = torch.tril_indices(size, size)
-        covariance = triangle.new_zeros(triangle.shape[0], size, size)
-        covariance[:, rows, columns] = triangle
-        covariance[:, columns, rows] = triangle
-        return covariance
+        return symmetric(state["covariance"], size)
     factors, noise = state["factors"].to(torch.float64), state["noise"].to(torch.float64)
     unit = torch.eye(size, dtype=torch.float64)
     return factors @ factors.transpose(1, 2) + noise[:, None, None] * unit

@@ -98,7 +98,8 @@ def test_the_shortened_chain_draws_other_samples_of_the_same_seed(fitted: Diffus
 def test_a_step_is_whitened_in_its_place(latent: int, unseen: Windows) -> None:
     """By the inverse root of the covariance that is symmetric, of all whitenings the nearest to no change."""
     config = DiffusionConfig(window=WINDOW, latent=latent, steps=1)
-    base = LinearBase.load(DiffusionDetector(config).fit(whole(pulses(2, 800, 1))).state())
+    fitted = LinearBase.load(DiffusionDetector(config).fit(whole(pulses(2, 800, 1))).state())
+    base = replace(fitted, covariance=None)
     covariance = base.normal.root @ base.normal.root.transpose(1, 2)
     values, vectors = torch.linalg.eigh(covariance)
     whitener = vectors @ torch.diag_embed(values.rsqrt()) @ vectors.transpose(1, 2)
@@ -170,10 +171,10 @@ def test_a_member_without_windows_stays_a_normal_distribution() -> None:
 
 
 def test_a_default_member_is_small() -> None:
-    for window in (24, 128):
+    for window, kib in ((24, 36), (128, 75)):
         detector = DiffusionDetector(DiffusionConfig(window=window, steps=1))
         state = detector.fit(Windows.of(pulses(1, 400, 6), window)).state()
-        assert sum(value.numel() * value.element_size() for value in state.values()) < 64 * 1024
+        assert sum(value.numel() * value.element_size() for value in state.values()) < kib * 1024
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_log_prob_is_the_normal_distribution_s_and_what_was_learned(waving: Ener
     windows = Windows.of(waves(2, 40, 6), WINDOW)
     state = {name: value[1] for name, value in waving.state().items()}
     x = windows.values[1, 5, :, 0].double() - state["mean"].double()
-    covariance = stored.covariance_of({"covariance": state["covariance"].unsqueeze(0)}, WINDOW)[0]
+    covariance = stored.symmetric(state["base_covariance"].unsqueeze(0), WINDOW)[0]
     energy = x @ torch.linalg.solve(covariance, x)
     plain = -0.5 * (energy + torch.linalg.slogdet(2 * math.pi * covariance).logabsdet)
     h = ((x.float() @ state["axes"]) / state["spread"]).asinh()

@@ -178,13 +178,13 @@ def test_log_prob_is_that_of_all_directions_by_change_of_variables(waving: FlowD
         state = {name: tensor[[target]] for name, tensor in waving.state().items()}
         base, flow = LinearBase.load(state), waving._flow(state)
         left_over = torch.linalg.qr(base.axes[0], mode="complete").Q[:, 3:]
+        root = torch.linalg.cholesky(left_over.T @ base.noise_covariance[0].float() @ left_over)
+        left_over = left_over @ torch.linalg.inv(root).T
 
         def normal(x: Tensor, base=base, flow=flow, state=state, left_over=left_over) -> Tensor:
             about = x - base.mean[0]
             z = about @ base.axes[0] / base.spread[0]
-            return torch.cat(
-                [flow.forward(state, z.view(1, 1, -1))[0].flatten(), about @ left_over / base.noise.sqrt()]
-            )
+            return torch.cat([flow.forward(state, z.view(1, 1, -1))[0].flatten(), about @ left_over])
 
         for s in range(0, windows.n_windows, 7):
             x = windows.values[target, s, :, 0].clone()

@@ -140,7 +140,9 @@ def _components(detector: GmmDetector, target: int) -> list[tuple[float, np.ndar
     """Weight, mean and covariance of every component as a distribution of windows."""
     state = {name: tensor[target].double().numpy() for name, tensor in detector.state().items()}
     axes, loadings = state["axes"], state["axes"] * state["spread"]
-    rest = state["noise"] * (np.eye(len(axes)) - axes @ axes.T)
+    whole = np.zeros((len(axes), len(axes)))
+    whole[np.tril_indices(len(axes))] = state["base_covariance"]
+    rest = np.tril(whole) + np.tril(whole, -1).T - loadings @ loadings.T
     return [
         (float(weight), state["mean"] + loadings @ centre, loadings @ covariance @ loadings.T + rest)
         for weight, centre, covariance in zip(

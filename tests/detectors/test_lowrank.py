@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from detectors.maths import stored
 from detectors.maths.linear import LinearBase
 from detectors.maths.lowrank import LowRank
 from detectors.maths.mixture import Mixture
@@ -14,8 +15,17 @@ from detectors.maths.normal import Normal
 TARGETS, COMPONENTS, SIZE, WINDOWS = 2, 3, 7, 40
 
 
-def base(latent: int, noise: float = 0.3) -> LinearBase:
+def base(latent: int, noise: float = 0.3, *, white: bool = True) -> LinearBase:
     generator = torch.Generator().manual_seed(1)
+    if not white:
+        root = torch.randn(TARGETS, SIZE, SIZE, generator=generator)
+        covariance = root @ root.transpose(1, 2) + noise * torch.eye(SIZE)
+        variance, axes = (t.flip(-1)[..., :latent] for t in torch.linalg.eigh(covariance))
+        level = torch.full((TARGETS,), noise)
+        whole = stored.triangle_of(covariance)
+        return LinearBase(
+            torch.randn(TARGETS, SIZE, generator=generator), axes, variance.sqrt(), level, whole
+        )
     axes = torch.linalg.qr(torch.randn(TARGETS, SIZE, latent, generator=generator)).Q
     spread = 0.2 + 2 * torch.rand(TARGETS, latent, generator=generator)
     mean = torch.randn(TARGETS, SIZE, generator=generator)
@@ -44,10 +54,11 @@ def windows(missing_share: float) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("latent", [1, 3, SIZE])
 @pytest.mark.parametrize("missing_share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("white", [True, False])
 def test_density_and_conditionals_are_those_of_the_whole_covariance(
-    latent: int, missing_share: float
+    latent: int, missing_share: float, white: bool
 ) -> None:
-    linear, mixture = base(latent), mixed(latent)
+    linear, mixture = base(latent, white=white), mixed(latent)
     x, missing = windows(missing_share)
     found = LowRank.of(linear, mixture).conditioned(x, missing)
     for component in range(COMPONENTS):

@@ -33,7 +33,7 @@ def jumping() -> NadeDetector:
 
 @pytest.fixture(scope="module")
 def waving() -> NadeDetector:
-    return NadeDetector(NadeConfig(window=WINDOW, imputations=3)).fit(Windows.of(waves(2, 1500, 0), WINDOW))
+    return NadeDetector(NadeConfig(window=WINDOW)).fit(Windows.of(waves(2, 1500, 0), WINDOW))
 
 
 def with_last(window: Tensor, last: Tensor) -> Windows:
@@ -135,6 +135,19 @@ def test_missing_steps_hold_their_mean_given_those_before_one_after_another(wavi
     torch.testing.assert_close(found, waving.expect(Windows.of(one_by_one, WINDOW)).mean)
 
 
+def test_a_long_gap_is_rolled_out_exactly() -> None:
+    """Rounds of prediction of a whole window swing up before they settle, step after step."""
+    window, gap = 48, range(8, 48)
+    detector = NadeDetector(NadeConfig(window=window, steps=60)).fit(Windows.of(waves(1, 3000, 2), window))
+    windows = Windows.of(waves(1, window, 12), window)
+    one_by_one = windows.series.clone()
+    for step in gap:
+        one_by_one[:, step] = detector.expect(Windows.of(one_by_one, window)).mean[:, 0, step]
+    hide = (torch.arange(window) >= gap.start).unsqueeze(0)
+    found = detector.expect(windows.hidden(hide)).mean
+    torch.testing.assert_close(found, detector.expect(Windows.of(one_by_one, window)).mean)
+
+
 def test_missing_values_teach_nothing() -> None:
     network = _NadeNetwork(NadeConfig(window=WINDOW), WINDOW)
     params = {
@@ -204,7 +217,6 @@ def test_a_default_member_is_small() -> None:
     [
         ({"hidden": 0}, "hidden must be at least 1, got 0"),
         ({"components": 0}, "components must be at least 1, got 0"),
-        ({"imputations": 0}, "imputations must be at least 1, got 0"),
         ({"sd_floor": 0.0}, "sd_floor must be above 0, got 0.0"),
         ({"trim": 1.0}, r"trim must be a share in \[0, 1\), got 1.0"),
     ],

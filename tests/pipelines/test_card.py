@@ -62,7 +62,9 @@ def test_a_model_of_the_right_family_knows_new_windows_as_well_as_can_be() -> No
     whole = (0.5 * math.log(2 * math.pi * math.e) + (WINDOW - 1) * innovation) / WINDOW
     assert figures["nll"] == pytest.approx(whole, abs=0.08)
     assert figures["nll"] == figures["nll_gaussian"]
-    assert 0.55 < figures["rmse"] < 0.75
+    # Of half a window: the further from what is seen, the less is known.
+    ahead = 1 - 0.6 ** (2 * np.arange(1, WINDOW - WINDOW // 2 + 1))
+    assert figures["rmse"] == pytest.approx(np.sqrt(ahead.mean()), abs=0.12)
     assert figures["sample_variance"] == pytest.approx(1.0, abs=0.15)
     assert figures["held_out_windows"] == card.DRAWN // 5 * 5
     assert figures["latent_size"] == WINDOW
@@ -266,28 +268,37 @@ def test_a_series_that_does_not_move_is_not_refused(series: Tensor) -> None:
 # -- from a fit -------------------------------------------------------------------------
 
 
-def fitted(detector: str, values: np.ndarray, **given: Any) -> Fitted:
+def fitted(detector: str, values: np.ndarray, *, steps: int = 100, **given: Any) -> Fitted:
     ts = np.arange(len(values), dtype=np.int64) * HOUR
     target = TargetRow(1, 1, "t", (1,), HOUR, "UTC", 0)
     asked = FitTarget(target, (Points(ts, values),), 0, len(values) * HOUR)
     known = registry.get(detector).Config.__dataclass_fields__
-    brief = {name: value for name, value in {"steps": 100, "batch": 32}.items() if name in known}
+    brief = {name: value for name, value in {"steps": steps, "batch": 32}.items() if name in known}
     spec = MonitorSpec("m", {}, detector=detector, params={"window": WINDOW, **brief, **given})
     (found,) = fit_targets(FitTask(spec, (asked,))).fitted
     return found
 
 
+@pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("detector", registry.names())
-def test_no_detector_in_order_is_refused(detector: str) -> None:
+def test_no_detector_in_order_is_refused(detector: str, smooth: bool) -> None:
+    """Smooth noise is told by the steps around it, and by a network's few codes it is not."""
     hours = np.arange(24 * 42)
-    day = 100 + 20 * np.sin(2 * np.pi * hours / 24) + 3 * course(21, n=len(hours)).flatten().numpy()
-    found = fitted(detector, day)
+    noise = course(21, n=len(hours)).flatten().numpy()
+    if smooth:
+        noise = np.convolve(
+            np.random.default_rng(21).standard_normal(len(hours) + 3), np.full(4, 0.5), "valid"
+        )
+    day = 100 + 20 * np.sin(2 * np.pi * hours / 24)
+    # With fewer steps over longer windows tadgan has hardly begun to spread its samples.
+    given = {"steps": 200, "window": 48} if smooth else {}
+    found = fitted(detector, day + 3 * noise, **given)
     assert found.status == "accepted", found.broken
     assert found.card["broken"] == []
     assert found.card["rmse"] > 0
-    assert found.card["c2st_difference"] == pytest.approx(
-        found.card["c2st_auc"] - found.card["c2st_auc_training"], abs=1e-3
-    )
+    if not smooth:
+        difference = found.card["c2st_auc"] - found.card["c2st_auc_training"]
+        assert found.card["c2st_difference"] == pytest.approx(difference, abs=1e-3)
 
 
 @pytest.mark.parametrize(
