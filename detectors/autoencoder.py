@@ -99,7 +99,7 @@ class AutoencoderDetector(Detector):
     latent, with normal residuals of the covariance of usual ones (independent ones beyond 128 values
     a window), and missing steps filled by repeated reconstruction.
 
-    A default member takes 54 KiB at window 24 and 138 KiB at window 128.
+    A default member takes 53 KiB at window 24 and 137 KiB at window 128.
     """
 
     Config = AutoencoderConfig

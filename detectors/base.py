@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -411,6 +411,9 @@ class PickedWindows(Windows):
         return PickedWindows(series, missing, weight, at[:, 0], self.window, at, regime=regime)
 
 
+T = TypeVar("T")
+
+
 def in_pieces(
     windows: Windows, function: Callable[[slice, Windows], Tensor], *, values: int = 2**19
 ) -> Tensor:
@@ -431,6 +434,18 @@ def in_pieces(
         spans = [bank.span(i, min(i + at_once, bank.n_windows)) for i in range(0, bank.n_windows, at_once)]
         rows.append(_joined([function(part, span) for span in spans], dim=1))
     return _joined(rows, dim=0)
+
+
+def once(of: Callable[[slice], T]) -> Callable[[slice], T]:
+    """Return the same, but what is made of some members is made once: their pieces follow each other."""
+    last: list[tuple[slice, T]] = []
+
+    def remembered(members: slice) -> T:
+        if not last or last[0][0] != members:
+            last[:] = [(members, of(members))]
+        return last[0][1]
+
+    return remembered
 
 
 def _joined(pieces: list[Tensor], dim: int) -> Tensor:

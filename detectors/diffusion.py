@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from detectors.base import Density, Detector, Expected, Progress, Windows, check_trim, in_pieces
+from detectors.base import Density, Detector, Expected, Progress, Windows, check_trim, in_pieces, once
 from detectors.maths import diffusion, latents, parts
 from detectors.maths.diffusion import Denoise, Schedule
 from detectors.maths.linear import LinearBase
@@ -83,7 +83,7 @@ class DiffusionDetector(Detector):
     missing steps hold their conditional mean under the linear base while scoring, and are inpainted for
     ``expect``: rounds of the density's slope, from a blurred density to a sharper one.
 
-    The mathematics: ``detectors/maths/diffusion.py``. A default member takes 34 KiB at window 24 and 73 KiB
+    The mathematics: ``detectors/maths/diffusion.py``. A default member takes 34 KiB at window 24 and 72 KiB
     at window 128.
     """
 
@@ -117,10 +117,11 @@ class DiffusionDetector(Detector):
         return torch.cat([latent.unsqueeze(2), rest.unsqueeze(2), step], dim=2)
 
     def _score(self, windows: Windows) -> Tensor:
+        raws = once(lambda members: self._raw_of(self._state_of(members)))
+
         def scores(members: slice, piece: Windows) -> Tensor:
-            state = self._state_of(members)
-            raw = self._raw_of(state)(piece.values, parts.missing_in(piece), piece.starts)
-            return parts.combined(raw, state)
+            raw = raws(members)(piece.values, parts.missing_in(piece), piece.starts)
+            return parts.combined(raw, self._state_of(members))
 
         return in_pieces(windows, scores, values=PIECE)
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detectors.base import Density, Detector, Expected, Progress, Windows, check_trim, in_pieces
+from detectors.base import Density, Detector, Expected, Progress, Windows, check_trim, in_pieces, once
 from detectors.maths import contrast, latents, parts
 from detectors.maths.linear import LinearBase, latents_of
 from detectors.maths.moments import trimmed
@@ -130,10 +130,11 @@ class EnergyDetector(Detector):
         return lambda values, mask, _: parts.latent_parts(base, base.normal, values, mask, model.log_latent)
 
     def _score(self, windows: Windows) -> Tensor:
+        raws = once(lambda members: self._raw_of(self._state_of(members)))
+
         def scores(members: slice, piece: Windows) -> Tensor:
-            state = self._state_of(members)
-            raw = self._raw_of(state)(piece.values, parts.missing_in(piece), piece.start)
-            return parts.combined(raw, state)
+            raw = raws(members)(piece.values, parts.missing_in(piece), piece.starts)
+            return parts.combined(raw, self._state_of(members))
 
         return in_pieces(windows, scores)
 

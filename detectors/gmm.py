@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +17,14 @@ from detectors.base import (
     Windows,
     fit_in_pieces,
     in_pieces,
+    once,
 )
 from detectors.maths import mixture, parts
 from detectors.maths.linear import LinearBase, latents_of
 from detectors.maths.lowrank import LowRank
 from detectors.maths.mixture import Mixture
 from detectors.maths.moments import trimmed
+from detectors.maths.normal import expected
 
 
 @dataclass(frozen=True)
@@ -88,18 +91,19 @@ class GmmDetector(Detector):
         return mixture.fit(z, count > 0, self.config.components, samples=samples, seed=self.config.seed)
 
     def _score(self, windows: Windows) -> Tensor:
+        models = self._models()
+
         def scores(members: slice, piece: Windows) -> Tensor:
-            state = self._state_of(members)
-            base, fitted = LinearBase.load(state), _mixture_of(state)
-            raw = _raw_parts(base, fitted, piece.values, parts.missing_in(piece))
-            return parts.combined(raw, state)
+            raw = _raw_parts(*models(members), piece.values, parts.missing_in(piece))
+            return parts.combined(raw, self._state_of(members))
 
         return in_pieces(windows, scores)
 
     def _expect(self, windows: Windows) -> Expected:
+        models = self._models()
+
         def moments(members: slice, piece: Windows) -> Tensor:
-            state = self._state_of(members)
-            base, fitted = LinearBase.load(state), _mixture_of(state)
+            base, fitted = models(members)
             x, missing = base.about_mean(piece.values), piece.mask.flatten(2)
             given = LowRank.of(base, fitted).conditioned(x, missing)
             posterior = (_log_weight(fitted) + given.log_prob).softmax(1).unsqueeze(3)
@@ -108,10 +112,7 @@ class GmmDetector(Detector):
             both = torch.stack([mean + base.mean.unsqueeze(1), variance.clamp_min(1e-12).sqrt()], dim=2)
             return both.to(torch.float32)
 
-        size = windows.window * windows.n_channels * max(self.config.components)
-        both = in_pieces(windows, moments, values=max(1, 2**22 // size))
-        mean, scale = both.view(*both.shape[:3], windows.window, -1).unbind(2)
-        return Expected(mean, scale)
+        return expected(windows, moments)
 
     def _sample(self, n: int, generator: torch.Generator) -> Tensor:
         base, fitted = LinearBase.load(self._state), _mixture_of(self._state)
@@ -124,9 +125,10 @@ class GmmDetector(Detector):
         """Return the log-density of the observed values of every window, ``(n_targets, n_windows)``."""
         self._check_match(windows)
 
+        models = self._models()
+
         def density(members: slice, piece: Windows) -> Tensor:
-            state = self._state_of(members)
-            base, fitted = LinearBase.load(state), _mixture_of(state)
+            base, fitted = models(members)
             if bool(piece.missing.any()):
                 return _log_joint(base, fitted, piece).logsumexp(1)
             x = base.about_mean(piece.values)
@@ -139,14 +141,22 @@ class GmmDetector(Detector):
         """Return each component's responsibility for every window, ``(n_targets, n_windows, components)``."""
         self._check_match(windows)
 
+        models = self._models()
+
         def shares(members: slice, piece: Windows) -> Tensor:
-            state = self._state_of(members)
-            base, fitted = LinearBase.load(state), _mixture_of(state)
+            base, fitted = models(members)
             x = base.normal.completed(base.about_mean(piece.values), piece.mask.flatten(2)).x
             z = base.split(x.to(torch.float32))[0]
             return fitted.log_joint(z.to(torch.float64)).softmax(2).to(torch.float32)
 
         return in_pieces(windows, shares)
+
+    def _models(self) -> Callable[[slice], tuple[LinearBase, Mixture]]:
+        def of(members: slice) -> tuple[LinearBase, Mixture]:
+            state = self._state_of(members)
+            return LinearBase.load(state), _mixture_of(state)
+
+        return once(of)
 
     def _n_channels(self) -> int:
         return self._state["mean"].shape[1] // self.config.window

@@ -162,7 +162,7 @@ class _NadeNetwork:
         into, out = (params[f"net.{i}.weight"] * mask for i, mask in enumerate(self.masked.masks))
         direct = params["direct.weight"] * self.before
         hidden, done = params["net.0.bias"].unsqueeze(1), 0
-        for at in missing.any(dim=(0, 1)).nonzero().flatten().tolist():
+        for at in missing.any(dim=(0, 1)).nonzero().flatten().cpu().tolist():
             hidden = hidden + seen[:, :, done:at] @ into[:, done:at]
             outputs = slice(at, None, self.length)
             told = torch.baddbmm(params["net.1.bias"][:, None, outputs], hidden.relu(), out[:, :, outputs])

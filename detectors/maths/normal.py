@@ -10,7 +10,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from detectors.base import Expected, Windows, in_pieces
+from detectors.base import Expected, Windows, in_pieces, once
 from detectors.maths.moments import LARGEST
 
 
@@ -179,9 +179,11 @@ def normal_expect(
             each, to the centre of the distribution around each window, about the mean; None for the mean.
     """
 
+    normals = once(normal_of)
+
     def both(members: slice, piece: Windows) -> Tensor:
         centre = None if centre_of is None else partial(centre_of, members)
-        return conditionals(normal_of(members), piece, centre)
+        return conditionals(normals(members), piece, centre)
 
     return expected(windows, both)
 
@@ -211,7 +213,8 @@ def conditionals(
 
 def normal_log_prob(windows: Windows, normal_of: Callable[[slice], Normal]) -> Tensor:
     """Return the log-density of the observed values of every window; arguments as for ``normal_expect``."""
-    return in_pieces(windows, lambda members, piece: log_density(normal_of(members), piece))
+    normals = once(normal_of)
+    return in_pieces(windows, lambda members, piece: log_density(normals(members), piece))
 
 
 def log_density(normal: Normal, windows: Windows) -> Tensor:
