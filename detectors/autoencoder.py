@@ -96,7 +96,7 @@ class AutoencoderDetector(Detector):
     zero; beyond 2 scaled units the loss grows like the error, not its square, so that spikes in the
     history do not outweigh the rest; the encoder sees ``asinh(x)``, so that a value far outside of
     the training data cannot make the decoder follow it; windows are drawn from a mixture on the
-    latent, with normal residuals of the covariance of usual ones (independent ones beyond 128 values
+    latent, with normal residuals as wide and as correlated as usual ones (independent beyond 128 values
     a window), and missing steps filled by repeated reconstruction.
 
     A default member takes 53 KiB at window 24 and 137 KiB at window 128.
@@ -258,10 +258,10 @@ class _Model:
 
     def residual_of(self, white: Tensor) -> Tensor:
         """Return residuals from white noise ``(n, size)``, ``(n_targets, n, size)``."""
-        if "residual" not in self.state:
+        if "correlation" not in self.state:
             return self.spread * white
-        root = torch.linalg.cholesky(stored.symmetric(self.state["residual"], white.shape[1]))
-        return white @ root.transpose(1, 2).to(torch.float32)
+        root = torch.linalg.cholesky(stored.symmetric(self.state["correlation"], white.shape[1]))
+        return self.spread * (white @ root.transpose(1, 2).to(torch.float32))
 
     @property
     def _codes(self) -> Normal:
@@ -282,7 +282,8 @@ def _usual(network: _Network, params: Params, windows: Windows) -> dict[str, Ten
     z = _rows(z, good)
     own = {"spread": spread} | _moments(z)
     if network.length <= stored.LARGEST_FULL:
-        own["residual"] = stored.triangle_of(_covariance(_rows(residual, good)))
+        # Of their spread no more: windows between two regimes are rebuilt badly, and few.
+        own["correlation"] = stored.triangle_of(_correlation(_rows(residual, good)))
     model = _Model(network, params | own)
     model = _Model(network, model.state | _clusters(model.whitened(z), windows, network.config))
     scale = parts.scale_of(lambda values, mask, _: model.parts(values, mask), windows)
@@ -319,6 +320,13 @@ def _covariance(values: Tensor) -> Tensor:
     covariance = off.transpose(1, 2) @ off / values.shape[1]
     level = covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     return covariance + (RIDGE * level + 1e-6) * torch.eye(values.shape[2], dtype=torch.float64)
+
+
+def _correlation(values: Tensor) -> Tensor:
+    """Return the correlation of ``(n_targets, n, size)``, float64, positive definite."""
+    covariance = _covariance(values)
+    scale = covariance.diagonal(dim1=1, dim2=2).sqrt()
+    return covariance / (scale.unsqueeze(2) * scale.unsqueeze(1))
 
 
 def _clusters(white: Tensor, windows: Windows, config: AutoencoderConfig) -> dict[str, Tensor]:

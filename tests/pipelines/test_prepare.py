@@ -403,7 +403,7 @@ def test_unseen_blocks_are_as_wide_as_the_weeks_that_come_after() -> None:
     seen = apply(recipe, points, 0, stop)
     fold = (np.arange(len(seen.ts)) // 96) % 5
     learned = [Points(ts[ts < stop], points[0].value[ts < stop])]
-    blind = unseen(recipe, learned, seen, fold)
+    blind = unseen(recipe, learned, learned, seen, fold)
     later = apply(recipe, points, stop, int(ts[-1]) + 1)
     within, without, after = (float(np.std(part.values)) for part in (seen, blind, later))
     assert within < 0.97 * after
