@@ -73,8 +73,10 @@ class GmmDetector(Detector):
     paper = "Dempster, Laird & Rubin 1977"
 
     def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
-        # Four members' features and responsibilities take 25 MiB.
-        return fit_in_pieces(windows, self._fit_members, on_progress, members=4)
+        # The features and responsibilities of four members take 25 MiB; of short ones more fit.
+        most = self.config.max_windows
+        members = 4 * most // min(most, windows.n_windows)
+        return fit_in_pieces(windows, self._fit_members, on_progress, members=members)
 
     def _fit_members(self, windows: Windows) -> dict[str, Tensor]:
         moments, kept = trimmed(windows, self.config.trim)

@@ -103,8 +103,10 @@ class KdeDetector(Detector):
     sample_flaw = "kernels widen its latent, and off its axes noise is white"
 
     def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
-        # The distances of one member's drawn windows to its references take 8 MiB.
-        return fit_in_pieces(windows, self._fit_members, on_progress, members=1)
+        # The distances of one member's drawn windows to its references take 8 MiB; of short ones more fit.
+        most = self.config.references
+        members = (most // min(most, windows.n_windows)) ** 2
+        return fit_in_pieces(windows, self._fit_members, on_progress, members=members)
 
     def _fit_members(self, windows: Windows) -> dict[str, Tensor]:
         moments, kept = trimmed(windows, self.config.trim)

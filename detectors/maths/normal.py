@@ -87,19 +87,18 @@ class Normal:
         x = torch.where(missing, 0.0, x.to(torch.float64))
         diagonal = self.precision.diagonal(dim1=1, dim2=2).unsqueeze(1).expand_as(x)
         log_det = x.new_zeros(x.shape[:2])
-        member, window = missing.any(2).nonzero(as_tuple=True)
-        if len(member) == 0:
+        gaps = self._gaps(missing)
+        if gaps is None:
             return Completed(x, log_det, diagonal.reciprocal() if with_variance else None)
-        at, real = _padded_indices(missing[member, window])
-        pulled = torch.matmul(x, self.precision)[member, window].gather(1, at) * real
-        factor = self._factor(member, at, real)
-        shift = torch.cholesky_solve(pulled.unsqueeze(2), factor).squeeze(2)
-        x[member, window] = x[member, window].scatter_add(1, at, -shift * real)
-        log_det[member, window] = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
+        where = gaps.member, gaps.window
+        pulled = torch.matmul(x, self.precision)[where].gather(1, gaps.at) * gaps.real
+        shift = torch.cholesky_solve(pulled.unsqueeze(2), gaps.factor[gaps.row]).squeeze(2)
+        x[where] = x[where].scatter_add(1, gaps.at, -shift * gaps.real)
+        log_det[where] = 2 * gaps.factor.diagonal(dim1=1, dim2=2).log().sum(1)[gaps.row]
         if not with_variance:
             return Completed(x, log_det)
         variance = diagonal.reciprocal().contiguous()
-        variance[member, window] = self._variance(member, at, real, factor, missing[member, window])
+        variance[where] = self._variance(gaps, missing[where])[gaps.row]
         return Completed(x, log_det, variance)
 
     def completed_columns(self, columns: Tensor, missing: Tensor) -> Tensor:
@@ -110,16 +109,14 @@ class Normal:
             missing: shape ``(n_targets, k, size)``, bool.
         """
         x = torch.where(missing.unsqueeze(3), 0.0, columns.unsqueeze(1))
-        member, window = missing.any(2).nonzero(as_tuple=True)
-        if len(member) == 0:
+        gaps = self._gaps(missing)
+        if gaps is None:
             return x
-        at, real = _padded_indices(missing[member, window])
-        pulled = (x.transpose(2, 3) @ self.precision.unsqueeze(1))[member, window]
-        pulled = pulled.gather(2, at.unsqueeze(1).expand(-1, x.shape[3], -1)).transpose(1, 2)
-        factor = self._factor(member, at, real)
-        shift = torch.cholesky_solve(pulled * real.unsqueeze(2), factor)
-        at = at.unsqueeze(2).expand_as(shift)
-        x[member, window] = x[member, window].scatter_add(1, at, -shift * real.unsqueeze(2))
+        where, real = (gaps.member, gaps.window), gaps.real.unsqueeze(2)
+        pulled = (x.transpose(2, 3) @ self.precision.unsqueeze(1))[where]
+        pulled = pulled.gather(2, gaps.at.unsqueeze(1).expand(-1, x.shape[3], -1)).transpose(1, 2)
+        shift = torch.cholesky_solve(pulled * real, gaps.factor[gaps.row])
+        x[where] = x[where].scatter_add(1, gaps.at.unsqueeze(2).expand_as(shift), -shift * real)
         return x
 
     def conditional(self, x: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,28 +133,55 @@ class Normal:
         observed = (~missing).sum(2)
         return -0.5 * (energy + self.log_det.unsqueeze(1) + done.log_det + observed * math.log(2 * math.pi))
 
-    def _factor(self, member: Tensor, at: Tensor, real: Tensor) -> Tensor:
-        """Cholesky factor of the precision among each window's missing values, padded with the identity."""
-        if bool((at == at[:1]).all()) and bool((real == real[:1]).all()):
-            # The same values of all windows: one factor a member.
+    def _gaps(self, missing: Tensor) -> _Gaps | None:
+        """Return where values are missing, None where none is."""
+        member, window = missing.any(2).nonzero(as_tuple=True)
+        if len(member) == 0:
+            return None
+        rows = missing[member, window]
+        at, real = _padded_indices(rows)
+        own, row = member, torch.arange(len(member))
+        if bool((rows == rows[:1]).all()):
             own, row = torch.unique(member, return_inverse=True)
-            few = slice(0, len(own))
-            return torch.linalg.cholesky(self._block(own, at[few], real[few]))[row]
-        return torch.linalg.cholesky(self._block(member, at, real))
+        first, kept = at[: len(own)], real[: len(own)]
+        block = self.precision[own.view(-1, 1, 1), first.unsqueeze(2), first.unsqueeze(1)]
+        both = kept.unsqueeze(2) & kept.unsqueeze(1)
+        block = torch.where(both, block, torch.eye(at.shape[1], dtype=torch.float64))
+        return _Gaps(member, window, at, real, own, row, torch.linalg.cholesky(block))
 
-    def _block(self, member: Tensor, at: Tensor, real: Tensor) -> Tensor:
-        block = self.precision[member.view(-1, 1, 1), at.unsqueeze(2), at.unsqueeze(1)]
-        both = real.unsqueeze(2) & real.unsqueeze(1)
-        return torch.where(both, block, torch.eye(at.shape[1], dtype=torch.float64))
-
-    def _variance(self, member: Tensor, at: Tensor, real: Tensor, factor: Tensor, missing: Tensor) -> Tensor:
-        """Conditional variance of every value of the given windows (Schur complements)."""
-        inverse = torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2) * real
+    def _variance(self, gaps: _Gaps, missing: Tensor) -> Tensor:
+        """Conditional variance of every value, for each factor (Schur complements)."""
+        few = slice(0, len(gaps.own))
+        at, real, missing = gaps.at[few], gaps.real[few], missing[few]
+        inverse = torch.cholesky_inverse(gaps.factor).diagonal(dim1=1, dim2=2) * real
         hidden = torch.zeros_like(missing, dtype=torch.float64).scatter_add(1, at, inverse)
-        cross = self.precision[member.view(-1, 1), at] * real.unsqueeze(2)
-        explained = torch.linalg.solve_triangular(factor, cross, upper=False).square().sum(1)
-        own = self.precision.diagonal(dim1=1, dim2=2)[member]
+        cross = self.precision[gaps.own.view(-1, 1), at] * real.unsqueeze(2)
+        explained = torch.linalg.solve_triangular(gaps.factor, cross, upper=False).square().sum(1)
+        own = self.precision.diagonal(dim1=1, dim2=2)[gaps.own]
         return torch.where(missing, hidden, (own - explained).clamp_min(1e-12).reciprocal())
+
+
+@dataclass(frozen=True)
+class _Gaps:
+    """Windows in which values are missing; those of a member share a factor where all miss the same values.
+
+    Attributes:
+        member, window: which windows, shape ``(m,)`` each.
+        at: shape ``(m, most)``, the missing values' places, padded.
+        real: same shape, False in the padding.
+        own: shape ``(f,)``, whose each factor is; the first f windows miss what belongs to it.
+        row: shape ``(m,)``, the factor of every window.
+        factor: shape ``(f, most, most)``, Cholesky factor of the precision among the missing values, padded
+            with the identity.
+    """
+
+    member: Tensor
+    window: Tensor
+    at: Tensor
+    real: Tensor
+    own: Tensor
+    row: Tensor
+    factor: Tensor
 
 
 def log_standard(z: Tensor) -> Tensor:

@@ -1,0 +1,63 @@
+"""Marginals and conditionals of a bank of normal distributions, whether or not windows miss the same values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from detectors.maths.normal import Normal
+
+TARGETS, WINDOWS, SIZE = 3, 5, 6
+
+
+def bank() -> Normal:
+    generator = torch.Generator().manual_seed(1)
+    root = torch.randn(TARGETS, SIZE, SIZE, generator=generator, dtype=torch.float64)
+    covariance = root @ root.transpose(1, 2) + 0.1 * torch.eye(SIZE, dtype=torch.float64)
+    return Normal.of(torch.zeros(TARGETS, SIZE), covariance)
+
+
+def windows() -> Tensor:
+    shape = (TARGETS, WINDOWS, SIZE)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def test_windows_that_miss_the_same_values_are_completed_as_each_by_itself() -> None:
+    """The first two members miss them, the third nothing; one window that misses others parts them all."""
+    normal, x = bank(), windows()
+    same = torch.zeros(TARGETS, WINDOWS, SIZE, dtype=torch.bool)
+    same[:2, :, 2:5] = True
+    parted = same.clone()
+    parted[2, 0, 1] = True
+    together, apart = (normal.completed(x, each, with_variance=True) for each in (same, parted))
+    rest = slice(0, 2)
+    torch.testing.assert_close(together.x[rest], apart.x[rest])
+    torch.testing.assert_close(together.log_det[rest], apart.log_det[rest])
+    assert together.variance is not None
+    assert apart.variance is not None
+    torch.testing.assert_close(together.variance[rest], apart.variance[rest])
+    torch.testing.assert_close(together.variance[2, 1:], apart.variance[2, 1:])
+    assert torch.equal(together.x[2], x[2])
+
+
+def test_columns_are_completed_like_windows() -> None:
+    normal, x = bank(), windows()
+    missing = torch.rand(x.shape, generator=torch.Generator().manual_seed(3)) < 0.4
+    columns = x[:, :2].transpose(1, 2)
+    found = normal.completed_columns(columns, missing)
+    for column in range(2):
+        each = x[:, [column]].expand_as(x)
+        torch.testing.assert_close(found[..., column], normal.completed(each, missing).x)
+
+
+def test_a_completed_window_has_the_energy_of_what_was_seen() -> None:
+    normal, x = bank(), windows()
+    missing = torch.zeros(x.shape, dtype=torch.bool)
+    missing[:, :, [0, 3]] = True
+    seen = [1, 2, 4, 5]
+    covariance = normal.root @ normal.root.transpose(1, 2)
+    inside = torch.linalg.inv(covariance[:, seen][:, :, seen])
+    slow = torch.einsum("nki,nij,nkj->nk", x[:, :, seen], inside, x[:, :, seen])
+    done = normal.completed(x, missing).x
+    fast = (done @ normal.whitener.transpose(1, 2)).square().sum(2)
+    torch.testing.assert_close(fast, slow)
