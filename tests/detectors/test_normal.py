@@ -1,4 +1,4 @@
-"""Marginals and conditionals of a bank of normal distributions, whether or not windows miss the same values."""
+"""Marginals and conditionals of a bank of normal distributions, however alike windows miss values."""
 
 from __future__ import annotations
 
@@ -38,6 +38,13 @@ def test_windows_that_miss_the_same_values_are_completed_as_each_by_itself() -> 
     torch.testing.assert_close(together.variance[rest], apart.variance[rest])
     torch.testing.assert_close(together.variance[2, 1:], apart.variance[2, 1:])
     assert torch.equal(together.x[2], x[2])
+    gone, seen = [2, 3, 4], [0, 1, 5]
+    for member, root in enumerate(normal.root[:2]):
+        covariance = root @ root.T
+        across = covariance[gone][:, seen] @ torch.linalg.inv(covariance[seen][:, seen])
+        left = covariance[gone][:, gone] - across @ covariance[seen][:, gone]
+        slow = left.diagonal().expand(WINDOWS, -1)
+        torch.testing.assert_close(together.variance[member][:, gone], slow)
 
 
 def test_columns_are_completed_like_windows() -> None:
