@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from detectors.base import Density, Detector, Expected, Progress, Windows, in_pieces
-from detectors.maths import mixture, parts, stored
-from detectors.maths.mixture import Mixture
-from detectors.maths.normal import Normal
+from detectors.maths import parts, usual
+from detectors.maths.usual import Codes, Residuals
 from detectors.stacked import (
     FAR,
     Batch,
@@ -25,21 +24,8 @@ from detectors.stacked import (
     train,
 )
 
-RIDGE = 1e-3
-"""Variance every direction of the latent is given, as a share of the mean variance: codes may be
-correlated to the last digit, and a direction that never moves must not outweigh all others."""
-
 BEND = 2.0
 """Error in scaled units from which the loss grows like the error, no longer like its square."""
-
-WITHIN_ONE = 0.683
-"""Share of normal values within one standard deviation: few far ones do not move the spread."""
-
-DRAWN = 1024
-"""Training windows of a member whose residuals and codes are looked at."""
-
-MEMBERS = 4
-"""Members whose residuals are looked at together after training: 8 MiB at window 128."""
 
 
 @dataclass(frozen=True)
@@ -133,13 +119,12 @@ class AutoencoderDetector(Detector):
         )
         # Without weights a failed member reconstructs 0, the median, from a code of 0.
         params = trained.silenced
-        members = [slice(i, i + MEMBERS) for i in range(0, windows.n_targets, MEMBERS)]
         found = [
             _usual(network, {name: value[part] for name, value in params.items()}, windows.members(part))
-            for part in members
+            for part in usual.by_members(windows)
         ]
-        usual = {name: torch.cat([each[name] for each in found]) for name in found[0]}
-        return {**params, **usual, "failed": trained.failed}
+        learned = {name: torch.cat([each[name] for each in found]) for name in found[0]}
+        return {**params, **learned, "failed": trained.failed}
 
     def _score(self, windows: Windows) -> Tensor:
         def scores(members: slice, piece: Windows) -> Tensor:
@@ -160,9 +145,9 @@ class AutoencoderDetector(Detector):
 
     def _sample(self, n: int, generator: torch.Generator) -> Tensor:
         model = self._model(slice(None))
-        z = model.coloured(model.mixture.sample(n, generator))
+        z = model.codes.sample(n, generator)
         noise = torch.randn(n, model.spread.shape[2], generator=generator)
-        x = model.decode(z) + model.residual_of(noise)
+        x = model.decode(z) + Residuals.load(self._state).of_noise(noise)
         return x.view(*x.shape[:2], self.config.window, self._n_channels())
 
     def _model(self, members: slice) -> _Model:
@@ -219,9 +204,8 @@ class _Model:
         return self.state["spread"].unsqueeze(1)
 
     @property
-    def mixture(self) -> Mixture:
-        """The mixture of whitened codes."""
-        return Mixture(*(self.state[name].to(torch.float64) for name in ("weight", "centre", "covariance")))
+    def codes(self) -> Codes:
+        return Codes.load(self.state)
 
     def encode(self, x: Tensor) -> Tensor:
         return self.network.encode(self.state, x)
@@ -244,98 +228,24 @@ class _Model:
         off = (batch.values - self.decode(z)).mul_(batch.kept).div_(self.spread)
         step, energy = parts.steps_of(off, mask, values.shape[3])
         rest = parts.standard(energy, batch.kept.sum(2))
-        code = parts.latent_surprise(self.mixture.log_prob(self.whitened(z)), z.shape[2])
+        codes = self.codes
+        code = parts.latent_surprise(codes.mixture.log_prob(codes.whitened(z)), z.shape[2])
         return torch.cat([code.unsqueeze(2), rest.unsqueeze(2), step], dim=2)
-
-    def whitened(self, z: Tensor) -> Tensor:
-        """Return codes as they are to the mixture: of mean 0 and about unit covariance."""
-        off = z - self.state["latent_mean"].unsqueeze(1)
-        return off @ self._codes.whitener.transpose(1, 2).to(torch.float32)
-
-    def coloured(self, white: Tensor) -> Tensor:
-        """Return the codes that ``whitened`` makes these of."""
-        return self.state["latent_mean"].unsqueeze(1) + white @ self.state["latent_root"].transpose(1, 2)
-
-    def residual_of(self, white: Tensor) -> Tensor:
-        """Return residuals from white noise ``(n, size)``, ``(n_targets, n, size)``."""
-        if "correlation" not in self.state:
-            return self.spread * white
-        root = torch.linalg.cholesky(stored.symmetric(self.state["correlation"], white.shape[1]))
-        return self.spread * (white @ root.transpose(1, 2).to(torch.float32))
-
-    @property
-    def _codes(self) -> Normal:
-        """The normal distribution of codes that whitens them."""
-        return Normal(*(self.state[name].to(torch.float64) for name in ("latent_mean", "latent_root")))
 
 
 def _usual(network: _Network, params: Params, windows: Windows) -> dict[str, Tensor]:
     """Return what residuals, codes and parts of the score do on training windows, as state."""
     model = _Model(network, params)
-    values, mask = windows.gathered(windows.drawn(DRAWN))
+    values, mask = windows.gathered(windows.drawn(usual.DRAWN))
     batch = model.seen(values, mask if bool(mask.any()) else None)
     z = model.encode(batch.values)
     residual = (batch.values - model.decode(z)).mul_(batch.kept)
-    off = residual.abs()
-    good = _least(off.sum(2) / batch.kept.sum(2).clamp_min(1), network.config.trim)
-    spread = _spread(off, batch.kept).clamp_min(network.config.sd_floor)
-    z = _rows(z, good)
-    own = {"spread": spread} | _moments(z)
-    if network.length <= stored.LARGEST_FULL:
-        # Of their spread no more: windows between two regimes are rebuilt badly, and few.
-        own["correlation"] = stored.triangle_of(_correlation(_rows(residual, good)))
+    good = usual.least(residual.abs().sum(2) / batch.kept.sum(2).clamp_min(1), network.config.trim)
+    residuals = Residuals.of(residual, batch.kept, good, network.config.sd_floor)
+    codes = Codes.of(usual.rows(z, good), windows, network.config.counts(), network.config.seed)
+    own = residuals.state() | codes.state()
     model = _Model(network, params | own)
-    model = _Model(network, model.state | _clusters(model.whitened(z), windows, network.config))
-    scale = parts.scale_of(lambda values, mask, _: model.parts(values, mask), windows)
-    return {name: value for name, value in (model.state | scale).items() if name not in params}
-
-
-def _least(error: Tensor, trim: float) -> Tensor:
-    """Return which windows of ``(n_targets, n)`` are left without the worst share, in order."""
-    keep = max(1, math.ceil(error.shape[1] * (1 - trim)))
-    return error.topk(keep, dim=1, largest=False, sorted=False).indices.sort(dim=1).values
-
-
-def _rows(values: Tensor, index: Tensor) -> Tensor:
-    return values[torch.arange(values.shape[0]).unsqueeze(1), index]
-
-
-def _spread(off: Tensor, kept: Tensor) -> Tensor:
-    """Return the usual residual of every place, ``(n_targets, size)``; 1 where none is seen."""
-    if not bool((kept == 1).all()):
-        off = off.masked_fill(kept == 0, torch.nan)
-    return off.nanquantile(WITHIN_ONE, dim=1).nan_to_num(1.0)
-
-
-def _moments(z: Tensor) -> dict[str, Tensor]:
-    """Return mean and Cholesky factor of the covariance of codes ``(n_targets, n, latent)``, as state."""
-    normal = Normal.of(z.to(torch.float64).mean(1), _covariance(z))
-    return {"latent_mean": normal.mean.to(torch.float32), "latent_root": normal.root.to(torch.float32)}
-
-
-def _covariance(values: Tensor) -> Tensor:
-    """Return the covariance of ``(n_targets, n, size)`` with a ridge, float64, positive definite."""
-    values = values.to(torch.float64)
-    off = values - values.mean(1, keepdim=True)
-    covariance = off.transpose(1, 2) @ off / values.shape[1]
-    level = covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-    return covariance + (RIDGE * level + 1e-6) * torch.eye(values.shape[2], dtype=torch.float64)
-
-
-def _correlation(values: Tensor) -> Tensor:
-    """Return the correlation of ``(n_targets, n, size)``, float64, positive definite."""
-    covariance = _covariance(values)
-    scale = covariance.diagonal(dim1=1, dim2=2).sqrt()
-    return covariance / (scale.unsqueeze(2) * scale.unsqueeze(1))
-
-
-def _clusters(white: Tensor, windows: Windows, config: AutoencoderConfig) -> dict[str, Tensor]:
-    """Return the mixture of whitened codes, as state."""
-    count = (windows.weight > 0).sum(1)
-    samples = (count / windows.window).to(torch.float64)
-    found = mixture.fit(white, count > 0, config.counts(), samples=samples, seed=config.seed)
-    own = {"weight": found.weight, "centre": found.mean, "covariance": found.covariance}
-    return {name: value.to(torch.float32) for name, value in own.items()}
+    return own | parts.scale_of(lambda values, mask, _: model.parts(values, mask), windows)
 
 
 def _limited(windows: Windows) -> Windows:
