@@ -121,3 +121,32 @@ def test_what_a_series_does_in_a_masked_time_changes_no_model_of_it(store: SqlSt
         a, b = ([(v.train_stop, v.recipe) for v in at.versions([t])[t.id]] for t in at.targets())
         assert a == b
         assert a[-1][0] > START + 20 * DAY
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_hour_by_hour_through_a_masked_time_leaves_what_one_pass_leaves(
+    store: SqlStore, tmp_path: Path, migrated_sqlite: Path, empty: bool
+) -> None:
+    ts, value = course(1, empty=empty)
+    spec = replace(SPEC, calendar=(MASKED,))
+    begun, over = START + (DOWN[0] - 3) * HOUR, START + (DOWN[1] + 12) * HOUR
+    with store:
+        early = ts < begun
+        ingest(store, "load", {"a": (ts[early], value[early])})
+        jobs.backfill(desk(store, spec), begun)
+        for now in range(begun + HOUR, over + 1, HOUR):
+            fresh = (ts >= now - HOUR) & (ts < now)
+            if fresh.any():
+                ingest(store, "load", {"a": (ts[fresh], value[fresh])})
+            jobs.tick(desk(store, spec), now)
+        stepwise = desk(store, spec)
+        jobs.nightly(stepwise, over, over)
+        (tmp_path / "whole.db").write_bytes(migrated_sqlite.read_bytes())
+        with SqlStore(f"sqlite:///{tmp_path / 'whole.db'}") as other:
+            seen = ts < over
+            ingest(other, "load", {"a": (ts[seen], value[seen])})
+            whole = desk(other, spec)
+            jobs.backfill(whole, over)
+            jobs.nightly(whole, over, over)
+            assert spans(events(stepwise)["a"]) == spans(events(whole)["a"])
+            assert not during(stepwise)
