@@ -95,14 +95,14 @@ def test_a_calendar_is_every_monitor_s(tmp_path: Path) -> None:
         tmp_path,
         "calendar:\n"
         "  maintenance: {every: FREQ=WEEKLY;BYDAY=TU;BYHOUR=6, lasts: 3h, timezone: Asia/Seoul}\n"
-        "  patch: {spans: [2026-03-10T09:00/2026-03-10T15:00], series: {region: [eu, kr]}}\n"
+        "  patch: {spans: [2026-03-10T09:00/2026-03-10T15:00], series: {region: [eu, kr]}, masked: true}\n"
         "monitors: {a: {series: {}}, b: {series: {}}}\n",
     )
     weekly = "FREQ=WEEKLY;BYDAY=TU;BYHOUR=6"
     spans = (("2026-03-10T09:00", "2026-03-10T15:00"),)
     expected = (
         Period("maintenance", every=weekly, lasts_seconds=3 * 3600, timezone="Asia/Seoul"),
-        Period("patch", spans=spans, selector={"region": ["eu", "kr"]}),
+        Period("patch", spans=spans, selector={"region": ["eu", "kr"]}, masked=True),
     )
     assert [spec.calendar for spec in config.monitor_specs().values()] == [expected, expected]
 
