@@ -78,7 +78,7 @@ def draw(
         UnknownMonitorError: the config declares no such monitor.
         NoModelError: the monitor does not watch the series, it has no model yet, or none that old.
     """
-    from pipelines import bank, members, prepare
+    from pipelines import bank, masks, members, prepare
 
     desk = service.stored_desk(monitor)
     target = _target(desk.targets(), monitor, series)
@@ -90,7 +90,10 @@ def draw(
     cls, config = lead.config
     recipe = prepare.Recipe.from_json(version.recipe)
     start = end - config.window * recipe.step_seconds
-    points = desk.points([target], start - recipe.context_seconds, end + recipe.step_seconds)[target.id]
+    first = start - recipe.context_seconds
+    points = desk.points([target], first, end + recipe.step_seconds)[target.id]
+    masked = masks.of_calendar(desk.spec.calendar_of(target.labels), target.timezone, first, end)
+    points = masks.without(points, masked)
     around = prepare.apply(recipe, points, start, end)
     (weights,) = service.store.weights([version.weights_id]).values()
     model = bank.assembled(cls, replace(config, seed=seed), [lead.own(bank.opened(weights))])

@@ -49,7 +49,8 @@ class Baseline(Detector):
         start = torch.randint(2**31, (n, 1), generator=generator)
         grid = (start + torch.arange(self.config.window)).flatten().expand(self.n_targets, -1)
         level = self._level(grid)
-        noise = torch.randn(level.shape, generator=generator)
+        # All share the noise, so that a member's samples are the same beside any others.
+        noise = torch.randn(level.shape[1:], generator=generator)
         steps = level + self._state["sigma"].unsqueeze(1) * noise
         return steps.reshape(self.n_targets, n, self.config.window, -1)
 

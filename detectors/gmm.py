@@ -114,12 +114,13 @@ class GmmDetector(Detector):
             both = torch.stack([mean + base.mean.unsqueeze(1), variance.clamp_min(1e-12).sqrt()], dim=2)
             return both.to(torch.float32)
 
-        return expected(windows, moments)
+        return expected(windows, moments, distributions=max(self.config.components))
 
     def _sample(self, n: int, generator: torch.Generator) -> Tensor:
         base, fitted = LinearBase.load(self._state), _mixture_of(self._state)
         z = fitted.sample(n, generator)
-        noise = base.noise_of(torch.randn(*z.shape[:2], base.mean.shape[1], generator=generator))
+        white = torch.randn(n, base.mean.shape[1], generator=generator)
+        noise = base.noise_of(white.expand(self.n_targets, -1, -1))
         x = base.mean.unsqueeze(1) + base.window_of(z) + noise
         return x.view(*z.shape[:2], self.config.window, -1)
 

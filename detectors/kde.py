@@ -105,7 +105,7 @@ class KdeDetector(Detector):
     def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
         # The distances of one member's drawn windows to its references take 8 MiB; of short ones more fit.
         most = self.config.references
-        members = (most // min(most, windows.n_windows)) ** 2
+        members = most // min(most, windows.n_windows)
         return fit_in_pieces(windows, self._fit_members, on_progress, members=members)
 
     def _fit_members(self, windows: Windows) -> dict[str, Tensor]:
@@ -236,8 +236,9 @@ class KdeDetector(Detector):
         chosen = (draw * refs.count.clamp_min(1).unsqueeze(1)).to(torch.int64)
         centre = refs.z.gather(1, chosen.unsqueeze(2).expand(-1, -1, d))
         reach = refs.bandwidth.expand(-1, refs.z.shape[1]).gather(1, chosen).unsqueeze(2)
-        z = centre + reach * kernel_noise(self.config.kernel, (n_targets, n, d), generator)
-        noise = base.noise_of(torch.randn(n_targets, n, base.mean.shape[1], generator=generator))
+        z = centre + reach * kernel_noise(self.config.kernel, (n, d), generator)
+        white = torch.randn(n, base.mean.shape[1], generator=generator)
+        noise = base.noise_of(white.expand(n_targets, -1, -1))
         x = base.mean.unsqueeze(1) + base.window_of(z) + noise
         return x.view(n_targets, n, self.config.window, -1)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pipelines import flag
+from pipelines import flag, masks
 from pipelines.masks import Span
 from pipelines.records import Interval, Kind, Points, Policy, Seconds
 
@@ -27,6 +27,7 @@ def on_grid(
     observed_until: int,
     newest: Sequence[int],
     names: Sequence[str] = (),
+    masked: Sequence[Span] = (),
 ) -> list[Interval]:
     """Return the gaps of a target's steps, in order of time.
 
@@ -37,18 +38,20 @@ def on_grid(
         observed_until: up to when points could have come, exclusive.
         newest: time of every channel's newest point, which may lie beyond ``points``.
         names: the channels' metrics, for the shares.
+        masked: half-open spans in which no point is missing, once the first one came.
     """
     half = step_seconds // 2
+    excused = masks.within(ts, masked)
 
     def gaps(channel: int) -> list[Interval]:
-        seen = points[channel].ts
+        seen = _seen(points[channel].ts, masked, int(ts[0]), step_seconds, observed_until)
         before, after = seen[seen < ts[0] - half], seen[seen >= ts[-1] + half]
         later: int | None = int(after[0]) if len(after) else None
         if later is None and newest[channel] >= ts[-1] + half:
             # Points come later than what was read: a gap at the border is seen whole in a wider span.
             later = int(ts[-1]) + step_seconds
         return flag.data_missing(
-            missing[:, channel],
+            missing[:, channel] & ~excused,
             ts,
             policy,
             step_seconds,
@@ -78,12 +81,25 @@ def between_points(
 
     def gaps(ts: Seconds) -> list[Interval]:
         ts = ts[(ts >= start) & (ts < stop)]
-        excused = [np.arange(a, min(b, stop), step_seconds) for a, b in masked if len(ts) and a > ts[0]]
-        ts = np.unique(np.concatenate((ts, *excused)))
+        ts = _seen(ts, masked, int(ts[0]) if len(ts) else 0, step_seconds, stop)
         none_missing = np.zeros(len(ts), dtype=np.bool_)
         return flag.data_missing(none_missing, ts, policy, step_seconds, observed_until=stop - 1)
 
     return joined([gaps(each.ts) for each in points], policy, step_seconds, names)
+
+
+def _seen(ts: Seconds, masked: Sequence[Span], phase: int, step_seconds: int, stop: int) -> Seconds:
+    """Return the times of points with the masked steps after the first of them, at which none is missing.
+
+    Args:
+        phase: time of any step.
+    """
+    if not len(ts):
+        return ts
+    # Of a span, the first step in it: one that begins between two steps begins with the next.
+    firsts = [(a + (phase - a) % step_seconds, min(b, stop)) for a, b in masked]
+    every = np.concatenate((ts, *(np.arange(first, end, step_seconds) for first, end in firsts)))
+    return np.unique(every[every >= ts[0]])
 
 
 def joined(

@@ -84,7 +84,7 @@ class Desk:
     def confirmed(self, target_ids: Sequence[int], start: int, stop: int) -> dict[int, list[tuple[int, int]]]:
         """Return what people confirmed as anomalous in a span, first and last second, by target id."""
         found: dict[int, list[tuple[int, int]]] = {target_id: [] for target_id in target_ids}
-        for event in self.store.events(list(found), start, stop):
+        for event in self.store.events(list(found), start, stop, as_reviewed=True):
             if event.verdict == Verdict.CONFIRMED:
                 found[event.target_id].append(event.ends)
         return found

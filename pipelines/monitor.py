@@ -44,7 +44,7 @@ class NightlyPlan:
 
 @dataclass(frozen=True)
 class Period:
-    """A regime that the calendar names: when it is, and for which series.
+    """A time that the calendar names, a regime or one to be left out: when it is, and for which series.
 
     Attributes:
         every: recurrence rule of its starts (RFC 5545), such as ``FREQ=WEEKLY;BYDAY=TU;BYHOUR=6``, or empty.
@@ -84,7 +84,7 @@ class MonitorSpec:
         device: ``auto``, ``cpu`` or ``cuda``: where models are fitted and score.
         channels: metrics whose series are one target together, in this order; none for a target per series.
         group_by: with channels, the labels that tell their targets apart.
-        calendar: regimes beside workday and weekend; of two at a time the later one counts.
+        calendar: regimes beside workday and weekend, of two at a time the later one counts; and masked times.
     """
 
     name: str

@@ -167,7 +167,7 @@ def raw_scores(
     # Opened once, however many members each holds.
     opened = {weights_id: bank.opened(packed) for weights_id, packed in weights.items()}
     done: dict[tuple[int, int], list[Steps]] = defaultdict(list)
-    for alike in _alike(rows):
+    for alike in _alike(rows, opened):
         for steps in _score_rows(alike, opened):
             done[steps.row.owner, steps.row.piece.start].append(steps)
     out: list[list[Steps]] = [[] for _ in targets]
@@ -225,13 +225,17 @@ def _masked_spans(spec: MonitorSpec, target: ScoreTarget) -> list[Span]:
     return masks.of_calendar(calendar, timezone, first, target.observed_until)
 
 
-def _alike(rows: Sequence[_Row]) -> list[list[_Row]]:
-    """Group rows that can stand in one bank, long and short apart so that padding stays small."""
+def _alike(rows: Sequence[_Row], opened: dict[int, dict[str, Tensor]]) -> list[list[_Row]]:
+    """Group rows that can stand in one bank, long and short apart so that padding stays small.
+
+    Weights of versions that an earlier release fitted may lack what those of this one have.
+    """
     groups: dict[tuple[object, ...], list[_Row]] = defaultdict(list)
     for row in rows:
         size = len(row.prepared.ts)
         member = row.member
-        kind = (member.detector, str(sorted(member.params.items())), row.piece.unseen is None)
+        names = frozenset(member.own(opened[row.piece.weights_id]))
+        kind = (member.detector, str(sorted(member.params.items())), row.piece.unseen is None, names)
         groups[*kind, member.at, member.member.apart, size.bit_length(), row.prepared.values.shape[1]].append(
             row
         )
@@ -348,9 +352,8 @@ def _found(
         names=spec.channels,
         versions=joined["version"],
     )
-    away = np.isnan(raw) & ~masks.within(ts, _masked_spans(spec, target))[:, None]
     found += absence.on_grid(
-        away,
+        np.isnan(raw),
         ts,
         target.points,
         spec.policy,
@@ -358,6 +361,7 @@ def _found(
         observed_until=target.observed_until,
         newest=target.newest,
         names=spec.channels,
+        masked=_masked_spans(spec, target),
     )
     found += _flat(steps[-1], ts, raw, step_seconds)
     return tuple(_dated(each, ts, joined) for each in found)

@@ -202,8 +202,13 @@ class Store(Protocol):
         """Stored rows of these targets, by target and time; NaN where a score is none."""
         ...
 
-    def events(self, target_ids: Sequence[int], start: int, stop: int) -> list[Event]:
-        """Events, whatever their status but ``merged_into``, that overlap the span."""
+    def events(
+        self, target_ids: Sequence[int], start: int, stop: int, *, as_reviewed: bool = False
+    ) -> list[Event]:
+        """Events, whatever their status but ``merged_into``, that overlap the span.
+
+        With ``as_reviewed`` the borders that reviewers moved say whether they do.
+        """
         ...
 
     def review(

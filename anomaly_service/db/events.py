@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, select, update
 
 from anomaly_service.db.engine import db_now
 from anomaly_service.db.sql import among
@@ -23,14 +23,25 @@ TABLE = EventTable.__table__
 GONE = (Status.MERGED.value, Status.OUTDATED.value)
 
 
-def overlapping(connection: Connection, target_ids: Sequence[int], start: int, stop: int) -> list[Event]:
-    """Return the events of these targets that touch the half-open span, the merged ones left out."""
+def overlapping(
+    connection: Connection, target_ids: Sequence[int], start: int, stop: int, *, as_reviewed: bool = False
+) -> list[Event]:
+    """Return the events of these targets that touch the half-open span, the merged ones left out.
+
+    Args:
+        as_reviewed: by the borders that reviewers moved, not by those that the detector found.
+    """
+    first: ColumnElement[int] = EventTable.start_ts.expression
+    last: ColumnElement[int] = EventTable.end_ts.expression
+    if as_reviewed:
+        first = func.coalesce(EventTable.review_start, first)
+        last = func.coalesce(EventTable.review_end, last)
     query = (
         select(TABLE)
         .where(
             among(connection, EventTable.target_id, sorted({int(one) for one in target_ids})),
-            EventTable.start_ts < int(stop),
-            EventTable.end_ts >= int(start),
+            first < int(stop),
+            last >= int(start),
             EventTable.status != Status.MERGED.value,
         )
         .order_by(EventTable.target_id, EventTable.start_ts, EventTable.id)

@@ -234,10 +234,16 @@ class SqlStore:
         with self._write() as connection:
             return self._bulk.delete_before(connection, "scores", ts)
 
-    def events(self, target_ids: Sequence[int], start: int, stop: int) -> list[Event]:
-        """Return events, whatever their status but ``merged_into``, that overlap the span."""
+    def events(
+        self, target_ids: Sequence[int], start: int, stop: int, *, as_reviewed: bool = False
+    ) -> list[Event]:
+        """Return events, whatever their status but ``merged_into``, that overlap the span.
+
+        Args:
+            as_reviewed: by the borders that reviewers moved, not by those that the detector found.
+        """
         with self._read() as connection:
-            return events.overlapping(connection, target_ids, start, stop)
+            return events.overlapping(connection, target_ids, start, stop, as_reviewed=as_reviewed)
 
     def review(
         self,

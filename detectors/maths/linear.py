@@ -75,14 +75,7 @@ class LinearBase:
         """The normal distribution whose latent is standard normal."""
         if self.covariance is not None:
             return Normal.of(self.mean, stored.symmetric(self.covariance, self.mean.shape[1]))
-        return self.normal_of(self.mean.new_zeros(self.spread.shape), torch.eye(self.latent))
-
-    def normal_of(self, centre: Tensor, covariance: Tensor) -> Normal:
-        """The normal distribution of windows whose latent has this mean and covariance."""
-        loadings = self._loadings
-        inside = loadings @ covariance.to(torch.float64) @ loadings.transpose(1, 2)
-        mean = self.mean + (loadings @ centre.to(torch.float64).unsqueeze(2)).squeeze(2)
-        return Normal.of(mean, inside + self.noise_covariance)
+        return Normal.of(self.mean, self._loadings @ self._loadings.transpose(1, 2) + self.noise_covariance)
 
     @property
     def noise_covariance(self) -> Tensor:

@@ -67,11 +67,13 @@ class Mixture:
         return self.log_joint(z).logsumexp(2)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Return n draws of every member, float32, ``(n_targets, n, d)``."""
-        n_targets, _, d = self.mean.shape
-        component = self.weight.multinomial(n, replacement=True, generator=generator)
+        """Return n draws of every member, float32, ``(n_targets, n, d)``; all share the noise."""
+        n_targets, components, d = self.mean.shape
+        share = torch.rand(n, generator=generator, dtype=torch.float64)
+        edges = self.weight.cumsum(1) / self.weight.sum(1, keepdim=True)
+        component = (edges.unsqueeze(1) <= share[:, None]).sum(2).clamp_max(components - 1)
         rows = torch.arange(n_targets).unsqueeze(1)
-        white = torch.randn(n_targets, n, d, 1, generator=generator)
+        white = torch.randn(n, d, 1, generator=generator)
         roots = torch.linalg.cholesky(self.covariance).to(torch.float32)
         return self.mean.to(torch.float32)[rows, component] + (roots[rows, component] @ white).squeeze(3)
 

@@ -72,8 +72,8 @@ class Normal:
         return values.flatten(2).clamp(-LARGEST, LARGEST).to(torch.float64) - self.mean.unsqueeze(1)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Return n draws of each distribution, ``(n_targets, n, size)``, step after step."""
-        noise = torch.randn(self.mean.shape[0], n, self.mean.shape[1], generator=generator)
+        """Return n draws of each distribution, ``(n_targets, n, size)``; all share the noise."""
+        noise = torch.randn(n, self.mean.shape[1], generator=generator)
         return self.mean.unsqueeze(1) + noise.to(torch.float64) @ self.root.transpose(1, 2)
 
     def completed(self, x: Tensor, missing: Tensor, *, with_variance: bool = False) -> Completed:
@@ -212,9 +212,18 @@ def normal_expect(
     return expected(windows, both)
 
 
-def expected(windows: Windows, both: Callable[[slice, Windows], Tensor]) -> Expected:
-    """Return what ``conditionals`` say of a bank, piece by piece; ``both`` maps some members and windows."""
-    found = in_pieces(windows, both, values=2**21 // (windows.window * windows.n_channels))
+def expected(
+    windows: Windows, both: Callable[[slice, Windows], Tensor], *, distributions: int = 1
+) -> Expected:
+    """Return what ``conditionals`` say of a bank, piece by piece.
+
+    Args:
+        windows: the windows of all members.
+        both: maps some members and some of their windows to mean and standard deviation.
+        distributions: how many of them every window is asked of at once; pieces are smaller by that.
+    """
+    size = windows.window * windows.n_channels * distributions
+    found = in_pieces(windows, both, values=max(1, 2**21 // size))
     mean, scale = found.view(*found.shape[:3], windows.window, -1).unbind(2)
     return Expected(mean, scale)
 

@@ -299,6 +299,14 @@ def test_samples_look_like_windows(fitted: Detector, normal: Windows) -> None:
         assert 0.6 < drawn.std() / real.std() < 1.5
 
 
+def test_samples_of_a_member_do_not_depend_on_its_neighbours(fitted: Detector) -> None:
+    """Its card is judged by them."""
+    together = fitted.sample(20)
+    for member in range(BANK):
+        alone = fitted.select([member]).sample(20)[0]
+        torch.testing.assert_close(alone, together[member], rtol=1e-4, atol=1e-4)
+
+
 def _autoregression(n_points: int) -> Tensor:
     """Steps that keep .8 of the one before, of unit variance."""
     generator = torch.Generator().manual_seed(13)

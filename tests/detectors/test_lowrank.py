@@ -43,7 +43,10 @@ def mixed(latent: int) -> Mixture:
 
 def whole(base: LinearBase, mixture: Mixture, component: int) -> Normal:
     """The slow twin: the component's whole covariance."""
-    return base.normal_of(mixture.mean[:, component], mixture.covariance[:, component])
+    loadings = base.axes.double() * base.spread.double().unsqueeze(1)
+    inside = loadings @ mixture.covariance[:, component] @ loadings.transpose(1, 2)
+    mean = base.mean + (loadings @ mixture.mean[:, component].unsqueeze(2)).squeeze(2)
+    return Normal.of(mean, inside + base.noise_covariance)
 
 
 def windows(missing_share: float) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,20 @@ def test_what_was_confirmed_is_not_learned_from_and_keeps_its_event(store: SqlSt
         assert outage(events(at, Kind.ANOMALY)["a"]).id == event.id
 
 
+def test_what_a_reviewer_made_longer_is_found_by_its_tail(store: SqlStore) -> None:
+    with store:
+        ingest(store, "load", {"a": course(1)})
+        at = desk(store, SPEC)
+        jobs.backfill(at, END)
+        event = outage(events(at, Kind.ANOMALY)["a"])
+        end = event.interval.end + 20 * HOUR
+        store.review(event.id, Verdict.CONFIRMED, end=end)
+        (target,) = at.targets()
+        found = at.confirmed([target.id], end - HOUR, end)
+        assert found == {target.id: [(event.interval.start, end)]}
+        assert at.confirmed([target.id], end + HOUR, end + DAY) == {target.id: []}
+
+
 @pytest.mark.parametrize("verdict", [v for v in Verdict if v is not Verdict.CONFIRMED])
 def test_no_other_verdict_keeps_anything_from_being_learned(store: SqlStore, verdict: Verdict) -> None:
     with store:
@@ -123,13 +138,25 @@ def test_what_a_series_does_in_a_masked_time_changes_no_model_of_it(store: SqlSt
         assert a[-1][0] > START + 20 * DAY
 
 
-@pytest.mark.parametrize("empty", [False, True])
+FIRST_FIT = ("2024-10-13T22:00", "2024-10-14T12:00")
+"""Around the end of what the first version learns from."""
+
+
+@pytest.mark.parametrize("lacking", [0, 1, 2], ids=["points", "none", "none-but-the-first"])
+@pytest.mark.parametrize("window", [6, 100], ids=["fitted", "learning"])
+@pytest.mark.parametrize("at_first_fit", [False, True])
 def test_hour_by_hour_through_a_masked_time_leaves_what_one_pass_leaves(
-    store: SqlStore, tmp_path: Path, migrated_sqlite: Path, empty: bool
+    store: SqlStore, tmp_path: Path, migrated_sqlite: Path, lacking: int, window: int, at_first_fit: bool
 ) -> None:
-    ts, value = course(1, empty=empty)
-    spec = replace(SPEC, calendar=(MASKED,))
-    begun, over = START + (DOWN[0] - 3) * HOUR, START + (DOWN[1] + 12) * HOUR
+    """Slices that begin, end and lie inside of it, and a first version that was trained up to there."""
+    spans_ = FIRST_FIT if at_first_fit else MASKED.spans[0]
+    begin, end = (int(datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp()) for at in spans_)
+    ts, value = course(1)
+    keep = (ts < begin + (lacking == 2) * HOUR) | (ts >= end) | (lacking == 0)
+    ts, value = ts[keep], value[keep]
+    masked = replace(MASKED, spans=(spans_,))
+    spec = replace(SPEC, params={"window": window}, calendar=(masked,))
+    begun, over = begin - 3 * HOUR, end + 30 * HOUR
     with store:
         early = ts < begun
         ingest(store, "load", {"a": (ts[early], value[early])})
@@ -139,6 +166,10 @@ def test_hour_by_hour_through_a_masked_time_leaves_what_one_pass_leaves(
             if fresh.any():
                 ingest(store, "load", {"a": (ts[fresh], value[fresh])})
             jobs.tick(desk(store, spec), now)
+            if now % DAY == 4 * HOUR:
+                jobs.nightly(desk(store, spec), now, now)
+            found = events(desk(store, spec))["a"]
+            assert not [e for e in found if e.interval.kind is not Kind.ANOMALY], spans(found)
         stepwise = desk(store, spec)
         jobs.nightly(stepwise, over, over)
         (tmp_path / "whole.db").write_bytes(migrated_sqlite.read_bytes())
@@ -149,4 +180,3 @@ def test_hour_by_hour_through_a_masked_time_leaves_what_one_pass_leaves(
             jobs.backfill(whole, over)
             jobs.nightly(whole, over, over)
             assert spans(events(stepwise)["a"]) == spans(events(whole)["a"])
-            assert not during(stepwise)
