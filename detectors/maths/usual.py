@@ -27,6 +27,8 @@ RIDGE = 1e-3
 """Variance every direction is given, as a share of the mean variance: codes may be correlated to the last
 digit, and a direction that never moves must not outweigh all others."""
 
+LOG_2PI = math.log(2 * math.pi)
+
 WITHIN_ONE = 0.683
 """Share of normal values within one standard deviation: few far ones do not move the spread."""
 
@@ -81,6 +83,11 @@ class Codes:
         """Return the codes that ``whitened`` makes these of."""
         return self.mean.unsqueeze(1) + white @ self.root.transpose(1, 2)
 
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return the log-density of codes ``(n_targets, n, latent)``, shape ``(n_targets, n)``."""
+        log_det = self.root.diagonal(dim1=1, dim2=2).log().sum(1, keepdim=True)
+        return self.mixture.log_prob(self.whitened(z)) - log_det
+
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Return n codes of every member, ``(n_targets, n, latent)``."""
         return self.coloured(self.mixture.sample(n, generator))
@@ -122,6 +129,33 @@ class Residuals:
     def state(self) -> dict[str, Tensor]:
         own = {"spread": self.spread}
         return own if self.correlation is None else {**own, "correlation": self.correlation}
+
+    def log_prob(self, residual: Tensor, kept: Tensor) -> Tensor:
+        """Return the log-density of the observed residuals, ``(n_targets, n, draws)``.
+
+        Args:
+            residual: shape ``(n_targets, n, draws, size)``.
+            kept: shape ``(n_targets, n, size)``, 1.0 where observed.
+        """
+        off = residual / self.spread[:, None, None, :] * kept.unsqueeze(2)
+        observed = kept.sum(dim=2, keepdim=True)
+        fixed = observed * LOG_2PI + 2 * (kept * self.spread.log().unsqueeze(1)).sum(dim=2, keepdim=True)
+        if self.correlation is None:
+            return -0.5 * (off.square().sum(dim=3) + fixed)
+        root = self._roots(kept if bool((kept < 1).any()) else kept[:, :1])
+        log_det = 2 * root.diagonal(dim1=2, dim2=3).log().sum(dim=2)
+        white = torch.linalg.solve_triangular(root, off.transpose(2, 3), upper=False)
+        return -0.5 * (white.square().sum(dim=2) + log_det.unsqueeze(2) + fixed)
+
+    def _roots(self, kept: Tensor) -> Tensor:
+        """Cholesky factors of the observed values' correlations, the identity's elsewhere, float32."""
+        assert self.correlation is not None
+        seen = kept == 1
+        both = seen.unsqueeze(3) & seen.unsqueeze(2)
+        size = kept.shape[2]
+        correlation = stored.symmetric(self.correlation, size).unsqueeze(1)
+        unit = torch.eye(size, dtype=torch.float64)
+        return torch.linalg.cholesky(torch.where(both, correlation, unit)).to(torch.float32)
 
     def of_noise(self, white: Tensor) -> Tensor:
         """Return residuals from white noise ``(n, size)``, ``(n_targets, n, size)``."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
 from detectors.base import Windows
-from detectors.maths import usual
+from detectors.maths import stored, usual
 from detectors.maths.usual import Codes, Residuals
 
 N, SIZE = 4000, 5
@@ -90,3 +91,30 @@ def test_both_are_what_their_state_says() -> None:
     kept = Residuals.of(residual, torch.ones_like(residual), torch.arange(N).expand(2, -1), 1e-3)
     white = torch.randn(4, SIZE, generator=torch.Generator().manual_seed(11))
     assert torch.equal(Residuals.load(kept.state()).of_noise(white), kept.of_noise(white))
+
+
+def test_densities_of_codes_and_residuals_are_those_they_are_drawn_from() -> None:
+    """In slow arithmetic, for one member; a residual that was not observed is marginalised."""
+    codes = Codes.of(clusters(13), windows(), (1, 2), 0)
+    z = clusters(14)[:, :7]
+    covariance = codes.root[1] @ codes.mixture.covariance[1].float() @ codes.root[1].T
+    mean = codes.mean[1] + codes.mixture.mean[1].float() @ codes.root[1].T
+    parts = MultivariateNormal(mean, covariance).log_prob(z[1].unsqueeze(1))
+    used = codes.mixture.weight[1] > 0
+    slow = (parts + codes.mixture.weight[1].log().float())[:, used].logsumexp(1)
+    torch.testing.assert_close(codes.log_prob(z)[1], slow, rtol=1e-4, atol=1e-4)
+
+    residual = correlated(15)
+    known = Residuals.of(residual, torch.ones_like(residual), torch.arange(N).expand(2, -1), 1e-3)
+    kept = torch.ones(2, 3, SIZE)
+    kept[:, 1, [0, 3]] = 0.0
+    draws = residual[:, :12].view(2, 3, 4, SIZE)
+    assert known.correlation is not None
+    correlation = stored.symmetric(known.correlation, SIZE)[1].float()
+    width = known.spread[1]
+    whole = width.unsqueeze(1) * correlation * width
+    found = known.log_prob(draws, kept)[1]
+    for window, seen in enumerate(([0, 1, 2, 3, 4], [1, 2, 4], [0, 1, 2, 3, 4])):
+        marginal = MultivariateNormal(torch.zeros(len(seen)), whole[seen][:, seen])
+        slow = marginal.log_prob(draws[1, window][:, seen])
+        torch.testing.assert_close(found[window], slow, rtol=1e-4, atol=1e-3)

@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal, Normal
 
 from detectors.base import Windows
+from detectors.maths import stored
 from detectors.stacked import Batch
 from detectors.vae import VaeConfig, VaeDetector, _VaeNetwork
 
@@ -62,9 +64,17 @@ def test_the_bound_agrees_with_quadrature_over_the_latent() -> None:
     detector = VaeDetector(config).fit(Windows.of(waves(1, 800), 2))
     windows = Windows.of(waves(1, 60, seed=5), 2)
     z = torch.linspace(-8, 8, 4001)
+    state = {name: value[0] for name, value in detector.state().items()}
     decoded = _VaeNetwork(config, 2).decode(detector.state(), z.view(1, -1, 1))
     x = windows.values[0, :, None, :, 0]
-    joint = -decoded.nll(x).sum(dim=2) - 0.5 * z.square() - 0.5 * math.log(2 * math.pi)
+    correlation = stored.symmetric(state["correlation"].unsqueeze(0), 2)[0].float()
+    width = decoded.sd[0] * state["spread"]
+    noise = MultivariateNormal(decoded.mean[0], width.unsqueeze(2) * correlation * width.unsqueeze(1))
+    components = Normal(state["centre"][:, 0], state["covariance"][:, 0, 0].sqrt())
+    white = (z - state["latent_mean"]) / state["latent_root"][0, 0]
+    used = state["weight"] > 0
+    prior = (components.log_prob(white.unsqueeze(1)) + state["weight"].log())[:, used].logsumexp(1)
+    joint = noise.log_prob(x) + prior - state["latent_root"][0, 0].log()
     exact = joint.logsumexp(dim=1) + math.log(float(z[1] - z[0]))
     torch.testing.assert_close(detector.log_prob(windows)[0], exact, rtol=0.05, atol=0.1)
 
