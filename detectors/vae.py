@@ -41,6 +41,10 @@ COMPONENTS = (1, 2, 4, 8)
 SMALLEST_RESIDUAL = 0.01
 """Of the decoder's standard deviation: a place that never moves still has some."""
 
+AT_ONCE = 0.3
+"""Share of a window's error that takes its residuals as correlated: of 0, .3, .5 and 1 the one that loses
+nothing on four labelled data sets of one channel, and gains .2 of VUS-PR on odd shapes."""
+
 CHUNK = 1_000_000
 """Values of one temporary while scoring: 4 MB stays near the cache."""
 
@@ -128,7 +132,8 @@ class VaeDetector(Detector):
     missing steps are filled with the mean reconstruction instead of a draw; the window's bound is
     added to each step's score (`together`; 0 is the paper's); once the network is trained, the prior
     of ``log_prob`` and ``sample`` becomes a mixture of latents as they come (Dai & Wipf 2019, arXiv
-    1903.05789), and residuals as correlated as usual ones; the score takes steps apart, as Donut does.
+    1903.05789), and residuals as correlated as usual ones; three tenths of a window's own error are that
+    of such residuals, the rest, like a step's own, that of independent ones.
 
     On 30 labelled series of public cloud metrics, windows of 128, all that doubled VUS-PR (buffer 100),
     from .24 to .47.
@@ -197,23 +202,31 @@ class VaeDetector(Detector):
         together = self.config.together * math.sqrt(windows.window)
         scores = torch.empty(windows.n_targets, windows.n_windows, windows.window)
         for part, batch in self._batches(windows, len(noise)):
-            error, distance = self._errors(batch, noise)
-            whole = (error * batch.kept).sum(dim=2) + distance
+            error, whole = self._errors(batch, noise)
             mean = whole / batch.kept.sum(dim=2).clamp(min=1.0)
             steps = error.view(*error.shape[:2], windows.window, windows.n_channels).mean(dim=3)
             scores[:, part] = steps + together * mean.unsqueeze(2)
         return scores
 
     def _errors(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the error of every value and the distance of every window's latent from the prior."""
+        """Return the error of every value, and of every window.
+
+        A window's is that of its values one by one, and that of all at once, as correlated as usual residuals
+        are: the one finds spikes, the other shapes. The latent's distance from the prior is added.
+        """
         network = self._network(self._n_channels())
         posterior = network.posterior(self._state, batch.values)
         decoded = network.decode_draws(self._state, posterior.draws(noise))
         error = decoded.nll(batch.values.unsqueeze(2)).mean(dim=2)
-        failed = self._state["failed"][:, None]
+        sd, kept = decoded.sd.mean(dim=2), batch.kept
+        residual = (batch.values - decoded.mean.mean(dim=2)) / sd
+        at_once = (kept * sd.log()).sum(dim=2)
+        at_once = at_once - Residuals.load(self._state).log_prob(residual.unsqueeze(2), kept).squeeze(2)
+        whole = (1 - AT_ONCE) * (error * kept).sum(dim=2) + AT_ONCE * at_once + posterior.distance()
+        failed, plain = self._state["failed"][:, None], _plain_nll(batch.values)
         return (
-            torch.where(failed.unsqueeze(2), _plain_nll(batch.values), error),
-            torch.where(failed, 0.0, posterior.distance()),
+            torch.where(failed.unsqueeze(2), plain, error),
+            torch.where(failed, (plain * kept).sum(dim=2), whole),
         )
 
     def _bound(self, batch: Batch, noise: Tensor) -> Tensor:

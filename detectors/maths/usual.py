@@ -142,10 +142,14 @@ class Residuals:
         fixed = observed * LOG_2PI + 2 * (kept * self.spread.log().unsqueeze(1)).sum(dim=2, keepdim=True)
         if self.correlation is None:
             return -0.5 * (off.square().sum(dim=3) + fixed)
-        root = self._roots(kept if bool((kept < 1).any()) else kept[:, :1])
-        log_det = 2 * root.diagonal(dim1=2, dim2=3).log().sum(dim=2)
+        if not bool((kept < 1).any()):
+            # One factor a member, for all its windows at once.
+            root, off = self._roots(kept[:, :1]), off.flatten(1, 2).unsqueeze(1)
+        else:
+            root = self._roots(kept)
+        log_det = 2 * root.diagonal(dim1=2, dim2=3).log().sum(dim=2, keepdim=True)
         white = torch.linalg.solve_triangular(root, off.transpose(2, 3), upper=False)
-        return -0.5 * (white.square().sum(dim=2) + log_det.unsqueeze(2) + fixed)
+        return -0.5 * (white.square().sum(dim=2).view(residual.shape[:3]) + log_det + fixed)
 
     def _roots(self, kept: Tensor) -> Tensor:
         """Cholesky factors of the observed values' correlations, the identity's elsewhere, float32."""

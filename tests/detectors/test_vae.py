@@ -91,10 +91,15 @@ def test_a_score_is_the_slow_mean_over_its_latent_draws(fitted: VaeDetector, uns
     proposal = torch.distributions.Normal(posterior.mean, posterior.sd)
     prior = torch.distributions.Normal(0.0, 1.0)
     distance = torch.distributions.kl_divergence(proposal, prior).sum(dim=2)
-    slow = (
-        error
-        + fitted.config.together * math.sqrt(WINDOW) * (error.sum(dim=1, keepdim=True) + distance) / WINDOW
-    )
+    decoded = [network.decode(state, posterior.mean + posterior.sd * noise) for noise in fitted._noise(4)]
+    sd = torch.stack([each.sd for each in decoded]).mean(dim=0)[:, 0]
+    mean = torch.stack([each.mean for each in decoded]).mean(dim=0)[:, 0]
+    width = sd * state["spread"]
+    correlation = stored.symmetric(state["correlation"], WINDOW).float()
+    noise = MultivariateNormal(mean, width.unsqueeze(2) * correlation * width.unsqueeze(1))
+    at_once = -noise.log_prob(x[:, 0]).unsqueeze(1)
+    whole = 0.7 * error.sum(dim=1, keepdim=True) + 0.3 * at_once + distance
+    slow = error + fitted.config.together * math.sqrt(WINDOW) * whole / WINDOW
     torch.testing.assert_close(fitted.score(unseen)[:, 17], slow, rtol=1e-4, atol=1e-4)
 
 
