@@ -154,7 +154,8 @@ class VaeDetector(Detector):
         """Return the importance-weighted bound of every window (Burda 2015, arXiv 1509.00519)."""
         self._check_match(windows)
         noise = self._noise(self.config.bound_draws)
-        bounds = [self._bound(batch, noise) for _, batch in self._batches(windows, len(noise))]
+        residuals = Residuals.load(self._state)
+        bounds = [self._bound(batch, noise, residuals) for _, batch in self._batches(windows, len(noise))]
         return torch.cat(bounds, dim=1)
 
     def encode(self, windows: Windows) -> Tensor:
@@ -201,14 +202,15 @@ class VaeDetector(Detector):
         noise = self._noise(self.config.draws)
         together = self.config.together * math.sqrt(windows.window)
         scores = torch.empty(windows.n_targets, windows.n_windows, windows.window)
+        residuals = Residuals.load(self._state)
         for part, batch in self._batches(windows, len(noise)):
-            error, whole = self._errors(batch, noise)
+            error, whole = self._errors(batch, noise, residuals)
             mean = whole / batch.kept.sum(dim=2).clamp(min=1.0)
             steps = error.view(*error.shape[:2], windows.window, windows.n_channels).mean(dim=3)
             scores[:, part] = steps + together * mean.unsqueeze(2)
         return scores
 
-    def _errors(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def _errors(self, batch: Batch, noise: Tensor, residuals: Residuals) -> tuple[Tensor, Tensor]:
         """Return the error of every value, and of every window.
 
         A window's is that of its values one by one, and that of all at once, as correlated as usual residuals
@@ -221,7 +223,7 @@ class VaeDetector(Detector):
         sd, kept = decoded.sd.mean(dim=2), batch.kept
         residual = (batch.values - decoded.mean.mean(dim=2)) / sd
         at_once = (kept * sd.log()).sum(dim=2)
-        at_once = at_once - Residuals.load(self._state).log_prob(residual.unsqueeze(2), kept).squeeze(2)
+        at_once = at_once - residuals.log_prob(residual.unsqueeze(2), kept).squeeze(2)
         whole = (1 - AT_ONCE) * (error * kept).sum(dim=2) + AT_ONCE * at_once + posterior.distance()
         failed, plain = self._state["failed"][:, None], _plain_nll(batch.values)
         return (
@@ -229,13 +231,13 @@ class VaeDetector(Detector):
             torch.where(failed, (plain * kept).sum(dim=2), whole),
         )
 
-    def _bound(self, batch: Batch, noise: Tensor) -> Tensor:
+    def _bound(self, batch: Batch, noise: Tensor, residuals: Residuals) -> Tensor:
         network = self._network(self._n_channels())
         posterior = network.posterior(self._state, batch.values)
         z = posterior.draws(noise)
         decoded = network.decode_draws(self._state, z)
         residual = (batch.values.unsqueeze(2) - decoded.mean) / decoded.sd
-        evidence = Residuals.load(self._state).log_prob(residual, batch.kept)
+        evidence = residuals.log_prob(residual, batch.kept)
         evidence = evidence - (decoded.sd.log() * batch.kept.unsqueeze(2)).sum(dim=3)
         prior = Codes.load(self._state).log_prob(z.flatten(1, 2)).view(z.shape[:3])
         proposal = -(_plain_nll(noise) + posterior.sd.log().unsqueeze(2)).sum(dim=3)

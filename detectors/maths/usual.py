@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -143,30 +144,42 @@ class Residuals:
         if self.correlation is None:
             return -0.5 * (off.square().sum(dim=3) + fixed)
         if not bool((kept < 1).any()):
-            # One factor a member, for all its windows at once.
-            root, off = self._roots(kept[:, :1]), off.flatten(1, 2).unsqueeze(1)
-        else:
-            root = self._roots(kept)
-        log_det = 2 * root.diagonal(dim1=2, dim2=3).log().sum(dim=2, keepdim=True)
-        white = torch.linalg.solve_triangular(root, off.transpose(2, 3), upper=False)
-        return -0.5 * (white.square().sum(dim=2).view(residual.shape[:3]) + log_det + fixed)
-
-    def _roots(self, kept: Tensor) -> Tensor:
-        """Cholesky factors of the observed values' correlations, the identity's elsewhere, float32."""
-        assert self.correlation is not None
+            log_det = 2 * self._root.diagonal(dim1=1, dim2=2).log().sum(dim=1).to(torch.float32)
+            white = off.flatten(1, 2) @ self._whitener
+            return -0.5 * (
+                white.square().sum(dim=2).view(residual.shape[:3]) + log_det[:, None, None] + fixed
+            )
         seen = kept == 1
         both = seen.unsqueeze(3) & seen.unsqueeze(2)
-        size = kept.shape[2]
-        correlation = stored.symmetric(self.correlation, size).unsqueeze(1)
-        unit = torch.eye(size, dtype=torch.float64)
-        return torch.linalg.cholesky(torch.where(both, correlation, unit)).to(torch.float32)
+        # Of the observed values; the identity elsewhere, where residuals count as 0.
+        unit = torch.eye(kept.shape[2], dtype=torch.float64)
+        root = torch.linalg.cholesky(torch.where(both, self._whole.unsqueeze(1), unit)).to(torch.float32)
+        partly = 2 * root.diagonal(dim1=2, dim2=3).log().sum(dim=2, keepdim=True)
+        gone = torch.linalg.solve_triangular(root, off.transpose(2, 3), upper=False)
+        return -0.5 * (gone.square().sum(dim=2) + partly + fixed)
+
+    @cached_property
+    def _whole(self) -> Tensor:
+        """The correlations, float64, ``(n_targets, size, size)``."""
+        assert self.correlation is not None
+        return stored.symmetric(self.correlation, self.spread.shape[1])
+
+    @cached_property
+    def _root(self) -> Tensor:
+        return torch.linalg.cholesky(self._whole)
+
+    @cached_property
+    def _whitener(self) -> Tensor:
+        """What makes rows of residuals, in units of their spread, independent; float32."""
+        unit = torch.eye(self._root.shape[1], dtype=torch.float64).expand_as(self._root)
+        inverse = torch.linalg.solve_triangular(self._root, unit, upper=False)
+        return inverse.transpose(1, 2).to(torch.float32)
 
     def of_noise(self, white: Tensor) -> Tensor:
         """Return residuals from white noise ``(n, size)``, ``(n_targets, n, size)``."""
         if self.correlation is None:
             return self.spread.unsqueeze(1) * white
-        root = torch.linalg.cholesky(stored.symmetric(self.correlation, white.shape[1]))
-        return self.spread.unsqueeze(1) * (white @ root.transpose(1, 2).to(torch.float32))
+        return self.spread.unsqueeze(1) * (white @ self._root.transpose(1, 2).to(torch.float32))
 
 
 def least(error: Tensor, trim: float) -> Tensor:
