@@ -16,10 +16,15 @@ from torch import Tensor
 
 from detectors import device, registry
 from detectors.base import Detector, DetectorConfig, Expected, Windows
+from pipelines.prepare import ChannelRecipe
 from pipelines.records import Json, Values
 
 LOUDEST = 20.0
 """Largest score of a channel beside others, in the units of detectors: standard deviations, about."""
+
+SWITCH, SWITCH_VOTE = 2, 0.1
+"""Values of a channel that is a switch, and what it counts beside others: it turns without being odd, and
+many of them drown the channel that measures something. One that never turned counts in full: that is news."""
 
 CHUNK_VALUES = 2_000_000
 """Scores held at once while spreading: 8 MB of float32 stays near the cache."""
@@ -114,15 +119,24 @@ def apart(windows: Windows) -> Windows:
     return Windows(series, missing, weight, start, windows.window, regime=regime)
 
 
-def together(scores: Tensor, n_channels: int) -> Tensor:
+def together(scores: Tensor, votes: NDArray[np.float64]) -> Tensor:
     """Return the scores ``(n_targets, n)`` of targets from those of their channels, taken ``apart``.
 
     The length of the vector of those that are known: nearly the largest one; NaN where none is. A channel
     that hardly ever moves has no scale to judge its moves by: one channel counts at most `LOUDEST`.
+
+    Args:
+        votes: shape ``(n_targets, n_channels)``, what every channel's score is multiplied by.
     """
-    squares = scores.clamp(0, LOUDEST).square().view(-1, n_channels, scores.shape[1])
+    own = scores.clamp(0, LOUDEST).view(*votes.shape, scores.shape[1])
+    squares = (own * torch.from_numpy(votes).unsqueeze(2).to(own.dtype)).square()
     known = ~torch.isnan(squares)
     return torch.where(known.any(1), squares.nansum(1).sqrt(), torch.nan)
+
+
+def votes_of(channels: Sequence[ChannelRecipe]) -> list[float]:
+    """Return what the score of each channel is multiplied by before it joins the others'."""
+    return [SWITCH_VOTE if each.kinds == SWITCH else 1.0 for each in channels]
 
 
 def pack(bank: Detector, rows: Sequence[int]) -> bytes:

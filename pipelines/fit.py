@@ -315,10 +315,11 @@ class _Fits:
         folds = [fold[: len(each.ts)].numpy() for each in prepared]
         unseen = self._windows([o.unseen(own) for o, own in zip(ready, folds, strict=True)], starts)
         per = windows.n_targets // len(ready)
-        scores = shown = self._scores(blind, unseen, fold, per)
+        votes = np.array([bank.votes_of(own.recipe.channels) for own in ready])
+        scores = shown = self._scores(blind, unseen, fold, votes)
         if any(own.asked.keep_unseen and own.asked.masked for own in ready):
             whole_span = self._windows([o.shown(own) for o, own in zip(ready, folds, strict=True)], starts)
-            shown = self._scores(blind, whole_span, fold, per)
+            shown = self._scores(blind, whole_span, fold, votes)
         calibrated_at = time.perf_counter()
         judged = self._judged(whole, blind, windows, fold, block)
         judged_at = time.perf_counter()
@@ -359,16 +360,16 @@ class _Fits:
         return bank.apart(windows) if self.member.apart else windows
 
     def _scores(
-        self, blind: Sequence[Detector], windows: Windows, fold: Tensor, per: int
+        self, blind: Sequence[Detector], windows: Windows, fold: Tensor, votes: Values
     ) -> dict[Mode, Values]:
         """Return the scores of the targets by models that did not see their block, ``(n, n_points)``.
 
         Args:
-            per: how many targets of the bank are one target.
+            votes: what the score of every channel counts, ``(n_targets, n_channels)``.
         """
         live, settled = bank.score_unseen(blind, windows, fold)
         if self.member.apart:
-            live, settled = bank.together(live, per), bank.together(settled, per)
+            live, settled = bank.together(live, votes), bank.together(settled, votes)
         return {Mode.LIVE: live.numpy(), Mode.SETTLED: settled.numpy()}
 
     def _judged(

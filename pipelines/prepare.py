@@ -60,6 +60,7 @@ class ChannelRecipe:
         usual_flat: the same in a usual week (median over the weeks), so that one stuck sensor in the
             history does not hide the next.
         longest_gap: most steps in a row without a point.
+        kinds: how many different values there are, 3 for more than two; 0 where nobody counted.
     """
 
     resolution: float = 0.0
@@ -76,6 +77,7 @@ class ChannelRecipe:
     longest_flat: int = 0
     usual_flat: int = 0
     longest_gap: int = 0
+    kinds: int = 0
 
     @cached_property
     def profile_values(self) -> Values:
@@ -541,6 +543,7 @@ def _learn_channel(points: Points, bare: Recipe, wanted: str, number: int, *, fo
         longest_flat=longest,
         usual_flat=usual_longest,
         longest_gap=int(_runs(np.isnan(course.raw))[1].max(initial=0)),
+        kinds=min(len(np.unique(course.raw[~np.isnan(course.raw)])), 3),
     )
     return _scaled(course, shape, usual, bare, np.zeros(len(course.raw), dtype=bool), follow=follow)
 

@@ -257,7 +257,8 @@ def _score_rows(rows: Sequence[_Row], opened: dict[int, dict[str, Tensor]]) -> l
         return [_seen_steps(row, models, windows, at) for at, row in enumerate(rows)]
     if lead.member.apart:
         scores = bank.score_steps(models, bank.apart(windows))
-        live, settled = (bank.together(each, per).numpy() for each in scores)
+        votes = np.array([bank.votes_of(row.recipe.channels) for row in rows])
+        live, settled = (bank.together(each, votes).numpy() for each in scores)
     else:
         live, settled = (each.numpy() for each in bank.score_steps(models, windows))
     return [_own_steps(row, live[at], settled[at], models, windows, at) for at, row in enumerate(rows)]

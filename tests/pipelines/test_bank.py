@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from detectors.base import Detector
 from pipelines import bank
+from pipelines.prepare import ChannelRecipe
 
 
 @dataclass
@@ -148,6 +149,17 @@ def test_one_score_for_all_steps_of_a_window_spreads_as_any_other(gaps: bool) ->
 
 def test_channels_apart_come_together_by_their_length_and_no_channel_drowns_the_others() -> None:
     scores = torch.tensor([[3.0, -2.0, 1e6, torch.nan], [4.0, 5.0, 1.0, torch.nan], [0.0, 7.0, 1.0, 1.0]])
-    joined = bank.together(scores[:2], 2)
+    joined = bank.together(scores[:2], np.ones((1, 2)))
     loudest = (bank.LOUDEST**2 + 1) ** 0.5
     torch.testing.assert_close(joined, torch.tensor([[5.0, 5.0, loudest, torch.nan]]), equal_nan=True)
+
+
+def test_what_a_channel_counts_is_its_own_in_every_target() -> None:
+    scores = torch.tensor([[3.0], [4.0], [3.0], [4.0]])
+    joined = bank.together(scores, np.array([[1.0, 1.0], [1.0, 0.0]]))
+    torch.testing.assert_close(joined, torch.tensor([[5.0], [3.0]]))
+
+
+def test_a_switch_counts_little_and_one_that_never_turned_in_full() -> None:
+    kinds = [ChannelRecipe(kinds=n) for n in (0, 1, 2, 3)]
+    assert bank.votes_of(kinds) == [1.0, 1.0, bank.SWITCH_VOTE, 1.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -443,3 +444,17 @@ def test_a_huge_deviation_is_clipped_like_a_value() -> None:
     prepared = applied(learned(LONG), LONG)
     off = deviations(learned(LONG), prepared, np.full((1, 1), -1e100), slice(0, 1))
     assert off[0, 0] == LIMIT
+
+
+@pytest.mark.parametrize(
+    ("values", "kinds"),
+    [([5.0] * 60, 1), ([0.0, 1.0, np.nan] * 20, 2), ([0.0, 1.0, 2.0] * 20, 3), (np.arange(60.0), 3)],
+)
+def test_how_many_different_values_a_channel_has_is_learned_up_to_three(
+    values: Sequence[float], kinds: int
+) -> None:
+    ts = np.arange(60, dtype=np.int64) * 900
+    recipe = learn([Points(ts, np.array(values))], step_seconds=900, timezone="UTC", start=0, stop=60 * 900)
+    assert recipe.channels[0].kinds == kinds
+    again = Recipe.from_json(recipe.to_json())
+    assert again.channels[0].kinds == kinds
