@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -119,12 +120,11 @@ class AutoencoderDetector(Detector):
         )
         # Without weights a failed member reconstructs 0, the median, from a code of 0.
         params = trained.silenced
-        found = [
-            _usual(network, {name: value[part] for name, value in params.items()}, windows.members(part))
-            for part in usual.by_members(windows)
-        ]
-        learned = {name: torch.cat([each[name] for each in found]) for name in found[0]}
-        return {**params, **learned, "failed": trained.failed}
+        return {
+            **params,
+            **usual.learned(partial(_usual, network), params, windows),
+            "failed": trained.failed,
+        }
 
     def _score(self, windows: Windows) -> Tensor:
         def scores(members: slice, piece: Windows) -> Tensor:

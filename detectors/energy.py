@@ -14,7 +14,7 @@ from detectors.base import Density, Detector, Expected, Progress, Windows, check
 from detectors.maths import contrast, latents, parts
 from detectors.maths.linear import LinearBase, latents_of
 from detectors.maths.moments import trimmed
-from detectors.maths.normal import Normal, log_standard, normal_expect
+from detectors.maths.normal import log_density, log_standard, normal_expect
 from detectors.stacked import (
     Batch,
     NetworkConfig,
@@ -147,8 +147,7 @@ class EnergyDetector(Detector):
 
         def density(members: slice, piece: Windows) -> Tensor:
             model = self._model(members)
-            plain = model.normal.log_prob(model.normal.about_mean(piece.values), piece.mask.flatten(2))
-            z = model.latent(piece)
+            plain, z = log_density(model.base.normal, piece), model.latent(piece)
             return plain.to(torch.float32) + model.log_latent(z) - log_standard(z)
 
         return in_pieces(windows, density)
@@ -164,13 +163,13 @@ class EnergyDetector(Detector):
         return in_pieces(windows, hidden)
 
     def _expect(self, windows: Windows) -> Expected:
-        return normal_expect(windows, lambda members: self._model(members).normal)
+        return normal_expect(windows, lambda members: self._model(members).base.normal)
 
     def _sample(self, n: int, generator: torch.Generator) -> Tensor:
         model = self._model(slice(None))
         size = model.base.mean.shape[1]
         white = torch.randn(n, size, generator=generator).to(torch.float64)
-        x = (white @ model.normal.root.transpose(1, 2)).to(torch.float32)
+        x = (white @ model.base.normal.root.transpose(1, 2)).to(torch.float32)
         start = model.base.split(x)[0]
         z = contrast.langevin(model.log_latent, start, self.config.langevin, generator)
         x = x + model.base.mean.unsqueeze(1) + model.base.window_of(z - start)
@@ -228,11 +227,6 @@ class _Model:
     def base(self) -> LinearBase:
         return LinearBase.load(self.state)
 
-    @property
-    def normal(self) -> Normal:
-        """The distribution of windows whose latent is standard normal."""
-        return self.base.normal
-
     def log_latent(self, z: Tensor) -> Tensor:
         """Return the log-density of latents ``(n_targets, n, latent)``, shape ``(n_targets, n)``."""
         return log_standard(z) + self.network.added(self.state, z) - self.state["log_total"].unsqueeze(1)
@@ -241,5 +235,5 @@ class _Model:
         """Return the latents of windows, missing steps at their conditional mean."""
         x = self.base.about_mean(windows.values)
         if bool(windows.missing.any()):
-            x = self.normal.completed(x, windows.mask.flatten(2)).x.to(torch.float32)
+            x = self.base.normal.completed(x, windows.mask.flatten(2)).x.to(torch.float32)
         return self.base.split(x)[0]

@@ -155,8 +155,8 @@ class _NadeNetwork:
     def filled(self, params: Params, x: Tensor, missing: Tensor) -> Tensor:
         """Return windows ``(n_targets, n, length)`` with every missing value at its mean given those before.
 
-        One value after another. Each adds its share to the hidden layer once, so that all of them together
-        cost about as much as one pass of the network.
+        One value after another. Each adds its share to the hidden layer once: together the arithmetic of
+        about one pass.
         """
         x, seen = x.clone(), x.asinh()
         into, out = (params[f"net.{i}.weight"] * mask for i, mask in enumerate(self.masked.masks))

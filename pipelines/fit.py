@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ class FitTarget:
     keep_unseen: bool = False
     masked: tuple[Span, ...] = ()
 
-    @property
+    @cached_property
     def learned(self) -> tuple[Points, ...]:
         """The points that are learned from."""
         return masks.without(self.points, self.masked)
@@ -116,6 +117,21 @@ class _Ready:
         first, stop, points = int(self.prepared.ts[0]), self.asked.stop, self.asked.points
         whole = replace(prepare.apply(self.recipe, points, first, stop), regime=self.prepared.regime)
         return prepare.unseen(self.recipe, points, self.asked.learned, whole, fold)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Scores of a bank's targets by models that did not see their block, ``(n, n_points)`` by mode.
+
+    Attributes:
+        windows: what was learned from, every block prepared by a season and a scale that did not see it.
+        scores: of those.
+        shown: of the whole training span.
+    """
+
+    windows: Windows
+    scores: dict[Mode, Values]
+    shown: dict[Mode, Values]
 
 
 @dataclass(frozen=True)
@@ -312,14 +328,7 @@ class _Fits:
         whole = self._whole(windows)
         fitted_at = time.perf_counter()
         blind = self._blind(windows, fold)
-        folds = [fold[: len(each.ts)].numpy() for each in prepared]
-        unseen = self._windows([o.unseen(own) for o, own in zip(ready, folds, strict=True)], starts)
-        per = windows.n_targets // len(ready)
-        votes = np.array([bank.votes_of(own.recipe.channels) for own in ready])
-        scores = shown = self._scores(blind, unseen, fold, votes)
-        if any(own.asked.keep_unseen and own.asked.masked for own in ready):
-            whole_span = self._windows([o.shown(own) for o, own in zip(ready, folds, strict=True)], starts)
-            shown = self._scores(blind, whole_span, fold, votes)
+        asked = self._asked(ready, blind, fold, starts)
         calibrated_at = time.perf_counter()
         judged = self._judged(whole, blind, windows, fold, block)
         judged_at = time.perf_counter()
@@ -328,25 +337,39 @@ class _Fits:
             "calibrate_seconds": (calibrated_at - fitted_at) / len(ready),
             "card_seconds": (judged_at - calibrated_at) / len(ready),
         }
+        per = windows.n_targets // len(ready)
         for row, own in enumerate(ready):
             n_steps, part = len(own.prepared.ts), range(row * per, (row + 1) * per)
-            own_scores = {mode: each[row, :n_steps] for mode, each in scores.items()}
-            if not all(np.isfinite(each).any() for each in own_scores.values()):
+            scores = {mode: each[row, :n_steps] for mode, each in asked.scores.items()}
+            if not all(np.isfinite(each).any() for each in scores.values()):
                 self.found[own.asked.target.id] = self._unscored(own)
                 continue
             weights = bank.pack(whole, part)
-            own_card = _card(whole, windows, part[0], own, own_scores[Mode.SETTLED], weights, seconds)
+            own_card = _card(whole, windows, part[0], own, scores[Mode.SETTLED], weights, seconds)
             self.found[own.asked.target.id] = _Model(
                 ready=own,
                 member=self.member,
                 window=self.config.window,
                 weights=weights,
-                unseen=unseen.series[part[0], :n_steps].numpy(),
-                scores=own_scores,
-                shown={mode: each[row, :n_steps] for mode, each in shown.items()},
+                unseen=asked.windows.series[part[0], :n_steps].numpy(),
+                scores=scores,
+                shown={mode: each[row, :n_steps] for mode, each in asked.shown.items()},
                 figures={**own_card, **judged[row].figures},
                 broken=judged[row].broken,
             )
+
+    def _asked(
+        self, ready: Sequence[_Ready], blind: Sequence[Detector], fold: Tensor, starts: Sequence[int]
+    ) -> _Answers:
+        """Return what models say of the blocks that they did not see."""
+        folds = [fold[: len(own.prepared.ts)].numpy() for own in ready]
+        votes = np.array([bank.votes_of(own.recipe.channels) for own in ready])
+        unseen = self._windows([own.unseen(of) for own, of in zip(ready, folds, strict=True)], starts)
+        scores = shown = self._scores(blind, unseen, fold, votes)
+        if any(own.asked.keep_unseen and own.asked.masked for own in ready):
+            whole_span = self._windows([own.shown(of) for own, of in zip(ready, folds, strict=True)], starts)
+            shown = self._scores(blind, whole_span, fold, votes)
+        return _Answers(unseen, scores, shown)
 
     def _unscored(self, ready: _Ready) -> str:
         """Return why a fitted target has no score."""

@@ -228,7 +228,7 @@ def _masked_spans(spec: MonitorSpec, target: ScoreTarget) -> list[Span]:
 def _alike(rows: Sequence[_Row], opened: dict[int, dict[str, Tensor]]) -> list[list[_Row]]:
     """Group rows that can stand in one bank, long and short apart so that padding stays small.
 
-    Weights of versions that an earlier release fitted may lack what those of this one have.
+    Weights that an earlier build fitted may lack what those of this one have.
     """
     groups: dict[tuple[object, ...], list[_Row]] = defaultdict(list)
     for row in rows:

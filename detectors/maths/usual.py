@@ -7,6 +7,7 @@ from codes as they come (the second stage of Dai & Wipf 2019, arXiv 1903.05789) 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -193,9 +194,21 @@ def rows(values: Tensor, index: Tensor) -> Tensor:
     return values[torch.arange(values.shape[0]).unsqueeze(1), index]
 
 
-def by_members(windows: Windows) -> list[slice]:
-    """Return the members of a bank in few at a time."""
-    return [slice(i, i + MEMBERS) for i in range(0, windows.n_targets, MEMBERS)]
+def learned(
+    learn: Callable[[dict[str, Tensor], Windows], dict[str, Tensor]],
+    params: dict[str, Tensor],
+    windows: Windows,
+) -> dict[str, Tensor]:
+    """Return what is learned of a bank once it is trained, a few members at a time, as state.
+
+    Args:
+        learn: maps the weights of some members and their windows to what is learned of them.
+    """
+    found = []
+    for first in range(0, windows.n_targets, MEMBERS):
+        part = slice(first, first + MEMBERS)
+        found.append(learn({name: value[part] for name, value in params.items()}, windows.members(part)))
+    return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
 
 def _spread(off: Tensor, kept: Tensor) -> Tensor:
