@@ -94,7 +94,7 @@ def _seen(ts: Seconds, masked: Sequence[Span], phase: int, step_seconds: int, st
     Args:
         phase: time of any step.
     """
-    if not len(ts):
+    if not len(ts) or not masked:
         return ts
     # Of a span, the first step in it: one that begins between two steps begins with the next.
     firsts = [(a + (phase - a) % step_seconds, min(b, stop)) for a, b in masked]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -142,9 +141,7 @@ class LinearBase:
 
         It is that of the normal distribution, with what the latent has in place of a standard normal's.
         """
-        normal = self.normal
-        energy = (x.to(torch.float64) @ normal.whitener.transpose(1, 2)).square().sum(2)
-        plain = -0.5 * (energy + normal.log_det.unsqueeze(1) + x.shape[2] * math.log(2 * math.pi))
+        plain = self.normal.log_prob(x, torch.zeros_like(x, dtype=torch.bool))
         return (plain - log_standard(z) + log_latent).to(torch.float32)
 
 
