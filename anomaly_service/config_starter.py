@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,7 @@ def starter(
         fit=_flow({"every": fit_every, "window": fit_window}),
         infer_every=infer_every(step),
         alarms_per_week=alarms_per_week,
-        merge_max_gap=three_steps(step),
+        merge_max_gap=merge_max_gap(step),
         timezone=source.get("timezone") or "UTC",
         retention=retention,
     )
@@ -122,11 +123,15 @@ def infer_every(step: str) -> str:
     return duration_text(min(max(parse_duration(step).total_seconds(), 60.0), 3600.0))
 
 
-def three_steps(step: str) -> str:
-    """Return the duration of three steps."""
+def merge_max_gap(step: str) -> str:
+    """Return within what time alarms are one incident: an hour, but no less than three steps.
+
+    >>> merge_max_gap("5min"), merge_max_gap("1h")
+    ('1h', '3h')
+    """
     from anomaly_service.config_types import duration_text, parse_duration
 
-    return duration_text(3 * parse_duration(step))
+    return duration_text(max(timedelta(hours=1), 3 * parse_duration(step)))
 
 
 def _flow(value: Any) -> str:

@@ -152,7 +152,7 @@ class Policy:
     min_dev_from_expected: float = 0.0
     min_rel_dev_from_expected: float = 0.0
     min_duration_seconds: int = 0
-    merge_max_gap_seconds: int = 0
+    merge_max_gap_seconds: int = 3600
     cooldown_seconds: int = 0
     missing_after_steps: int = 3
 

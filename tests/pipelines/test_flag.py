@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +18,7 @@ unhurried = settings(deadline=None)
 
 STEP = 60
 NAN = float("nan")
+APART = Policy(merge_max_gap_seconds=0)
 
 flags = st.lists(st.booleans(), max_size=60).map(lambda bits: np.array(bits, dtype=bool))
 policies = st.builds(
@@ -56,7 +59,7 @@ def found(score: list[float], policy: Policy | None = None, **kwargs: object) ->
         times(len(scores)),
         y,
         np.full(len(scores), 100.0),
-        policy or Policy(),
+        policy or APART,
         STEP,
         **kwargs,  # type: ignore[arg-type]  # forwarded as written by each test
     )
@@ -133,10 +136,15 @@ def test_a_gap_in_the_scores_no_longer_than_the_merge_gap_does_not_part_an_inter
     assert interval.n_points == 2
 
 
+def test_alarms_within_an_hour_are_one_incident_where_nothing_else_is_said() -> None:
+    assert len(found([2.0, *[0.0] * 60, 2.0], Policy())) == 1
+    assert len(found([2.0, *[0.0] * 61, 2.0], Policy())) == 2
+
+
 def test_only_steps_in_the_asked_direction_and_size_are_flagged() -> None:
     score, yhat = np.full(4, 2.0), np.full(4, 100.0)
     y = np.array([90.0, 99.0, 110.0, 94.0])
-    policy = Policy(detection_direction="below_expected", min_rel_dev_from_expected=0.05)
+    policy = replace(APART, detection_direction="below_expected", min_rel_dev_from_expected=0.05)
     intervals = flag.anomalies(score, times(4), y, yhat, policy, STEP)
     assert [i.start for i in intervals] == [times(4)[0], times(4)[3]]
     assert {i.direction for i in intervals} == {"below_expected"}
@@ -311,7 +319,7 @@ def test_a_run_is_trimmed_to_the_steps_that_are_odd_by_themselves() -> None:
     flagged[2:12] = flagged[15:18] = True
     own = np.zeros(20, dtype=bool)
     own[[0, 5, 8, 19]] = True
-    starts, ends = flag.shape_bounds(flagged, Policy(), 60, own)
+    starts, ends = flag.shape_bounds(flagged, APART, 60, own)
     # The second run has no such step and stays whole.
     assert list(zip(starts, ends, strict=True)) == [(5, 8), (15, 17)]
 

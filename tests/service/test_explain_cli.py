@@ -39,6 +39,7 @@ monitors:
     season: daily
     fit: {{every: 60d, window: 21d, stagger: false}}
     threshold: {{alarms_per_week: 3}}
+    policy: {{merge_max_gap: 0s}}
   named:
     series: {{metric: logins}}
     detector: gaussian

@@ -224,4 +224,4 @@ def test_the_starter_without_a_guess_is_a_good_config(tmp_path: Path) -> None:
     spec = load(path).monitor_specs()["everything"]
     assert spec.selector == {"metric": ["ccu"], "region": ["eu", "kr"]}
     assert spec.threshold.alarms_per_week == 2.5
-    assert spec.policy.merge_max_gap_seconds == 900
+    assert spec.policy.merge_max_gap_seconds == 3600

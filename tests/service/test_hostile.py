@@ -341,6 +341,7 @@ monitors:
     detector: gaussian
     params: {{window: 6}}
     fit: {{every: 4d, window: 10d, stagger: false}}
+    policy: {{merge_max_gap: 0s}}
 """
 
 HOSTS = (

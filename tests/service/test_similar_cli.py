@@ -43,6 +43,7 @@ monitors:
     season: daily
     fit: {{every: 60d, window: 14d, stagger: false}}
     threshold: {{alarms_per_week: 3}}
+    policy: {{merge_max_gap: 0s}}
   latency-odd:
     series: {{metric: latency}}
     detector: robust_z
