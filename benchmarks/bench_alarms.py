@@ -348,7 +348,7 @@ def main() -> None:
         "--data", type=Path, help="folder of labelled data sets, to judge unlabelled stretches"
     )
     parser.add_argument("--datasets", nargs="*", default=["nab", "mscloud", "aiops_final", "asd", "games"])
-    parser.add_argument("--merge-hours", type=float, default=0.0, help="join intervals no further apart")
+    parser.add_argument("--merge-hours", type=float, default=1.0, help="join intervals no further apart")
     parser.add_argument("--rest-hours", type=float, default=0.0, help="none within so long of the last one")
     parser.add_argument("--json", type=Path, help="keep the figures here")
     parser.add_argument("--table", type=Path, nargs="*", help="only print a Markdown table of kept figures")

@@ -72,6 +72,16 @@ ladder that do not fit either are left out.
 
 SHORTEST, LONGEST = 10, 256
 
+DRIFTING = 0.25
+"""How odd even the quieter steps of the newest part of a history are to a model of what came before it, where
+the series is said to drift; 1 is where the tail of what that model has not seen begins."""
+
+NEWEST_SHARE, NEWEST_WINDOWS = 0.2, 4
+"""How much of the history that part is, and windows of that model that fit into it at least."""
+
+QUIETER = 0.25
+"""Quantile of its scores by which it is judged: an incident that two windows know of leaves half of it alone."""
+
 RECURRING = 0.8
 """Share of its other days or weeks in which what is odd at a time must be odd again to be called a habit."""
 
@@ -85,9 +95,58 @@ LEAST_CYCLES = 2
 """Other days or weeks that a step must have to be judged by."""
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What is learned of a target before its models are chosen.
+
+    Attributes:
+        habits: from 0 to 1, how much of what is odd without a season comes again at the same time.
+        drift: how odd even the quieter steps of the newest part of its history are to what came before it,
+            0 or more; None where nobody asked: the models of several series do not mind.
+    """
+
+    habits: float = 0.0
+    drift: float | None = None
+
+    @property
+    def view(self) -> View:
+        """What models see: a season that stays in costs nothing where it is no habit."""
+        return View.FULL if self.habits >= RECURRING else View.PLAIN
+
+    @property
+    def far_view(self) -> View:
+        """What those see that look far back: a new level is odd to them for as long as they look."""
+        return View.FULL if (self.drift or 0.0) >= DRIFTING else self.view
+
+
 def probe(n_channels: int, n_steps: int) -> Member:
     """Return the model whose scores tell habits from what happens once: it knows no season."""
     return Member("gaussian", {"window": _windows(n_steps)[0]}, View.PLAIN, apart=n_channels > 1)
+
+
+def drift_probe(n_steps: int, longest: int) -> Member:
+    """Return the model that tells whether the newest steps are like those before: it looks far back.
+
+    Args:
+        longest: steps of the longest window that there are enough of, before and in the newest part.
+    """
+    short, *longer = _windows(n_steps)
+    window = max((each for each in longer if each <= longest), default=short)
+    return Member("gaussian", {"window": window}, View.PLAIN)
+
+
+def drift(scaled: Values) -> float:
+    """Return how odd even the quieter steps of the newest part of a history are to what came before it.
+
+    A model that looks far back, at a series with its level left in, finds every new day odd where the level
+    goes on rising, and spends the alarms of months on it.
+
+    Args:
+        scaled: scores of that part under the model, 1 where the tail of what it has not seen begins;
+            NaN for none, shape ``(n,)``.
+    """
+    known = scaled[np.isfinite(scaled)]
+    return float(np.quantile(known, QUIETER)) if len(known) else 0.0
 
 
 def _windows(n_steps: int) -> tuple[int, int, int]:
@@ -143,14 +202,15 @@ def check(params: Json) -> None:
         )
 
 
-def members(n_channels: int, n_steps: int, habits: float = 0.0) -> tuple[Member, ...]:
+def members(n_channels: int, n_steps: int, traits: Traits = Traits()) -> tuple[Member, ...]:
     """Return the models of a target; the first one leads.
 
     Args:
         n_steps: length of the history it is fitted on.
-        habits: what ``habit`` says of it: where it has habits, all its models see it without its season.
+        traits: where it has habits, all its models see it without its season and level; where it drifts,
+            those with long windows do.
     """
-    view = View.FULL if habits >= RECURRING else View.PLAIN
+    view = traits.view
     if n_channels > 1:
         return _of_many(view)
     short, middle, long = _windows(n_steps)
@@ -164,11 +224,11 @@ def members(n_channels: int, n_steps: int, habits: float = 0.0) -> tuple[Member,
             view,
             finds="shapes never seen before",
         ),
-        Member("gaussian", {"window": long}, view, finds="shifts of level, and what they begin with"),
+        Member("gaussian", {"window": long}, traits.far_view, finds="shifts of level, and what they begin with"),
         Member(
             "gaussian",
             {"window": long, "form": "full", "whole": True},
-            view,
+            traits.far_view,
             finds="changes of rhythm and variance",
         ),
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from detectors.base import Detector, Windows
 from pipelines import auto, bank, calibrate, card, flag, masks, members, prepare, regimes
-from pipelines.auto import Member, View
+from pipelines.auto import Member, Traits, View
 from pipelines.masks import Span
 from pipelines.members import FittedMember, Scale
 from pipelines.monitor import MonitorSpec, Period
@@ -170,30 +170,80 @@ def fit_targets(task: FitTask) -> FitOutcome:
 
 def _fit_targets(task: FitTask) -> FitOutcome:
     outcome = FitOutcome()
-    habits = _habits(task.spec, task.targets)
-    for wanted, asked in _alike(task.spec, task.targets, habits):
+    traits = _traits(task.spec, task.targets)
+    for wanted, asked in _alike(task.spec, task.targets, traits):
         parts = [_Fits(task.spec, member, leads=at == 0).of(asked) for at, member in enumerate(wanted)]
         for target in asked:
             models = [part[target.target.id] for part in parts]
-            _join(task.spec, target, models, habits.get(target.target.id), outcome)
+            _join(task.spec, target, models, traits.get(target.target.id), outcome)
     return outcome
 
 
+def _traits(spec: MonitorSpec, targets: Sequence[FitTarget]) -> dict[int, Traits]:
+    """Return what models are chosen by, by target id; none where they are named: only ``auto`` chooses."""
+    if spec.detector != AUTO:
+        return {}
+    # What is looked at one step after the other does not mind where the level is.
+    habits, drift = _habits(spec, targets), _drift(spec, [each for each in targets if len(each.points) == 1])
+    return {each.target.id: Traits(habits[each.target.id], drift.get(each.target.id)) for each in targets}
+
+
 def _habits(spec: MonitorSpec, targets: Iterable[FitTarget]) -> dict[int, float]:
-    """Return how far each target has habits, by id, where models are chosen by that: ``auto`` does."""
+    """Return how far each target has habits, by id."""
+    found = {}
+    for target, model in _probed(spec, targets, lambda own: auto.probe(len(own.points), _n_steps(own))):
+        scores = model.scores[Mode.SETTLED] if isinstance(model, _Model) else np.empty(0)
+        found[target.target.id] = auto.habit(scores, target.target.step_seconds)
+    return found
+
+
+def _drift(spec: MonitorSpec, targets: Iterable[FitTarget]) -> dict[int, float]:
+    """Return how far the newest part of each target drifted from what came before it, by id."""
+    whole = {each.target.id: each for each in targets}
+    before = [replace(each, stop=each.stop - _newest_seconds(each)) for each in whole.values()]
+    found = {}
+    for target, model in _probed(spec, before, _drift_probe):
+        scaled = _after(model, whole[target.target.id]) if isinstance(model, _Model) else np.empty(0)
+        found[target.target.id] = auto.drift(scaled)
+    return found
+
+
+def _drift_probe(before: FitTarget) -> Member:
+    n_steps = _n_steps(before)
+    n_newest = int(auto.NEWEST_SHARE * n_steps)
+    longest = min((n_steps - n_newest) // MIN_WINDOWS, n_newest // auto.NEWEST_WINDOWS)
+    return auto.drift_probe(n_steps, longest)
+
+
+def _newest_seconds(target: FitTarget) -> int:
+    """Return how long the newest part of a target's history is."""
+    begun = min((int(points.ts[0]) for points in target.learned if len(points.ts)), default=target.stop)
+    return int(auto.NEWEST_SHARE * (target.stop - max(begun, target.start)))
+
+
+def _after(model: _Model, target: FitTarget) -> Values:
+    """Return the scaled scores of what came after a model's training span, NaN for none."""
+    ready, window = model.ready, model.window
+    first = ready.asked.stop - window * ready.recipe.step_seconds
+    prepared = prepare.apply(ready.recipe, target.learned, first, target.stop)
+    windows = bank.windows_of([prepared], window, [ready.recipe.index(int(prepared.ts[0]))])
+    cls, config = bank.config_of(model.member.detector, model.member.params)
+    _, settled = bank.score_steps(bank.unpack(cls, config, [model.weights]), windows)
+    newest = settled[0, : len(prepared.ts)].numpy()[prepared.ts >= ready.asked.stop]
+    return Scale.of(model.scores[Mode.SETTLED]).of_scores(newest)
+
+
+def _probed(
+    spec: MonitorSpec, targets: Iterable[FitTarget], probe_of: Callable[[FitTarget], Member]
+) -> Iterator[tuple[FitTarget, _Model | str]]:
+    """Yield every target with the model that probes it, or why there is none."""
     probes: dict[str, tuple[Member, list[FitTarget]]] = {}
     for target in targets:
-        if spec.detector == AUTO:
-            probe = auto.probe(len(target.points), _n_steps(target))
-            probes.setdefault(str(probe), (probe, []))[1].append(target)
-    found = {}
+        probe = probe_of(target)
+        probes.setdefault(str(probe), (probe, []))[1].append(target)
     for probe, asked in probes.values():
         models = _Fits(spec, probe, leads=False).of(asked)
-        for target in asked:
-            model = models[target.target.id]
-            scores = model.scores[Mode.SETTLED] if isinstance(model, _Model) else np.empty(0)
-            found[target.target.id] = auto.habit(scores, target.target.step_seconds)
-    return found
+        yield from ((target, models[target.target.id]) for target in asked)
 
 
 def _n_steps(target: FitTarget) -> int:
@@ -201,7 +251,7 @@ def _n_steps(target: FitTarget) -> int:
 
 
 def _alike(
-    spec: MonitorSpec, targets: Iterable[FitTarget], habits: dict[int, float]
+    spec: MonitorSpec, targets: Iterable[FitTarget], traits: dict[int, Traits]
 ) -> Iterable[tuple[tuple[Member, ...], list[FitTarget]]]:
     """Return the members that are asked of targets, and those targets."""
     groups: dict[str, tuple[tuple[Member, ...], list[FitTarget]]] = {}
@@ -211,7 +261,7 @@ def _alike(
             spec.params,
             len(target.points),
             _n_steps(target),
-            habits.get(target.target.id, 0.0),
+            traits.get(target.target.id, Traits()),
         )
         groups.setdefault(str(wanted), (wanted, []))[1].append(target)
     return groups.values()
@@ -451,7 +501,7 @@ def _join(
     spec: MonitorSpec,
     asked: FitTarget,
     found: Sequence[_Model | str],
-    habits: float | None,
+    traits: Traits | None,
     outcome: FitOutcome,
 ) -> None:
     """Make one version of a target's models, or note why there is none."""
@@ -460,10 +510,10 @@ def _join(
         why = next(each for each in found if isinstance(each, str))
         outcome.not_ready.append(NotReady(asked.target.id, asked.target.key, why))
         return
-    outcome.fitted.append(_fitted(spec, asked, models, habits))
+    outcome.fitted.append(_fitted(spec, asked, models, traits))
 
 
-def _fitted(spec: MonitorSpec, asked: FitTarget, models: Sequence[_Model], habits: float | None) -> Fitted:
+def _fitted(spec: MonitorSpec, asked: FitTarget, models: Sequence[_Model], traits: Traits | None) -> Fitted:
     lead = models[0]
     joint = spec.detector == AUTO
     own = [_fitted_member(model, at if joint else None) for at, model in enumerate(models)]
@@ -477,7 +527,7 @@ def _fitted(spec: MonitorSpec, asked: FitTarget, models: Sequence[_Model], habit
         stop=asked.stop,
         recipe=members.recipe_of(own),
         weights=weights,
-        card=_joint_card(models, scores[Mode.SETTLED], weights, habits),
+        card=_joint_card(models, scores[Mode.SETTLED], weights, traits),
         calibrations=_calibrations(spec, models, scores, echo),
         status="candidate" if lead.broken else "accepted",
         broken=lead.broken,
@@ -537,11 +587,11 @@ def _allowed(spec: MonitorSpec, ready: _Ready) -> NDArray[np.bool_] | None:
     return flag.allowed(ready.prepared.raw, prepare.usual(ready.recipe, ready.prepared), spec.policy)
 
 
-def _joint_card(models: Sequence[_Model], scores: Values, weights: bytes, habits: float | None) -> Json:
+def _joint_card(models: Sequence[_Model], scores: Values, weights: bytes, traits: Traits | None) -> Json:
     """Return the leader's card; with what was chosen and why where there was a choice."""
     lead = models[0]
     own = {**lead.figures, "broken": list(lead.broken)}
-    if habits is None and len(models) == 1:
+    if traits is None and len(models) == 1:
         return own
     seconds = ("fit_seconds", "calibrate_seconds", "card_seconds")
     return {
@@ -549,7 +599,8 @@ def _joint_card(models: Sequence[_Model], scores: Values, weights: bytes, habits
         **{name: round(sum(model.figures[name] for model in models), 4) for name in seconds},
         "unseen_score_mean": float(np.nanmean(scores)),
         "bytes": len(weights),
-        "habits": None if habits is None else round(habits, 3),
+        "habits": None if traits is None else round(traits.habits, 3),
+        "drift": None if traits is None or traits.drift is None else round(traits.drift, 3),
         "members": [{**model.member.to_json(), **model.figures} for model in models],
     }
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from detectors.base import Detector, DetectorConfig
 from pipelines import auto, bank
-from pipelines.auto import Member
+from pipelines.auto import Member, Traits
 from pipelines.names import AUTO
 from pipelines.records import Json, Mode, Values
 
@@ -99,14 +99,14 @@ class FittedMember:
 
 
 def asked(
-    detector: str, params: Json, n_channels: int = 1, n_steps: int = 0, habits: float = 0.0
+    detector: str, params: Json, n_channels: int = 1, n_steps: int = 0, traits: Traits = Traits()
 ) -> tuple[Member, ...]:
     """Return the members that a monitor's settings ask for; the first one leads.
 
     Args:
         n_channels: series of a target.
         n_steps: length of the history it is fitted on.
-        habits: what ``auto.habit`` says of it.
+        traits: what was learned of it before.
 
     Raises:
         UnknownDetectorError: nobody declares the detector.
@@ -114,7 +114,7 @@ def asked(
     """
     if detector == AUTO:
         auto.check(params)
-        return auto.members(n_channels, n_steps, habits)
+        return auto.members(n_channels, n_steps, traits)
     bank.config_of(detector, params)
     return (Member(detector, params),)
 

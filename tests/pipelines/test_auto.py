@@ -1,4 +1,4 @@
-"""Habits: what is odd without a season and comes again at its time of day or week."""
+"""What is learned of a series before its models are chosen: what comes again, and whether it drifts."""
 
 import numpy as np
 import pytest
@@ -66,3 +66,21 @@ def test_days_are_too_few_steps_for_daily_points():
 
 def test_scores_that_never_move_are_no_habit():
     assert auto.habit(np.ones(WEEKS * 168), HOUR) == 0.0
+
+
+def test_what_even_the_quieter_quarter_of_the_newest_part_exceeds_is_its_drift():
+    assert auto.drift(np.array([0.0, 1.0, np.nan, 2.0, 3.0, 4.0])) == 1.0
+    assert auto.drift(np.full(3, np.nan)) == auto.drift(np.empty(0)) == 0.0
+
+
+def test_an_incident_in_the_newest_part_is_no_drift():
+    assert auto.drift(np.append(np.zeros(40), np.full(60, 9.0))) < auto.DRIFTING
+
+
+def test_the_window_that_tells_a_drift_is_the_longest_that_there_is_enough_of():
+    assert [auto.drift_probe(5000, longest).params["window"] for longest in (10, 99, 100, 500)] == [
+        24,
+        24,
+        100,
+        256,
+    ]

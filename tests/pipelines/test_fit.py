@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipelines import prepare
+from pipelines import auto, prepare
 from pipelines.fit import FitTarget, FitTask, fit_targets
 from pipelines.monitor import MonitorSpec, Period
 from pipelines.prepare import Prepared, Recipe
@@ -121,3 +121,41 @@ def test_a_channel_with_too_few_points_is_named() -> None:
 def test_several_channels_are_learned_from_when_all_of_them_are_there() -> None:
     (fitted,) = fit_targets(FitTask(BOTH, (together(1, (0, STEPS), (100, STEPS)),))).fitted
     assert (fitted.start, fitted.stop) == (100 * HOUR, STEPS * HOUR)
+
+
+MANY = 24 * 60
+
+
+def chosen(values: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
+    """Return what the card of `auto` says of noise to which something is added, by hour of sixty days."""
+    hour = np.arange(MANY)
+    points = Points(hour * HOUR, np.random.default_rng(2).normal(size=MANY) + values(hour))
+    target = FitTarget(asked(1).target, (points,), 0, MANY * HOUR)
+    (fitted,) = fit_targets(FitTask(MonitorSpec("m", {}, detector="auto", params={}), (target,))).fitted
+    return fitted.card
+
+
+@pytest.mark.parametrize(
+    ("values", "drifts"),
+    [
+        (lambda hour: 0.0 * hour, False),
+        (lambda hour: 3 * np.sin(2 * np.pi * hour / 24), False),
+        (lambda hour: np.where(hour == MANY - 30, 50.0, 0.0), False),
+        (lambda hour: 0.005 * hour, True),
+        (lambda hour: 3 * np.sin(2 * np.pi * hour / 24) - 0.005 * hour, True),
+    ],
+)
+def test_models_that_look_far_back_follow_the_level_of_a_series_that_drifts(
+    values: Callable[[np.ndarray], np.ndarray], drifts: bool
+) -> None:
+    card = chosen(values)
+    assert (card["drift"] >= auto.DRIFTING) == drifts
+    far = max(each["window"] for each in card["members"])
+    views = {each["view"] for each in card["members"] if each["window"] == far}
+    assert views == ({"full"} if drifts else {"plain"})
+
+
+def test_of_several_series_nobody_asks_whether_they_drift() -> None:
+    spec = MonitorSpec("m", {}, detector="auto", params={}, channels=("a", "b"))
+    (fitted,) = fit_targets(FitTask(spec, (together(1, (0, STEPS), (0, STEPS)),))).fitted
+    assert fitted.card["drift"] is None

@@ -8,7 +8,7 @@ import torch
 
 from detectors import registry
 from pipelines import bank, members
-from pipelines.auto import Member, View
+from pipelines.auto import Member, Traits, View
 from pipelines.members import FittedMember, Scale
 from pipelines.names import AUTO
 from pipelines.records import Mode
@@ -120,12 +120,23 @@ def test_long_windows_wait_for_a_long_history():
     assert min(windows(0)) == members.shortest_window(AUTO, {})
 
 
-def test_where_there_are_habits_every_model_sees_the_series_without_its_season():
-    def views(habits):
-        return {each.view for each in members.asked(AUTO, {}, 1, 5000, habits)}
+@pytest.mark.parametrize(
+    ("traits", "views"),
+    [
+        (Traits(), {View.FULL, View.PLAIN}),
+        (Traits(habits=0.7, drift=0.2), {View.FULL, View.PLAIN}),
+        (Traits(habits=0.9, drift=0.0), {View.FULL}),
+    ],
+)
+def test_where_there_are_habits_no_model_sees_season_and_level(traits, views):
+    assert {each.view for each in members.asked(AUTO, {}, 1, 5000, traits)} == views
 
-    assert views(0.0) == {View.FULL, View.PLAIN}
-    assert views(0.9) == {View.FULL}
+
+def test_where_there_is_a_drift_models_that_look_far_back_do_not_see_the_level():
+    asked = members.asked(AUTO, {}, 1, 5000, Traits(drift=0.6))
+    far = max(each.params["window"] for each in asked)
+    assert {each.view for each in asked if each.params["window"] == far} == {View.FULL}
+    assert {each.view for each in asked[1:] if each.params["window"] < far} == {View.PLAIN}
 
 
 def test_a_member_is_the_same_after_json():
