@@ -561,7 +561,7 @@ def _calibrations(
     """Return what was learned of the scores of each mode."""
     lead = models[0]
     allowed = _allowed(spec, lead.ready)
-    own = prepare.odd(lead.unseen)
+    own = prepare.odd(lead.unseen).any(axis=1)
     return {
         str(mode): calibrate.learn(
             values,

@@ -168,7 +168,8 @@ def anomalies(
         yhat: what would have been normal, needed at the steps of ``candidates``; None where unknown.
         newest: time of the newest scored step there is; an interval that reaches it is open.
             The last step with a score where None.
-        own: steps that are odd by themselves, to which intervals are trimmed; none is where None.
+        own: steps that are odd by themselves, shaped like ``y``: intervals are trimmed to them, and peak at
+            one of them where there is any; none is where None.
         echo: steps whose score is the echo of another's: they make no interval; none is where None.
         deviation: of y from yhat in units that all channels share, like ``y``: its squares over the
             interval, where the policy allows them, are the channels' shares. y minus yhat where None.
@@ -205,8 +206,10 @@ def anomalies(
         names=names,
         versions=versions,
         newest=newest,
+        odd=np.zeros(np.shape(y), dtype=np.bool_) if own is None else _columns(own),
     )
-    return [found.interval(a, b) for a, b in _pairs(*shape_bounds(flagged, policy, step_seconds, own))]
+    odd = None if own is None else found.odd.any(axis=1)
+    return [found.interval(a, b) for a, b in _pairs(*shape_bounds(flagged, policy, step_seconds, odd))]
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,7 @@ class _Scored:
     Attributes:
         passes: where each channel deviates as the policy asks for, shape ``(n, n_channels)``.
         deviation: of y from yhat in units that all channels share, same shape.
+        odd: where each channel is odd by itself, same shape.
     """
 
     score: Values
@@ -228,6 +232,7 @@ class _Scored:
     names: Sequence[str]
     versions: Seconds | None
     newest: int
+    odd: Flags
 
     def interval(self, first: int, last: int) -> Interval:
         """Return the interval from step ``first`` to step ``last``."""
@@ -260,10 +265,13 @@ class _Scored:
     def _peak(self, steps: slice, channel: int) -> int:
         """Return the highest step of an interval, counted from its first.
 
-        Only one at which the channel that speaks passed the gate can be it, so direction and policy agree.
+        Only one at which the channel that speaks passed the gate can be it, so direction and policy agree;
+        and of those one at which it is odd by itself, if there is any: windows that hold an incident score
+        high at the normal steps around it too, and nobody reads an outage out of one of those.
         """
         passed = self.flagged[steps] & self.passes[steps, channel]
-        allowed = np.where(passed, self.score[steps], -np.inf)
+        odd = passed & self.odd[steps, channel]
+        allowed = np.where(odd if odd.any() else passed, self.score[steps], -np.inf)
         return int(np.nanargmax(allowed if np.isfinite(allowed).any() else self.score[steps]))
 
     def _shares(self, steps: slice) -> Values | None:

@@ -299,8 +299,8 @@ def usual(recipe: Recipe, prepared: Prepared) -> Values:
 
 
 def odd(values: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return the steps that are odd by themselves, shape ``(n,)``, from ``(n, n_channels)``."""
-    return np.asarray((np.abs(values) >= ODD).any(axis=1))
+    """Return where each channel is odd by itself, shape ``(n, n_channels)``."""
+    return np.asarray(np.abs(values) >= ODD)
 
 
 def unseen(

@@ -157,6 +157,25 @@ def test_the_peak_is_a_step_that_passed_the_gate() -> None:
     assert (interval.peak_at, interval.direction) == (times(3)[2], "below_expected")
 
 
+def test_the_peak_is_odd_by_itself_where_any_step_is() -> None:
+    score, y = np.array([2.0, 1.5, 9.0]), np.array([50.0, 60.0, 101.0])
+    outage = np.array([[True], [True], [False]])
+    (interval,) = flag.anomalies(score, times(3), y, np.full(3, 100.0), Policy(), STEP, own=outage)
+    assert (interval.peak_at, interval.peak_score, interval.y_at_peak) == (times(3)[0], 2.0, 50.0)
+    assert interval.direction == "below_expected"
+    (shape,) = flag.anomalies(score, times(3), y, np.full(3, 100.0), Policy(), STEP, own=~outage & False)
+    assert shape.peak_at == times(3)[2]
+
+
+def test_the_peak_is_odd_in_the_channel_that_speaks() -> None:
+    score = np.array([3.0, 2.0])
+    y, own = np.array([[0.0, 1.0], [9.0, 0.0]]), np.array([[False, True], [True, False]])
+    (interval,) = flag.anomalies(
+        score, times(2), y, np.zeros((2, 2)), Policy(), STEP, own=own, names=["a", "b"]
+    )
+    assert (interval.peak_at, interval.y_at_peak) == (times(2)[1], 9.0)
+
+
 def test_a_missing_value_passes_no_gate_but_an_open_one() -> None:
     y, yhat = np.array([NAN]), np.array([1.0])
     assert flag.allowed(y, yhat, Policy()).all()
