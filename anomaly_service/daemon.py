@@ -25,7 +25,7 @@ import structlog
 
 from anomaly_service.errors import DatabaseUnavailableError
 from anomaly_service.schedule import LastRuns, MonitorSchedule, due
-from anomaly_service.telemetry import Telemetry, configure_logging, serving
+from anomaly_service.telemetry import Telemetry, configure_logging, serving, unread
 from pipelines.desk import StoppedError
 from pipelines.records import Claim, Json, RunKind, RunState
 from pipelines.store import LostClaimError, Store
@@ -212,7 +212,9 @@ class Daemon:
     def _claim(self, failed: set[int]) -> Claim | None:
         claim = self._patiently(self._store.claim, self.owner, self.settings.lease_seconds)
         if claim is not None and claim.run_id in failed:
-            self._patiently(self._store.give_back, claim)
+            # Where another daemon took it meanwhile, there is nothing to give back.
+            with suppress(LostClaimError):
+                self._patiently(self._store.give_back, claim)
             return None
         return claim
 
@@ -282,8 +284,17 @@ class Daemon:
             log.exception("run failed")
             self._fail(claim, error)
             return "failed"
-        self._patiently(self._store.finish, claim, RunState.DONE, outcome)
+        try:
+            self._patiently(self._store.finish, claim, RunState.DONE, outcome)
+        except (LostClaimError, _LeavingError):
+            raise
+        except Exception as error:  # an outcome that cannot be stored must not end the daemon
+            log.exception("outcome not stored")
+            self._fail(claim, error)
+            return "failed"
         self.telemetry.count(outcome)
+        for source, reason in unread(outcome).items():
+            log.warning("source not read", source=source, reason=reason)
         self.telemetry.events_open.set(self._patiently(self._loaded.open_events))
         return "done"
 
@@ -304,7 +315,9 @@ class Daemon:
             # Not the run's fault, so it costs no attempt.
             self._patiently(self._store.give_back, claim)
             return
-        message = f"{type(error).__name__}: {error}"
+        # What broke the run may be text that no database takes: half a character, or a NUL.
+        said = f"{type(error).__name__}: {error}".replace("\0", "\\0")
+        message = said.encode("utf-8", "backslashreplace").decode()
         self._patiently(self._store.finish, claim, RunState.WAITING, {}, message)
 
     def _name(self, claim: Claim) -> str | None:

@@ -40,6 +40,9 @@ class Telemetry:
         self._trouble = ""
         self.registry = registry = CollectorRegistry()
         self.points = Counter("anomaly_points_ingested", "New and corrected points", registry=registry)
+        self.source_errors = Counter(
+            "anomaly_source_errors", "Looks at a source that could not be read", ["source"], registry=registry
+        )
         self.scores = Counter("anomaly_scores_written", "Score rows written", registry=registry)
         self.events = Counter("anomaly_events_appeared", "Events that appeared", registry=registry)
         self.events_open = Gauge("anomaly_events_open", "Events that are still going on", registry=registry)
@@ -75,6 +78,8 @@ class Telemetry:
         self.points.inc(_total(outcome, ("new", "changed"), within="ingested"))
         self.scores.inc(_total(outcome, ("rows",)))
         self.events.inc(_total(outcome, ("appeared",)))
+        for source in unread(outcome):
+            self.source_errors.labels(source).inc()
 
     def health(self) -> tuple[bool, Json]:
         """Return whether all is well, and what to show for it."""
@@ -86,6 +91,19 @@ class Telemetry:
             reason = f"no loop for {idle:.0f} s; expected one every {self.stale_after_seconds / 3:.0f} s"
             return False, {**body, "status": "failing", "reason": reason}
         return True, body
+
+
+def unread(outcome: Mapping[str, Any]) -> dict[str, str]:
+    """Return why sources could not be read in a run, by name; empty where all could.
+
+    >>> unread({"ingested": [{"source": "a", "error": ""}, {"source": "b", "error": "b: no such table"}]})
+    {'b': 'b: no such table'}
+    """
+    looks = outcome.get("ingested", ())
+    found = {each["source"]: each["error"] for each in looks if each.get("error")}
+    for bite in outcome.get("bites", ()):
+        found |= unread(bite)
+    return found
 
 
 def _total(outcome: Any, names: tuple[str, ...], within: str = "") -> float:

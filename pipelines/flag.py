@@ -67,7 +67,8 @@ def shape_bounds(
     """
     starts, ends = _merged(*run_bounds(flagged), policy.merge_max_gap_seconds, step_seconds)
     if own is not None and len(starts):
-        starts, ends = _trimmed(starts, ends, own)
+        # In what was joined, normal steps lie between; one in twenty of those is odd by itself.
+        starts, ends = _trimmed(starts, ends, own & flagged)
     if policy.min_duration_seconds > 0 and len(starts):
         long = (ends - starts + 1) * step_seconds >= policy.min_duration_seconds
         starts, ends = starts[long], ends[long]

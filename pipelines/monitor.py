@@ -111,7 +111,8 @@ class MonitorSpec:
 
     @classmethod
     def from_json(cls, values: Json) -> MonitorSpec:
-        """Return the monitor that ``to_json`` wrote."""
+        """Return the monitor that ``to_json`` wrote; what a config keeps beside it is left out."""
+        known = {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
         nested: dict[str, Any] = {
             "threshold": Threshold(**values.get("threshold", {})),
             "policy": Policy(**values.get("policy", {})),
@@ -120,7 +121,7 @@ class MonitorSpec:
             "group_by": tuple(values.get("group_by", ())),
             "calendar": tuple(Period.from_json(each) for each in values.get("calendar", ())),
         }
-        return cls(**{**values, **nested})
+        return cls(**{**known, **nested})
 
     def selects(self, metric: str, labels: dict[str, str]) -> bool:
         """True where every condition of the selector holds and, with channels, the series can be one."""

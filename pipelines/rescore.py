@@ -11,7 +11,6 @@ from pipelines import flag
 from pipelines.assemble import Asked, Part, assemble, window_seconds
 from pipelines.desk import Desk, batches, targets_per_task
 from pipelines.lines import LineBook
-from pipelines.names import AUTO
 from pipelines.plan import pieces
 from pipelines.reconcile import reconcile
 from pipelines.records import (
@@ -171,8 +170,9 @@ def _margin(desk: Desk, job: _Job) -> int:
     policy = desk.spec.policy
     flat = job.versions[-1].recipe["channels"][0]["usual_flat"]
     steps = 2 * max(policy.missing_after_steps, min(flag.flat_limit(flat), FLAT_STEPS))
-    # What is an echo depends on the scores a longest window around it.
-    reach = max((window_seconds(v) for v in job.versions if v.detector == AUTO), default=0)
+    # A run reaches a window beyond the steps that are odd by themselves, and is trimmed to those; and what
+    # is an echo depends on the scores a longest window around it.
+    reach = max(window_seconds(v) for v in job.versions)
     return flag.context_seconds(policy) + steps * job.span.target.step_seconds + reach
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from anomaly_service.cli.show import duration
+from anomaly_service.telemetry import unread
 
 if TYPE_CHECKING:
     from anomaly_service.service import Service
@@ -40,7 +41,11 @@ def _last(runs: Sequence[Json], kind: str) -> Json | None:
 def status_lines(found: Json) -> Iterator[str]:
     """Yield the status as sentences."""
     now = found["now"]
-    yield from (_source_line(source, now) for source in found["sources"])
+    tick = found["last_tick"]
+    errors = unread(tick["outcome"] or {}) if tick else {}
+    yield from (_source_line(source, now, errors.pop(source["source"], "")) for source in found["sources"])
+    # One that was never read is in no view.
+    yield from (f"Source {name} could not be read: {why}" for name, why in errors.items())
     if not found["sources"]:
         yield "No points yet; run: anomaly ingest"
     yield from (_monitor_line(monitor) for monitor in found["monitors"])
@@ -51,12 +56,13 @@ def status_lines(found: Json) -> Iterator[str]:
     yield from _failure_lines(found["failed_runs"])
 
 
-def _source_line(source: Json, now: str) -> str:
+def _source_line(source: Json, now: str, error: str) -> str:
     rejected = source["rows_rejected"]
     problem = f"; {rejected:,} rows could not be read, see the rejects files" if rejected else ""
     newest = source["newest_at"]
     age = f"newest point {newest}, {_ago(newest, now)}" if newest else "no points yet"
-    return f"Source {source['source']}: {source['series']} series, {age}{problem}."
+    last = f" The last read failed: {error}" if error else ""
+    return f"Source {source['source']}: {source['series']} series, {age}{problem}.{last}"
 
 
 def _monitor_line(monitor: Json) -> str:

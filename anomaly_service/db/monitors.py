@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, select, update
@@ -113,6 +113,14 @@ def _target(members: Sequence[Any]) -> TargetRow:
         settled_until=first.settled_until,
         labels={**first.labels, "metric": first.metric},
     )
+
+
+def lock(connection: Connection, target_ids: Collection[int]) -> None:
+    """Let nobody else commit anything of these targets until the transaction ends; SQLite has one writer."""
+    if target_ids:
+        ids = sorted(int(id_) for id_ in target_ids)
+        rows = select(Target.id).where(among(connection, Target.id, ids)).order_by(Target.id).with_for_update()
+        connection.execute(rows).all()
 
 
 def advance(connection: Connection, column: str, until: dict[int, int]) -> None:

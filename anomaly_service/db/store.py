@@ -213,6 +213,9 @@ class SqlStore:
         if batch.scores is not None:
             self._bulk.make_room(self.engine, "scores", batch.scores.ts)
         with self._write(claim) as connection:
+            # Two passes that found the same interval would each see none of it stored.
+            touched = {change.target_id for change in batch.changes}
+            monitors.lock(connection, touched | batch.scored_until.keys() | batch.settled_until.keys())
             changed = events.apply(connection, batch.changes, batch.expect, claim.run_id if claim else None)
             failpoint("reconcile-before-commit")
             if batch.scores is not None and len(batch.scores.ts):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -193,6 +194,10 @@ class _Poll:
 
     def file(self, path: Path) -> Iterator[None]:
         """Collect what is new in a file; yields where the batch may be cut."""
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        if shown != str(path):
+            self.problems.append(f"{shown}: the file's name is not UTF-8; rename it")
+            return
         try:
             at, state = files.wall_clock(), State.of(path)
             if self.progress.get(str(path), {}).get("state") == state.to_json():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from anomaly_service.db import events
 from anomaly_service.db.store import SqlStore
 from anomaly_service.errors import ReviewedEventError, UnknownEventError
 from pipelines.records import (
@@ -605,6 +607,36 @@ def test_a_new_event_over_one_that_was_not_read_is_stale(store: SqlStore) -> Non
         store.commit(None, overlapping)
     other = Batch(changes=[new(target, interval(kind=Kind.FLATLINE))])
     assert len(store.commit(None, other)) == 1
+
+
+def test_of_two_passes_that_found_one_interval_the_second_is_stale(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = watch(store)[0]
+    inside, outcomes = threading.Barrier(2, timeout=1), []
+    apply = events.apply
+
+    def meet(*args: Any) -> list[Event]:
+        # Where nothing keeps them apart, both are here at once, and neither sees what the other writes.
+        with suppress(threading.BrokenBarrierError):
+            inside.wait()
+        return apply(*args)
+
+    monkeypatch.setattr(events, "apply", meet)
+
+    def commit() -> None:
+        try:
+            outcomes.append(len(store.commit(None, Batch(changes=[new(target, interval())]))))
+        except StaleEventsError:
+            outcomes.append(0)
+
+    both = [threading.Thread(target=commit) for _ in range(2)]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    assert sorted(outcomes) == [0, 1]
+    assert len(store.events([target], 0, 10**12)) == 1
 
 
 def test_merged_events_are_not_listed_and_name_the_survivor(store: SqlStore) -> None:

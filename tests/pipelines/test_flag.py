@@ -80,6 +80,17 @@ def test_shaping_does_what_the_policy_says(flagged: NDArray[np.bool_], policy: P
     assert flag.shape_runs(flagged, policy, STEP) == slow_runs(flagged, policy)
 
 
+@settings(max_examples=500, deadline=None)
+@given(flags, flags, policies)
+def test_intervals_begin_and_end_at_steps_that_are_flagged(
+    flagged: NDArray[np.bool_], odd: NDArray[np.bool_], policy: Policy
+) -> None:
+    own = np.resize(odd, len(flagged)) if len(odd) else np.zeros(len(flagged), dtype=bool)
+    for begin, end in zip(*flag.shape_bounds(flagged, policy, STEP, own), strict=True):
+        assert flagged[begin]
+        assert flagged[end]
+
+
 @unhurried
 @given(flags, policies, st.integers(0, 60))
 def test_a_slice_with_the_policys_context_decides_like_the_whole(
@@ -165,6 +176,14 @@ def test_the_peak_is_odd_by_itself_where_any_step_is() -> None:
     assert interval.direction == "below_expected"
     (shape,) = flag.anomalies(score, times(3), y, np.full(3, 100.0), Policy(), STEP, own=~outage & False)
     assert shape.peak_at == times(3)[2]
+
+
+def test_a_normal_step_between_two_runs_is_neither_a_border_nor_a_peak() -> None:
+    score = [0.2, 3.0, 3.0, 0.2, NAN, 0.2, 3.0, 3.0, 0.1]
+    odd = np.array(score) != np.array(score)  # the step without a score alone
+    (interval,) = found(score, Policy(), own=odd)
+    assert (interval.start, interval.end) == (times(9)[1], times(9)[7])
+    assert interval.peak_score == 3.0
 
 
 def test_the_peak_is_odd_in_the_channel_that_speaks() -> None:

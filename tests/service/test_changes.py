@@ -129,6 +129,8 @@ def test_a_renamed_monitor_keeps_targets_events_and_reviews(place: Place) -> Non
         service.store.review(event, Verdict.EXPECTED, by="ann")
         before = stored(service)["events"]
     with place.service(monitors={"strain": LOAD | {"renamed_from": "load"}}) as service:
+        (row,) = [each for each in service.sync() if each[1].name == "strain"]
+        assert MonitorSpec.from_json(row[0].config) == row[1]
         done = service.nightly()["strain"]
         assert done["fitted"] == 0
         assert {row.name for row in service.store.monitors()} == {"strain"}

@@ -423,6 +423,18 @@ def test_a_folder_named_without_pattern_gives_the_files_with_known_endings(
     assert drop.problem == ""
 
 
+def test_a_file_whose_name_is_no_text_is_named_and_keeps_no_other_from_being_read(
+    folder: Callable[..., Folder],
+) -> None:
+    drop = folder(**LONG_CONFIG)
+    drop.write("good.csv", LONG)
+    with open(os.fsencode(drop.path) + b"/caf\xe9.csv", "wb") as file:
+        file.write(LONG.replace("kr-1", "kr-9").encode())
+    assert drop.poll() == 3
+    assert "caf\\xe9.csv: the file's name is not UTF-8; rename it" in drop.problem
+    assert drop.problem.isprintable()
+
+
 # -- rows that cannot be read -----------------------------------------------------------
 
 BAD_LINES = (

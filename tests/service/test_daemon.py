@@ -15,8 +15,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import daemon_harness
@@ -28,7 +28,7 @@ from databases import Databases
 from anomaly_service.daemon import Daemon, Settings, Workload
 from anomaly_service.db.store import SqlStore
 from anomaly_service.telemetry import Telemetry, configure_logging, serving
-from pipelines.records import RunKind
+from pipelines.records import Claim, Json, RunKind
 
 FAST = Settings(lease_seconds=30.0, poll_seconds=daemon_harness.POLL)
 Start = Callable[..., AbstractContextManager[Process]]
@@ -110,6 +110,22 @@ def test_a_run_that_raises_is_tried_three_times_and_the_others_are_done(
     assert states(light) == [("nightly", "failed", 3), ("tick", "done", 1)]
     error = daemon_harness.run_rows(light)[0]["error"]
     assert "ValueError: no luck with nightly" in error
+
+
+@dataclass
+class Unstorable(NotedWork):
+    """Work whose outcome no database takes: half of a character."""
+
+    def run(self, claim: Claim, now: datetime, should_stop: Callable[[], bool]) -> Json:
+        return {**super().run(claim, now, should_stop), "file": "caf\udce9.csv"}
+
+
+def test_an_outcome_that_cannot_be_stored_fails_its_run_and_not_the_daemon(
+    light: SqlStore, tmp_path: Path
+) -> None:
+    daemon_on(light, Unstorable(light, tmp_path / "work")).drain()
+    assert {state for _, state, _ in states(light)} == {"failed"}
+    assert "UnicodeEncodeError" in daemon_harness.run_rows(light)[0]["error"]
 
 
 def test_a_run_goes_on_while_it_says_that_more_is_left(light: SqlStore, tmp_path: Path) -> None:

@@ -195,6 +195,36 @@ def test_any_pass_repeated_split_overlapped_or_reordered_leaves_the_same(
     assert_same(calm, left(busy))
 
 
+def test_runs_that_windows_join_are_one_event_in_ticks_as_in_one_pass(
+    new_store: Callable[[], SqlStore],
+) -> None:
+    # The scores of two spikes reach a window beyond them, and what lies between is less than the gap.
+    step, window, apart = 60, 128, 180
+    n = 6 * DAY // step
+    ts, value = START + np.arange(n) * step, 100 + 10 * np.random.default_rng(1).uniform(-1, 1, n)
+    first = n - 400
+    value[[first, first + apart]] += 100
+    spec = replace(
+        SPEC,
+        params={"window": window},
+        fit_window_seconds=4 * DAY,
+        fit_every_seconds=30 * DAY,
+        policy=Policy(merge_max_gap_seconds=3600),
+    )
+    found = []
+    for stops in (range(first - 10, n - 100, 10), [n - 100]):
+        store = new_store()
+        specs = [SeriesSpec("load", {"host": "0"}, step, source="t")]
+        store.ingest(Ingest("t", specs, PointBlock(np.zeros(n, dtype=np.int64), ts, value)))
+        jobs.backfill(desk(store, spec), int(ts[first - 20]) + 1)
+        for stop in stops:
+            jobs.tick(desk(store, spec), int(ts[stop]) + 1)
+        jobs.tick(desk(store, spec), int(ts[n - 100]) + 1)
+        late = [e for e in events(store, desk(store, spec)) if e.interval.end >= ts[first]]
+        found.append([(e.interval.start, e.interval.end) for e in late if e.interval.kind is Kind.ANOMALY])
+    assert found[0] == found[1]
+
+
 def test_several_models_and_their_echoes_are_the_same_after_any_pass(
     new_store: Callable[[], SqlStore],
 ) -> None:

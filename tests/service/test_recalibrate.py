@@ -200,6 +200,13 @@ def test_alarms_of_another_policy_say_nothing_about_this_one(filled: SqlStore) -
     assert len(marks) == 1
 
 
+def test_what_another_policy_realises_is_counted_whichever_command_comes_first(filled: SqlStore) -> None:
+    jobs.backfill(desk(filled, SPEC), END)
+    strict = desk(filled, replace(SPEC, policy=Policy(min_duration_seconds=3 * HOUR)))
+    jobs.backfill(strict, END)
+    assert max(found.weeks for found in counted(strict).values()) > 1.0
+
+
 def test_another_threshold_keeps_what_was_realised(filled: SqlStore) -> None:
     at = desk(filled, SPEC)
     jobs.backfill(at, END)
