@@ -71,7 +71,7 @@ def starter(
     season: str = "auto",
     fit_every: str = "7d",
     fit_window: str = "42d",
-    alarms_per_week: float = 1.0,
+    alarms_per_week: float | None = None,
     retention: str = "400d",
 ) -> str:
     """Return the text of a config file with one source and one monitor over all of its series.
@@ -79,6 +79,7 @@ def starter(
     Args:
         source: the source's section, such as ``Guess.section()``.
         series: the monitor's selector; all series where None.
+        alarms_per_week: where None, one, or fewer of points that come more rarely than every hour.
     """
     step = str(source["step"])
     return TEMPLATE.format(
@@ -91,7 +92,7 @@ def starter(
         season=season,
         fit=_flow({"every": fit_every, "window": fit_window}),
         infer_every=infer_every(step),
-        alarms_per_week=alarms_per_week,
+        alarms_per_week=usual_alarms(step) if alarms_per_week is None else alarms_per_week,
         merge_max_gap=merge_max_gap(step),
         timezone=source.get("timezone") or "UTC",
         retention=retention,
@@ -121,6 +122,17 @@ def infer_every(step: str) -> str:
     from anomaly_service.config_types import duration_text, parse_duration
 
     return duration_text(min(max(parse_duration(step).total_seconds(), 60.0), 3600.0))
+
+
+def usual_alarms(step: str) -> float:
+    """Return how many false alarms a week are few for points of this step: one in a week of hours at most.
+
+    >>> usual_alarms("5min"), usual_alarms("1d"), usual_alarms("7d")
+    (1.0, 0.042, 0.006)
+    """
+    from anomaly_service.config_types import parse_duration
+
+    return round(min(1.0, timedelta(hours=1) / parse_duration(step)), 3)
 
 
 def merge_max_gap(step: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import Any, Self
 
 from anomaly_service.config import Config
@@ -15,6 +16,10 @@ from pipelines.monitor import MonitorSpec
 from pipelines.records import Claim, EventChange, Json, MonitorRow, RunKind, SeriesRow
 
 Progress = Callable[[str, float], None]
+
+
+class UnknownSeriesError(ValueError):
+    """No series, and no target of several, is called so."""
 
 
 class UnknownMonitorError(ValueError):
@@ -273,6 +278,25 @@ class Service:
         for row, spec in in_force:
             if not monitors or spec.name in monitors:
                 yield self._desk(row, spec)
+
+    def check_names(self, monitor: str | None, series: str | None) -> None:
+        """Refuse what nobody has heard of, so that a slip of the pen does not read as all quiet.
+
+        Raises:
+            UnknownMonitorError: neither the config nor the database knows the monitor.
+            UnknownSeriesError: no target of any monitor, and no series, is called so.
+        """
+        stored = self.store.monitors()
+        if monitor is not None:
+            _check_known([monitor], [*dict.fromkeys((*self.config.monitor_specs(), *(m.name for m in stored)))])
+        if series is None:
+            return
+        names = {row.spec.key for row in self.store.series()}
+        names |= {target.key for row in stored for target in self.store.targets(row.id)}
+        if series not in names:
+            near = get_close_matches(series, names, 1, 0.0)
+            hint = f"; the nearest is {near[0]!r}" if near else ""
+            raise UnknownSeriesError(f"no series {series!r}{hint}; `anomaly series` lists them")
 
     def stored_desk(self, monitor: str) -> Any:
         """Return the desk of a monitor as it is stored, to read from: nothing is written.

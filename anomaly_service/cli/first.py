@@ -6,7 +6,7 @@ import csv
 import json
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 PANEL = "First steps"
+TOO_SHORT = "No series has enough history for a model yet."
 
 Timezone = Annotated[
     str | None,
@@ -52,8 +53,9 @@ def try_(
     """Find anomalies in a file: no config, nothing to set up."""
     from anomaly_service.sources.guess import guess
 
-    at = moment(now, "--now")
     guessed = guess(file, timezone=timezone)
+    # A file that was exported an hour ago is not one that stopped an hour ago.
+    at = moment(now, "--now") or datetime.fromtimestamp(guessed.stop, UTC)
     show.note(f"{file} reads as:")
     for word in guessed.words:
         show.note(f"  {word}")
@@ -63,7 +65,7 @@ def try_(
         _start(path, guessed, detector=detector, alarms_per_week=alarms)
         found = _tried(path, at)
         rejected = _rejected(found.ingested)
-    _print_intervals(found.intervals[:limit], found, as_json=as_json)
+    _print_intervals(_highest(found.intervals, limit), found, as_json=as_json)
     for line in (*rejected, *_what_next(file, kept, found, limit)):
         show.note(line)
 
@@ -83,6 +85,13 @@ def _tried(path: Path, at: datetime | None) -> Tried:
         service.backfill()
         intervals = sorted(service.store.rows("flagged_intervals"), key=lambda row: row["start_at"])
         return Tried(ingested, service.validate(), intervals)
+
+
+def _highest(intervals: list[Json], limit: int) -> list[Json]:
+    """Return at most so many intervals, those with the highest scores, in their order."""
+    scores = sorted((row["peak_score"] for row in intervals), reverse=True)
+    least = scores[limit - 1] if len(scores) > limit else -1.0
+    return [row for row in intervals if row["peak_score"] >= least][:limit]
 
 
 def _rejected(ingested: list[Json]) -> list[str]:
@@ -113,7 +122,7 @@ def _print_intervals(intervals: list[Json], found: Tried, *, as_json: bool) -> N
         }
         for row in intervals
     ]
-    empty = "Nothing is flagged." if _is_ready(found) else "No series has enough history for a model yet."
+    empty = "Nothing is flagged." if _is_ready(found) else TOO_SHORT
     show.rows(intervals if as_json else named, columns, as_json=as_json, empty=empty)
 
 
@@ -124,8 +133,11 @@ def _is_ready(found: Tried) -> bool:
 def _what_next(file: str, kept: Path | None, found: Tried, limit: int) -> list[str]:
     """Return where to go from here."""
     lines = []
+    if found.intervals and not _is_ready(found):
+        lines.append(f"{TOO_SHORT} What is flagged goes by a rule.")
     if len(found.intervals) > limit:
-        lines.append(f"{len(found.intervals) - limit} more; --limit {len(found.intervals)} shows them all.")
+        left = len(found.intervals) - limit
+        lines.append(f"{left} more with lower scores; --limit {len(found.intervals)} shows them all.")
     lines.append("A score of 1 is the line. More or fewer: --alarms-per-week; look another way: --detector.")
     if kept is None:
         lines.append(

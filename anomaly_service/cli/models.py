@@ -35,6 +35,8 @@ def models(
     equal = {name: value for name, value in given.items() if value is not None}
     with opened(config, now, quiet=True) as service:
         found = service.store.rows("model_cards", equal)
+        if not found:
+            service.check_names(monitor, series)
     found = [row for row in found if every or row["is_current"] or row["status"] != "accepted"]
     found.sort(key=lambda row: (row["train_stop_at"], row["model_version_id"]), reverse=True)
     columns = (

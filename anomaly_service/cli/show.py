@@ -51,7 +51,7 @@ def table(cells: Iterable[Sequence[object]], columns: Sequence[str], *, title: s
 
 def _stdout() -> Console:
     # Without a terminal nothing is to be cut off or wrapped: the reader is a file or another program.
-    wide = None if sys.stdout.isatty() else 200
+    wide = None if sys.stdout.isatty() else 10_000
     return Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=wide)
 
 

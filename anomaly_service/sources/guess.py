@@ -152,7 +152,8 @@ class Guess:
     @property
     def retention_seconds(self) -> int:
         """Return how long points must be kept for all of the history to stay."""
-        return max(400 * DAY, (int((self.stop - self.start) * 1.1) // DAY + 1) * DAY)
+        span = max(int((self.stop - self.start) * 1.1), self.fit_window_seconds)
+        return max(400 * DAY, (span // DAY + 1) * DAY)
 
 
 def guess(path: str | Path, *, timezone: str | None = None) -> Guess:

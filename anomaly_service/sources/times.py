@@ -21,7 +21,7 @@ FOLD_REACH = 3 * 3600
 """Seconds: a row this soon before an hour that the clock runs through twice leads into its first pass."""
 
 _NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
-_ZONE = r"\d{2}:?\d{2}.*(?:[zZ]|[+-]\d{2}(?::?\d{2})?)"
+_ZONE = r"[Tt ]\d{2}:?\d{2}.*(?:[zZ]|[+-]\d{2}(?::?\d{2})?)"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Located:
 def kind_of(text: str) -> str:
     """Return ``integer``, ``number``, ``zoned``, ``naive`` or ``unknown`` for one timestamp as text.
 
-    >>> [kind_of(t) for t in ("1491041280", "2024-01-05 10:00:00", "2024-01-05T10:00:00+01:00", "x")]
+    >>> [kind_of(t) for t in ("1491041280", "2024-01-05", "2024-01-05T10:00:00+01:00", "x")]
     ['integer', 'naive', 'zoned', 'unknown']
     """
     import re

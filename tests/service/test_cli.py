@@ -217,6 +217,20 @@ def test_an_unknown_monitor_is_told_with_those_there_are(place: Place) -> None:
     assert "logins-drop" in done.err
 
 
+@pytest.mark.parametrize("command", ["intervals", "models"])
+@pytest.mark.parametrize(
+    ("option", "name", "told"),
+    [("--monitor", "nope", "logins-drop"), ("--series", "logins{realm=none}", "the nearest is 'logins{realm=")],
+)
+def test_a_list_of_what_there_is_not_says_so(
+    place: Place, command: str, option: str, name: str, told: str
+) -> None:
+    done = place(command, option, name)
+    assert (done.code, done.out) == (1, "")
+    assert name in done.err
+    assert told in done.err
+
+
 def test_an_event_that_does_not_exist_cannot_be_reviewed(place: Place) -> None:
     done = place("review", 99_999, "confirmed")
     assert done.code == 1
@@ -288,7 +302,8 @@ def test_a_list_is_a_table_for_people(place: Place) -> None:
 def test_lists_can_be_narrowed(place: Place) -> None:
     everything = intervals(place, "--limit", 1000)
     assert len(intervals(place, "--limit", 1)) == 1
-    assert intervals(place, "--series", "logins{realm=none}") == []
+    (one, *_) = everything
+    assert {row["series"] for row in intervals(place, "--series", one["series"])} == {one["series"]}
     late = intervals(place, "--since", OUTAGE.isoformat())
     assert late == [row for row in everything if row["end_at"] >= f"{OUTAGE:%Y-%m-%dT%H:%M:%SZ}"]
 
@@ -413,6 +428,24 @@ def test_one_round_of_the_daemon_leaves_its_runs_in_the_list(place: Place) -> No
     assert "Last tick ended" in place("status").out
 
 
+def test_a_source_that_cannot_be_read_is_in_the_log_and_in_the_status(tmp_path: Path) -> None:
+    write_points(tmp_path)
+    (tmp_path / "drop" / "broken.csv").write_bytes(b"\x1f\x8b broken")
+    (tmp_path / "anomaly.yaml").write_text(CONFIG)
+    place = Place(tmp_path)
+    assert place("migrate").code == 0
+    command = [sys.executable, "-m", "anomaly_service", "daemon", "--once", "--config", str(place.config)]
+    done = subprocess.run(
+        [*command, "--now", NOW.isoformat()], capture_output=True, text=True, timeout=120, check=False
+    )
+    warned = [line for line in (done.stdout + done.stderr).splitlines() if "source not read" in line]
+    assert warned
+    assert "broken.csv" in warned[0]
+    (source,) = [line for line in place("status").out.splitlines() if line.startswith("Source ")]
+    assert "The last read failed: " in source
+    assert "broken.csv" in source
+
+
 # -- first steps --------------------------------------------------------------------
 
 
@@ -524,6 +557,21 @@ def test_try_without_enough_history_says_so(files: Path, tmp_path: Path) -> None
     done = anomaly("try", short, "--now", NOW.isoformat())
     assert done.code == 0, done.err
     assert "No series has enough history for a model yet." in done.err
+
+
+def test_try_looks_at_a_file_as_of_its_newest_point(files: Path) -> None:
+    done = anomaly("try", files, "--detector", "robust_z", "--json")
+    assert done.code == 0, done.err
+    assert {row["kind"] for row in done.rows} == {"anomaly"}
+
+
+def test_try_shows_the_highest_scores_where_there_are_more_intervals_than_asked_for(files: Path) -> None:
+    everything = anomaly("try", files, "--detector", "robust_z", "--alarms-per-week", 20, "--json").rows
+    some = anomaly("try", files, "--detector", "robust_z", "--alarms-per-week", 20, "--json", "-n", 3)
+    assert len(everything) > 3
+    highest = sorted((row["peak_score"] for row in everything), reverse=True)[:3]
+    assert sorted((row["peak_score"] for row in some.rows), reverse=True) == highest
+    assert "more with lower scores" in some.err
 
 
 @pytest.mark.parametrize(("name", "text"), [("none.csv", None), ("text.csv", "a,b\nx,y\n")])

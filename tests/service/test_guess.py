@@ -194,6 +194,22 @@ def test_the_fit_window_leaves_most_of_the_history_to_be_scored(write: Writer) -
     assert daily.retention_seconds > 2000 * 86400
 
 
+@pytest.mark.parametrize("days", [7, 30])
+def test_the_config_for_rare_points_is_one_that_loads(write: Writer, tmp_path: Path, days: int) -> None:
+    path = write("rare.csv", ["ts", "v"], [[epoch(i, days * 86400), i] for i in range(120)])
+    config = tmp_path / "anomaly.yaml"
+    config.write_text(starter_for(guess(path), folder=tmp_path))
+    spec = load(config).monitor_specs()["everything"]
+    # One in a week of hours: a week of such points holds a seventh of one.
+    assert spec.threshold.alarms_per_week == pytest.approx(1 / 24 / days, abs=5e-4)
+
+
+def test_a_day_without_a_time_carries_no_zone(write: Writer) -> None:
+    path = write("days.csv", ["day", "v"], [[f"{at(i, 86400):%Y-%m-%d}", i] for i in range(50)])
+    assert guess(path).section()["timezone"] == "UTC"
+    assert guess(path, timezone="Asia/Seoul").section()["timezone"] == "Asia/Seoul"
+
+
 def test_a_short_history_still_gives_what_a_first_model_needs(write: Writer) -> None:
     hourly = guess(write("weeks.csv", ["ts", "v"], [[epoch(i, 3600), i] for i in range(21 * 24)]))
     daily = guess(write("year.csv", ["ts", "v"], [[epoch(i, 86400), i] for i in range(365)]))
