@@ -139,7 +139,8 @@ class PolicySection(Section):
     )
     min_duration: Duration = Field(default=timedelta(0), description="Shorter intervals are dropped.")
     merge_max_gap: Duration = Field(
-        default=timedelta(hours=1), description="Intervals with at most this much normal time between become one."
+        default=timedelta(hours=1),
+        description="Intervals with at most this much normal time between become one.",
     )
     cooldown: Duration = Field(
         default=timedelta(0), description="After an interval ends, no new one starts for so long."

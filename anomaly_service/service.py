@@ -288,7 +288,9 @@ class Service:
         """
         stored = self.store.monitors()
         if monitor is not None:
-            _check_known([monitor], [*dict.fromkeys((*self.config.monitor_specs(), *(m.name for m in stored)))])
+            _check_known(
+                [monitor], [*dict.fromkeys((*self.config.monitor_specs(), *(m.name for m in stored)))]
+            )
         if series is None:
             return
         names = {row.spec.key for row in self.store.series()}

@@ -80,7 +80,7 @@ NEWEST_SHARE, NEWEST_WINDOWS = 0.2, 4
 """How much of the history that part is, and windows of that model that fit into it at least."""
 
 QUIETER = 0.25
-"""Quantile of its scores by which it is judged: an incident that two windows know of leaves half of it alone."""
+"""Quantile of its scores that counts: an incident that two windows know of leaves half of them alone."""
 
 RECURRING = 0.8
 """Share of its other days or weeks in which what is odd at a time must be odd again to be called a habit."""
@@ -117,6 +117,9 @@ class Traits:
     def far_view(self) -> View:
         """What those see that look far back: a new level is odd to them for as long as they look."""
         return View.FULL if (self.drift or 0.0) >= DRIFTING else self.view
+
+
+UNKNOWN = Traits()
 
 
 def probe(n_channels: int, n_steps: int) -> Member:
@@ -202,7 +205,7 @@ def check(params: Json) -> None:
         )
 
 
-def members(n_channels: int, n_steps: int, traits: Traits = Traits()) -> tuple[Member, ...]:
+def members(n_channels: int, n_steps: int, traits: Traits = UNKNOWN) -> tuple[Member, ...]:
     """Return the models of a target; the first one leads.
 
     Args:
@@ -224,7 +227,9 @@ def members(n_channels: int, n_steps: int, traits: Traits = Traits()) -> tuple[M
             view,
             finds="shapes never seen before",
         ),
-        Member("gaussian", {"window": long}, traits.far_view, finds="shifts of level, and what they begin with"),
+        Member(
+            "gaussian", {"window": long}, traits.far_view, finds="shifts of level, and what they begin with"
+        ),
         Member(
             "gaussian",
             {"window": long, "form": "full", "whole": True},

@@ -261,7 +261,7 @@ def _alike(
             spec.params,
             len(target.points),
             _n_steps(target),
-            traits.get(target.target.id, Traits()),
+            traits.get(target.target.id, auto.UNKNOWN),
         )
         groups.setdefault(str(wanted), (wanted, []))[1].append(target)
     return groups.values()
@@ -561,7 +561,7 @@ def _calibrations(
     """Return what was learned of the scores of each mode."""
     lead = models[0]
     allowed = _allowed(spec, lead.ready)
-    own = prepare.odd(lead.unseen).any(axis=1)
+    own = prepare.odd_steps(lead.unseen)
     return {
         str(mode): calibrate.learn(
             values,

@@ -207,9 +207,9 @@ def anomalies(
         names=names,
         versions=versions,
         newest=newest,
-        odd=np.zeros(np.shape(y), dtype=np.bool_) if own is None else _columns(own),
+        odd=np.zeros(y.shape, dtype=np.bool_) if own is None else own.reshape(y.shape),
     )
-    odd = None if own is None else found.odd.any(axis=1)
+    odd = None if own is None else np.asarray(found.odd.any(axis=1))
     return [found.interval(a, b) for a, b in _pairs(*shape_bounds(flagged, policy, step_seconds, odd))]
 
 

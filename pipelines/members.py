@@ -99,7 +99,7 @@ class FittedMember:
 
 
 def asked(
-    detector: str, params: Json, n_channels: int = 1, n_steps: int = 0, traits: Traits = Traits()
+    detector: str, params: Json, n_channels: int = 1, n_steps: int = 0, traits: Traits = auto.UNKNOWN
 ) -> tuple[Member, ...]:
     """Return the members that a monitor's settings ask for; the first one leads.
 

@@ -159,4 +159,4 @@ def _columns(
         # As at the fit: with an interval and a window around it hidden, a model knows no better.
         allowed = flag.allowed(prepared.raw, prepare.usual(recipe, prepared), spec.policy)[inside]
     allowed = allowed & ~steps.echoes(mode)
-    return prepared.ts[inside], surprise, allowed, prepare.odd(prepared.values[inside]).any(axis=1)
+    return prepared.ts[inside], surprise, allowed, prepare.odd_steps(prepared.values[inside])

@@ -303,6 +303,11 @@ def odd(values: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray(np.abs(values) >= ODD)
 
 
+def odd_steps(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return the steps at which any channel is odd by itself, shape ``(n,)``, from ``(n, n_channels)``."""
+    return np.asarray(odd(values).any(axis=1))
+
+
 def unseen(
     recipe: Recipe,
     points: Sequence[Points],

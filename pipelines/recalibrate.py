@@ -71,8 +71,8 @@ def _waiting(desk: Desk, versions: Mapping[int, list[VersionRow]], since: int, u
     targets = [target for target in desk.targets() if usable.get(target.id)]
     timelines = _recent_timelines(desk, targets, versions, since)
     # Only what is counted already: after a change of policy every night is to be counted anew.
-    last = {i: own[-1] for i, own in usable.items() if own[-1] <= since and i not in timelines}
-    timelines |= _last_timelines(desk, [t for t in targets if t.id in last], versions, last)
+    ended = {i: own[-1] for i, own in usable.items() if own[-1] <= since and i not in timelines}
+    timelines |= _last_timelines(desk, [t for t in targets if t.id in ended], versions, ended)
     out = []
     for target in targets:
         if target.id not in timelines:

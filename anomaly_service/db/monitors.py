@@ -119,7 +119,9 @@ def lock(connection: Connection, target_ids: Collection[int]) -> None:
     """Let nobody else commit anything of these targets until the transaction ends; SQLite has one writer."""
     if target_ids:
         ids = sorted(int(id_) for id_ in target_ids)
-        rows = select(Target.id).where(among(connection, Target.id, ids)).order_by(Target.id).with_for_update()
+        rows = (
+            select(Target.id).where(among(connection, Target.id, ids)).order_by(Target.id).with_for_update()
+        )
         connection.execute(rows).all()
 
 

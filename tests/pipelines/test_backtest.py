@@ -133,7 +133,7 @@ def test_figures_of_intervals_are_those_of_steps_above_a_line_drawn_by_hand(
     truth = np.array([(300, 310), OUTAGE])
     recipe = prepare.Recipe.from_json(fitted.recipe)
     points = (Points(labelled.ts, labelled.values[:, 0]),)
-    own = prepare.odd(prepare.apply(recipe, points, START, int(labelled.ts[-1]) + 1).values).any(axis=1)
+    own = prepare.odd_steps(prepare.apply(recipe, points, START, int(labelled.ts[-1]) + 1).values)
     for mode, end in ((Mode.SETTLED, ""), (Mode.LIVE, "_live")):
         body = fitted.calibrations[mode]
         line = calibrate.draw([body], Threshold(alarms_per_week=alarms, per="series"))

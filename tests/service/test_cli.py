@@ -220,7 +220,10 @@ def test_an_unknown_monitor_is_told_with_those_there_are(place: Place) -> None:
 @pytest.mark.parametrize("command", ["intervals", "models"])
 @pytest.mark.parametrize(
     ("option", "name", "told"),
-    [("--monitor", "nope", "logins-drop"), ("--series", "logins{realm=none}", "the nearest is 'logins{realm=")],
+    [
+        ("--monitor", "nope", "logins-drop"),
+        ("--series", "logins{realm=none}", "the nearest is 'logins{realm="),
+    ],
 )
 def test_a_list_of_what_there_is_not_says_so(
     place: Place, command: str, option: str, name: str, told: str
