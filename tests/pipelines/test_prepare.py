@@ -115,6 +115,19 @@ def test_a_gap_is_marked_missing_and_holds_zero() -> None:
     assert np.isnan(prepared.raw[5_000:5_010]).all()
 
 
+@pytest.mark.parametrize(("step", "at"), [(3600, 305), (86_400, 5 * 3600 + 7), (7 * 86_400, 4 * 86_400)])
+def test_points_that_keep_to_one_moment_keep_their_times(step: int, at: int) -> None:
+    # Mondays are four days into the weeks that the epoch counts, which are no round share of one.
+    ts = np.arange(2_900, 3_300, dtype=np.int64) * step + at
+    moved = ts.copy()
+    moved[7::50] += step // 20
+    points = Points(moved, np.random.default_rng(0).normal(size=len(ts)))
+    span = {"start": int(ts[0]), "stop": int(ts[-1]) + 1}
+    recipe = learn((points,), step_seconds=step, timezone="UTC", season="none", **span)
+    prepared = apply(recipe, (points,), int(ts[0]), int(ts[-1]) + 1)
+    np.testing.assert_array_equal(prepared.ts, ts)
+
+
 def test_jittered_timestamps_fall_on_the_grid_of_their_usual_offset() -> None:
     jitter = np.random.default_rng(0).integers(-40, 41, len(LONG.ts))
     for offset in (0, 3, 120, 298):
