@@ -292,11 +292,16 @@ class _Guesser:
         score, name = max(found, key=lambda pair: pair[0])
         if score <= 0:
             raise GuessError(
-                f"{self.file}: no column looks like a time; columns: {', '.join(self.columns)}; expected "
-                "ISO 8601 such as 2024-01-31 12:00:00, or epoch seconds"
+                f"{self.file}: no column looks like a time; columns: {self._shown()}; expected ISO 8601 such "
+                "as 2024-01-31 12:00:00, or epoch seconds. A config file takes other forms: `anomaly init`, "
+                'then a format such as timestamp_format: "%d.%m.%Y %I:%M %p"'
             )
         form = self._format(self.columns[name])
         return name, form, times.parse_texts(self.columns[name].to_numpy(object), form)
+
+    def _shown(self) -> str:
+        """Return every column with a cell of it."""
+        return ", ".join(f"{name} ({cells.iloc[0]!r})" for name, cells in self.columns.items())
 
     def _time_score(self, name: str) -> float:
         """Return how much a column looks like the time; 0 and less: not at all."""
@@ -373,7 +378,10 @@ class _Guesser:
         by_name = _named(VALUE_NAMES, numeric)
         candidates = [name for name in numeric if not self._is_identity(name)] or list(numeric)
         if not candidates:
-            raise GuessError(f"{self.file}: no column of numbers; columns: {', '.join(self.columns)}")
+            raise GuessError(
+                f"{self.file}: no column of numbers; columns: {self._shown()}; expected numbers such as 1234.5, "
+                "without units and marks of thousands"
+            )
         if by_name is not None:
             return (by_name,)
         return (candidates[0],) if metric is not None else tuple(candidates)
