@@ -16,7 +16,7 @@ from pipelines import bank, calibrate, flag, members, prepare
 from pipelines.calibrate import WEEK, Scale
 from pipelines.evidence import GRID, Realised, Seen
 from pipelines.monitor import MonitorSpec
-from pipelines.records import Mode, Seconds, Values
+from pipelines.records import Mode, Policy, Seconds, Values
 from pipelines.score import MODES, ScoreTarget, SeenAt, Steps, in_force, raw_scores
 from pipelines.slots import DAY
 
@@ -26,7 +26,7 @@ class ObserveTarget:
     """One target, and the nights that are to learn from a day of its scores each.
 
     Attributes:
-        scoring: points, pieces and lines of those days.
+        scoring: points, pieces and lines of those days, and of what the policy looks back at before them.
         nights: when what is learned becomes valid, ascending, epoch seconds.
         days: the half-open span of timestamps that each night learns from, ascending, ``(n_nights, 2)``.
         seen: what earlier nights have seen, by mode.
@@ -61,6 +61,14 @@ class Observed:
     realised: dict[str, tuple[Realised, ...]]
 
 
+def look_back_seconds(policy: Policy, step_seconds: int) -> int:
+    """Return how much before a day must be known to tell which runs were alarms already.
+
+    Of a run that goes on, so much is seen that it is long enough, however sparse its steps.
+    """
+    return flag.context_seconds(policy) + policy.merge_max_gap_seconds + step_seconds
+
+
 def observe_targets(task: ObserveTask) -> list[Observed]:
     """Return what the nights of every target learn, in order."""
     with bank.at_work(task.spec.device):
@@ -75,9 +83,8 @@ def _observed(spec: MonitorSpec, target: ObserveTarget, steps: Sequence[Steps]) 
         timeline = target.seen.get(str(mode), SeenAt())
         seen, realised = [], []
         for night, (start, stop) in zip(target.nights.tolist(), target.days.tolist(), strict=True):
-            day = course.between(start, stop)
-            seen.append(_then(timeline, night, day))
-            realised.append(day.realised(spec, timeline))
+            seen.append(_then(timeline, night, course.between(start, stop)))
+            realised.append(course.realised(spec, timeline, start, stop))
             timeline = timeline.then(night, seen[-1])
         out.seen[str(mode)], out.realised[str(mode)] = tuple(seen), tuple(realised)
     return out
@@ -133,16 +140,25 @@ class _Course:
             odd=self.odd[a:b],
         )
 
-    def realised(self, spec: MonitorSpec, timeline: SeenAt) -> Realised:
-        """Return the alarms these steps would have raised at every surprise, as they were corrected then."""
+    def realised(self, spec: MonitorSpec, timeline: SeenAt, start: int, stop: int) -> Realised:
+        """Return the alarms that a half-open span would have raised at every surprise.
+
+        A run that goes on from before is an alarm of the span in which it became one: alarms of days add up.
+        """
+        reach = look_back_seconds(spec.policy, self.step_seconds)
+        whole, before = (self.between(start - reach, end)._alarms(spec, timeline) for end in (stop, start))
+        scored = np.count_nonzero(~np.isnan(self.between(start, stop).surprise))
+        return Realised(float(scored * self.step_seconds / WEEK), np.maximum(whole - before, 0.0))
+
+    def _alarms(self, spec: MonitorSpec, timeline: SeenAt) -> Values:
+        """Return how many alarms these steps would have raised at every surprise, as they were corrected then."""
         known_at = np.searchsorted(timeline.valid_from, self.ts, side="right") - 1
         surprise = self.surprise.copy()
         for known in np.unique(known_at[known_at >= 0]).tolist():
             rows = known_at == known
             surprise[rows] = timeline.seen[known].corrected(surprise[rows])
         alarms = calibrate.alarms_at(surprise, GRID, spec.policy, self.step_seconds, self.allowed, self.odd)
-        weeks = np.count_nonzero(~np.isnan(surprise)) * self.step_seconds / WEEK
-        return Realised(float(weeks), alarms.astype(np.float64))
+        return alarms.astype(np.float64)
 
 
 def _columns(

@@ -17,7 +17,7 @@ from pipelines.assemble import Asked, assemble, window_seconds
 from pipelines.desk import Desk, batches, targets_per_task
 from pipelines.evidence import Realised, Seen, total
 from pipelines.lines import LineBook
-from pipelines.observe import Observed, ObserveTarget, ObserveTask, observe_targets
+from pipelines.observe import Observed, ObserveTarget, ObserveTask, look_back_seconds, observe_targets
 from pipelines.plan import histories, newest_by, pieces
 from pipelines.records import CalibrationRow, Json, Mode, Seconds, TargetRow, VersionRow
 from pipelines.score import SeenAt
@@ -118,7 +118,9 @@ def _recent_timelines(
     desk: Desk, targets: Sequence[TargetRow], versions: Mapping[int, list[VersionRow]], since: int
 ) -> dict[int, dict[str, SeenAt]]:
     """Return what was seen up to a night, from as far back as corrections of the next day reach."""
-    low = since - max((_lag(desk, t) for t in targets), default=0) - 3 * DAY
+    lag = max((_lag(desk, t) for t in targets), default=0)
+    step = max((t.step_seconds for t in targets), default=0)
+    low = since - lag - 3 * DAY - look_back_seconds(desk.spec.policy, step)
     owner = {v.id: t.id for t in targets for v, _, _ in pieces(versions[t.id], low, since + 1)}
     return _timelines(desk.store.calibrations(sorted(owner), (low, since + 1)), owner)
 
@@ -195,10 +197,11 @@ def _tasks(desk: Desk, waiting: Sequence[_Target], few: Sequence[int]) -> Iterat
 
 def _task(desk: Desk, group: Sequence[tuple[_Target, list[int]]], book: LineBook) -> ObserveTask:
     days = [_days(desk, own, _lag(desk, each.target)).tolist() for each, own in group]
+    reach = look_back_seconds(desk.spec.policy, max(each.target.step_seconds for each, _ in group))
     asked = [
         Asked(
             target=each.target,
-            parts=tuple(pieces(each.versions, spans[0][0], spans[-1][1])),
+            parts=tuple(pieces(each.versions, spans[0][0] - reach, spans[-1][1])),
             settled_until=spans[-1][1],
             # Windows that reach beyond the last day cover its points.
             observed_until=spans[-1][1] + max(window_seconds(v) for v in each.versions),
@@ -212,7 +215,7 @@ def _task(desk: Desk, group: Sequence[tuple[_Target, list[int]]], book: LineBook
             target,
             np.array(own),
             np.array(spans),
-            _reaching(each.seen, spans[0][0]),
+            _reaching(each.seen, spans[0][0] - reach),
             tuple(incidents[each.target.id]),
         )
         for (each, own), spans, target in zip(group, days, scoring, strict=True)
