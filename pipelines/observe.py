@@ -151,7 +151,7 @@ class _Course:
         return Realised(float(scored * self.step_seconds / WEEK), np.maximum(whole - before, 0.0))
 
     def _alarms(self, spec: MonitorSpec, timeline: SeenAt) -> Values:
-        """Return how many alarms these steps would have raised at every surprise, as they were corrected then."""
+        """Return how many alarms these steps would have raised at every surprise, as corrected then."""
         known_at = np.searchsorted(timeline.valid_from, self.ts, side="right") - 1
         surprise = self.surprise.copy()
         for known in np.unique(known_at[known_at >= 0]).tolist():

@@ -379,8 +379,8 @@ class _Guesser:
         candidates = [name for name in numeric if not self._is_identity(name)] or list(numeric)
         if not candidates:
             raise GuessError(
-                f"{self.file}: no column of numbers; columns: {self._shown()}; expected numbers such as 1234.5, "
-                "without units and marks of thousands"
+                f"{self.file}: no column of numbers; columns: {self._shown()}; expected numbers such as "
+                "1234.5, without units and marks of thousands"
             )
         if by_name is not None:
             return (by_name,)
