@@ -79,6 +79,9 @@ the series is said to drift; 1 is where the tail of what that model has not seen
 NEWEST_SHARE, NEWEST_WINDOWS = 0.2, 4
 """How much of the history that part is, and windows of that model that fit into it at least."""
 
+DRIFT_WINDOW = 100
+"""Steps of that model's window at most: longer ones tell no more of a drift and cost more."""
+
 QUIETER = 0.25
 """Quantile of its scores that counts: an incident that two windows know of leaves half of them alone."""
 
@@ -134,7 +137,7 @@ def drift_probe(n_steps: int, longest: int) -> Member:
         longest: steps of the longest window that there are enough of, before and in the newest part.
     """
     short, *longer = _windows(n_steps)
-    window = max((each for each in longer if each <= longest), default=short)
+    window = max((each for each in longer if each <= min(longest, DRIFT_WINDOW)), default=short)
     return Member("gaussian", {"window": window}, View.PLAIN)
 
 

@@ -82,5 +82,5 @@ def test_the_window_that_tells_a_drift_is_the_longest_that_there_is_enough_of():
         24,
         24,
         100,
-        256,
+        100,
     ]
