@@ -30,7 +30,7 @@ Timezone = Annotated[
 Detector = Annotated[str | None, typer.Option("--detector", help="Any of `anomaly detectors`.")]
 Alarms = Annotated[
     float | None,
-    typer.Option("--alarms-per-week", help="False alarms a week that all series together may raise: 1."),
+    typer.Option("--alarms-per-week", help="False alarms a week of all series together: 1, or less."),
 ]
 
 
