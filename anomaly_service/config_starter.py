@@ -127,12 +127,13 @@ def infer_every(step: str) -> str:
 def usual_alarms(step: str) -> float:
     """Return how many false alarms a week are few for points of this step: one in a week of hours at most.
 
-    >>> usual_alarms("5min"), usual_alarms("1d"), usual_alarms("7d")
-    (1.0, 0.042, 0.006)
+    >>> usual_alarms("5min"), usual_alarms("1d"), usual_alarms("365d")
+    (1.0, 0.042, 0.00011)
     """
     from anomaly_service.config_types import parse_duration
 
-    return round(min(1.0, timedelta(hours=1) / parse_duration(step)), 3)
+    # Two digits, however small: a budget of none would be no config.
+    return float(f"{min(1.0, timedelta(hours=1) / parse_duration(step)):.2g}")
 
 
 def merge_max_gap(step: str) -> str:

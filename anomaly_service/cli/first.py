@@ -79,19 +79,17 @@ class Tried:
     intervals: list[Json]
 
 
-def _tried(path: Path, at: datetime | None) -> Tried:
+def _tried(path: Path, at: datetime) -> Tried:
     with serving(load(path), at) as service:
         ingested = service.ingest()
         service.backfill()
-        intervals = sorted(service.store.rows("flagged_intervals"), key=lambda row: row["start_at"])
-        return Tried(ingested, service.validate(), intervals)
+        return Tried(ingested, service.validate(), service.store.rows("flagged_intervals"))
 
 
 def _highest(intervals: list[Json], limit: int) -> list[Json]:
-    """Return at most so many intervals, those with the highest scores, in their order."""
-    scores = sorted((row["peak_score"] for row in intervals), reverse=True)
-    least = scores[limit - 1] if len(scores) > limit else -1.0
-    return [row for row in intervals if row["peak_score"] >= least][:limit]
+    """Return at most so many intervals, those with the highest scores, in order of time."""
+    highest = sorted(intervals, key=lambda row: -row["peak_score"])[:limit]
+    return sorted(highest, key=lambda row: row["start_at"])
 
 
 def _rejected(ingested: list[Json]) -> list[str]:

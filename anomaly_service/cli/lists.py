@@ -40,7 +40,7 @@ def intervals(
         raise typer.BadParameter(f"--kind must be one of {', '.join(KINDS)}; got {kind!r}")
     given = {"monitor": monitor, "series": series, "kind": kind}
     equal = {name: value for name, value in given.items() if value is not None}
-    found = _rows(config, now, "flagged_intervals", equal, since=moment(since, "--since"), known=True)
+    found = _rows(config, now, "flagged_intervals", equal, since=moment(since, "--since"))
     if unreviewed:
         found = [row for row in found if row["review_verdict"] is None]
     found.sort(key=lambda row: (row["start_at"], row["event_id"]), reverse=True)
@@ -161,12 +161,10 @@ def _rows(
     view: str,
     where: dict[str, Any] | None = None,
     since: datetime | None = None,
-    *,
-    known: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return rows of a view; with ``known`` a monitor or series that there is none of is refused."""
+    """Return rows of a view; a monitor or series that there is none of is refused."""
     with opened(config, now, quiet=True) as service:
         found = service.store.rows(view, where, since=since)
-        if known and not found:
-            service.check_names((where or {}).get("monitor"), (where or {}).get("series"))
+        if where and not found:
+            service.check_names(where.get("monitor"), where.get("series"))
         return found

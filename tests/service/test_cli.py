@@ -429,14 +429,22 @@ def test_one_round_of_the_daemon_leaves_its_runs_in_the_list(place: Place) -> No
     kinds = {(run["kind"], run["state"]) for run in place("runs", "--json").rows}
     assert kinds == {("tick", "done"), ("nightly", "done")}
     assert "Last tick ended" in place("status").out
+    # Piped, a row is a line, however much its outcome says.
+    assert len(place("runs").out.splitlines()) == 1 + len(place("runs", "--json").rows)
+
+
+def with_a_broken_file(folder: Path) -> Place:
+    """Return a place whose drop folder holds a good file and one that is no gzip."""
+    write_points(folder)
+    (folder / "drop" / "broken.csv").write_bytes(b"\x1f\x8b broken")
+    (folder / "anomaly.yaml").write_text(CONFIG)
+    place = Place(folder)
+    assert place("migrate").code == 0
+    return place
 
 
 def test_a_source_that_cannot_be_read_is_in_the_log_and_in_the_status(tmp_path: Path) -> None:
-    write_points(tmp_path)
-    (tmp_path / "drop" / "broken.csv").write_bytes(b"\x1f\x8b broken")
-    (tmp_path / "anomaly.yaml").write_text(CONFIG)
-    place = Place(tmp_path)
-    assert place("migrate").code == 0
+    place = with_a_broken_file(tmp_path)
     command = [sys.executable, "-m", "anomaly_service", "daemon", "--once", "--config", str(place.config)]
     done = subprocess.run(
         [*command, "--now", NOW.isoformat()], capture_output=True, text=True, timeout=120, check=False
@@ -623,11 +631,7 @@ def test_init_with_a_choice_that_cannot_be_leaves_nothing_behind(tmp_path: Path)
 
 
 def test_ingest_that_could_not_read_a_file_fails_and_says_which(tmp_path: Path) -> None:
-    write_points(tmp_path)
-    (tmp_path / "drop" / "broken.csv").write_bytes(b"\x1f\x8b broken")
-    (tmp_path / "anomaly.yaml").write_text(CONFIG)
-    place = Place(tmp_path)
-    assert place("migrate").code == 0
+    place = with_a_broken_file(tmp_path)
     done = place("ingest", "--json")
     assert done.code == 1
     assert done.rows[0]["new"] > 0
