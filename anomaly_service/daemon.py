@@ -25,8 +25,9 @@ import structlog
 
 from anomaly_service.errors import DatabaseUnavailableError
 from anomaly_service.schedule import LastRuns, MonitorSchedule, due
-from anomaly_service.telemetry import Telemetry, configure_logging, serving, unread
+from anomaly_service.telemetry import Telemetry, configure_logging, left_out, serving, unread
 from pipelines.desk import StoppedError
+from pipelines.executor import reason
 from pipelines.records import Claim, Json, RunKind, RunState
 from pipelines.store import LostClaimError, Store
 
@@ -269,9 +270,9 @@ class Daemon:
 
     def _do(self, claim: Claim, heart: _Heartbeat, log: Any) -> str:
         if claim.monitor_id is not None and self._name(claim) is None:
-            reason = f"monitor {claim.monitor_id} is not in the config any more, or disabled"
-            log.error("run refused", reason=reason)
-            self._patiently(self._store.finish, claim, RunState.FAILED, {}, reason)
+            why = f"monitor {claim.monitor_id} is not in the config any more, or disabled"
+            log.error("run refused", reason=why)
+            self._patiently(self._store.finish, claim, RunState.FAILED, {}, why)
             return "failed"
         try:
             outcome = self._outcome(claim, heart)
@@ -293,8 +294,10 @@ class Daemon:
             self._fail(claim, error)
             return "failed"
         self.telemetry.count(outcome)
-        for source, reason in unread(outcome).items():
-            log.warning("source not read", source=source, reason=reason)
+        for source, why in unread(outcome).items():
+            log.warning("source not read", source=source, reason=why)
+        for said in left_out(outcome):
+            log.warning("target left out", reason=said)
         self.telemetry.events_open.set(self._patiently(self._loaded.open_events))
         return "done"
 
@@ -315,10 +318,7 @@ class Daemon:
             # Not the run's fault, so it costs no attempt.
             self._patiently(self._store.give_back, claim)
             return
-        # What broke the run may be text that no database takes: half a character, or a NUL.
-        said = f"{type(error).__name__}: {error}".replace("\0", "\\0")
-        message = said.encode("utf-8", "backslashreplace").decode()
-        self._patiently(self._store.finish, claim, RunState.WAITING, {}, message)
+        self._patiently(self._store.finish, claim, RunState.WAITING, {}, reason(error))
 
     def _name(self, claim: Claim) -> str | None:
         """Return the name of the run's monitor; None where the config has no such monitor."""

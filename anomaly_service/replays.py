@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from pipelines.executor import Executor
 
 DAY = 86_400
+WHY = ("not_ready_why", "broken_why", "left_out_why")
+"""Where an outcome tells why a series got no model or no score."""
+
 BEFORE = 40 * DAY
 """How far before the span stored lines and what nights have seen are taken over: they fade in a month."""
 
@@ -190,6 +193,7 @@ def _replayed(way: _Way) -> Replayed:
     ticked = jobs.tick(desk, way.stop - 1)
     while ticked["more"]:
         ticked = jobs.tick(desk, way.stop - 1)
+    told = {**done.summary(), **desk.told_left_out()}
     rows = way.scratch.rows("flagged_intervals", {"monitor": way.spec.name})
     first, last = (iso_seconds(each) for each in (way.start, way.stop))
     raised = [row for row in rows if first <= row["first_detected_at"] < last]
@@ -201,7 +205,7 @@ def _replayed(way: _Way) -> Replayed:
         stop=way.stop,
         intervals=raised,
         fitted=len(done.versions),
-        notes=sorted({*refused, *done.summary()["not_ready_why"], *done.summary()["broken_why"]}),
+        notes=sorted({*refused, *(why for of in WHY for why in told.get(of, ()))}),
     )
 
 

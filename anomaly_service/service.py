@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -10,10 +12,13 @@ from typing import Any, Self
 
 from anomaly_service.config import Config
 from anomaly_service.db.store import SqlStore
+from anomaly_service.errors import DatabaseError
 from pipelines import channels
 from pipelines.executor import Executor
 from pipelines.monitor import MonitorSpec
-from pipelines.records import Claim, EventChange, Json, MonitorRow, RunKind, SeriesRow
+from pipelines.records import Claim, EventChange, Json, MonitorRow, RunKind, RunState, SeriesRow
+
+BY_COMMAND = (RunKind.BACKFILL, RunKind.FIT, RunKind.SCORE, RunKind.RESCORE)
 
 Progress = Callable[[str, float], None]
 
@@ -129,19 +134,21 @@ class Service:
         """Fit and score all history as the daemon would have; return what changed, by monitor."""
         from pipelines import jobs
 
-        return self._told({desk.spec.name: jobs.backfill(desk, self._at()) for desk in self._desks(monitors)})
+        return self._told(
+            self._commanded(RunKind.BACKFILL, monitors, lambda desk: jobs.backfill(desk, self._at()))
+        )
 
     def fit(self, monitors: Sequence[str] | None = None) -> Json:
         """Fit what is due, and score what that changes."""
         from pipelines import jobs
 
-        return self._told({desk.spec.name: jobs.fit(desk, self._at()) for desk in self._desks(monitors)})
+        return self._told(self._commanded(RunKind.FIT, monitors, lambda desk: jobs.fit(desk, self._at())))
 
     def score(self, monitors: Sequence[str] | None = None) -> Json:
         """Run one live tick."""
         from pipelines import jobs
 
-        return self._told({desk.spec.name: jobs.tick(desk, self._at()) for desk in self._desks(monitors)})
+        return self._told(self._commanded(RunKind.SCORE, monitors, lambda desk: jobs.tick(desk, self._at())))
 
     def nightly(self, monitors: Sequence[str] | None = None) -> Json:
         """Run the nightly pass as of now."""
@@ -149,6 +156,34 @@ class Service:
 
         at = self._at()
         return self._told({desk.spec.name: jobs.nightly(desk, at, at) for desk in self._desks(monitors)})
+
+    def _commanded(self, kind: RunKind, monitors: Sequence[str] | None, work: Callable[[Any], Json]) -> Json:
+        """Return what a person's command did, by monitor."""
+        return {desk.spec.name: self._noted(kind, desk, work) for desk in self._desks(monitors)}
+
+    def _noted(self, kind: RunKind, desk: Any, work: Callable[[Any], Json]) -> Json:
+        """Do a command's work on a monitor; where it fails, in part too, it stands among the runs.
+
+        From then on, those in which all goes well do too: the last word on a monitor is the newest.
+        """
+        from pipelines.executor import reason
+
+        began = time.monotonic()
+
+        def note(state: RunState, outcome: Json, error: str = "") -> None:
+            seconds = time.monotonic() - began
+            self.store.note_run(kind, desk.monitor.id, self.now, state, outcome, error=error, seconds=seconds)
+
+        try:
+            outcome = work(desk)
+        except Exception as error:
+            # Where it is the database that is away, there is no place to note it.
+            with suppress(DatabaseError):
+                note(RunState.FAILED, {}, reason(error))
+            raise
+        if "left_out" in outcome or any(self.store.last_run(each, desk.monitor.id) for each in BY_COMMAND):
+            note(RunState.DONE, {desk.spec.name: outcome})
+        return outcome
 
     def _told(self, result: Json) -> Json:
         """Return what monitors did, with the targets that wait for a series."""
@@ -173,17 +208,21 @@ class Service:
         a, b = int(start.timestamp()), int(stop.timestamp())
         if a >= b:
             raise ValueError(f"expected a span that starts before it ends, got {start} to {stop}")
-        result: Json = {}
-        for desk in self._desks(monitors):
+
+        def work(desk: Any) -> Json:
             outcome = jobs.rescore(desk, a, b, self._at(), again=refit, dry_run=dry_run)
             series = {target.id: target.key for target in desk.targets()}
-            result[desk.spec.name] = {
+            return {
                 **outcome.summary(),
                 "appear": [_described(c, series) for c in outcome.appeared],
                 "change": [_described(c, series) for c in outcome.changed],
                 "vanish": [_described(c, series) for c in outcome.vanished],
+                **desk.told_left_out(),
             }
-        return result
+
+        if dry_run:
+            return {desk.spec.name: work(desk) for desk in self._desks(monitors)}
+        return self._commanded(RunKind.RESCORE, monitors, work)
 
     def validate(self) -> list[Json]:
         """Return, per monitor, its targets, their step and history, and when each will be ready.

@@ -9,10 +9,11 @@ from typing import TypeVar
 import numpy as np
 
 from pipelines import channels
-from pipelines.executor import Executor
+from pipelines.executor import Executor, reason
 from pipelines.monitor import MonitorSpec
 from pipelines.records import (
     Claim,
+    Json,
     MonitorRow,
     PointBlock,
     Points,
@@ -24,6 +25,16 @@ from pipelines.records import (
 from pipelines.store import Store
 
 T = TypeVar("T")
+R = TypeVar("R")
+
+OWN_FAULT = (TypeError, ValueError, ArithmeticError, LookupError, AssertionError)
+"""What one target's data or model may raise while its results are stored, `UnstorableError` among it.
+
+Not what ends the job for all: a database that is away or broken, a lost claim, events that changed.
+"""
+
+TOLD_LEFT_OUT = 50
+"""The reasons of at most so many targets that were left out are told; the rest is counted."""
 
 STEPS_PER_TASK = 200_000
 """Steps one worker call works on: seconds of work, tens of megabytes."""
@@ -35,7 +46,11 @@ class StoppedError(RuntimeError):
 
 @dataclass
 class Desk:
-    """One monitor's job: the store it reads and writes, the executor, and its claim."""
+    """One monitor's job: the store it reads and writes, the executor, and its claim.
+
+    Attributes:
+        left_out: why targets were left out of what the job did for all others, by key.
+    """
 
     store: Store
     executor: Executor
@@ -44,6 +59,7 @@ class Desk:
     claim: Claim | None = None
     on_progress: Callable[[str, float], None] = lambda stage, share: None
     should_stop: Callable[[], bool] = lambda: False
+    left_out: dict[str, str] = field(default_factory=dict)
     _series: dict[int, SeriesRow] = field(default_factory=dict)
 
     def targets(self) -> list[TargetRow]:
@@ -95,6 +111,38 @@ class Desk:
         from pipelines import members
 
         return members.longest_window(self.spec.detector, self.spec.params)
+
+    def leave_out(self, target: TargetRow, why: str) -> None:
+        """Note that a target alone is left out, and why; of several reasons the newest holds."""
+        self.left_out[target.key] = why
+
+    def told_left_out(self) -> Json:
+        """Return what an outcome says of targets that were left out: nothing where none was."""
+        if not self.left_out:
+            return {}
+        reasons = [f"{key}: {why}" for key, why in sorted(self.left_out.items())]
+        return {"left_out": len(reasons), "left_out_why": reasons[:TOLD_LEFT_OUT]}
+
+    def each_stored(
+        self,
+        items: Sequence[T],
+        target_of: Callable[[T], TargetRow],
+        store: Callable[[Sequence[T]], Sequence[R]],
+    ) -> list[R]:
+        """Store what belongs to many targets in one call; return what it returns.
+
+        Where that fails, halves are stored until each culprit stands alone: only it is left out.
+        """
+        try:
+            return list(store(items)) if items else []
+        except OWN_FAULT as error:
+            if len(items) == 1:
+                self.leave_out(target_of(items[0]), f"not stored: {reason(error)}")
+                return []
+        half = len(items) // 2
+        return [
+            each for part in (items[:half], items[half:]) for each in self.each_stored(part, target_of, store)
+        ]
 
     def check_stop(self) -> None:
         """Raise StoppedError where the job was asked to stop."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from detectors.base import Detector, Windows
 from pipelines import auto, bank, calibrate, card, flag, masks, members, prepare, regimes
 from pipelines.auto import Member, Traits, View
+from pipelines.executor import Failed, each_alone, reason
 from pipelines.masks import Span
 from pipelines.members import FittedMember, Scale
 from pipelines.monitor import MonitorSpec, Period
@@ -92,11 +93,12 @@ class Fitted:
 
 @dataclass(frozen=True)
 class NotReady:
-    """A target that has too little data in the span to be fitted."""
+    """A target that was not fitted: too few data in the span, or, with ``failed``, an exception."""
 
     target_id: int
     key: str
     why: str
+    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,16 @@ def fit_targets(task: FitTask) -> FitOutcome:
 
 def _fit_targets(task: FitTask) -> FitOutcome:
     outcome = FitOutcome()
-    traits = _traits(task.spec, task.targets)
-    for wanted, asked in _alike(task.spec, task.targets, traits):
+    traits: dict[int, Traits] = {}
+    targets = []
+    for target, own in zip(task.targets, _traits(task.spec, task.targets), strict=True):
+        if isinstance(own, Failed):
+            outcome.not_ready.append(_not_fitted(target, own))
+            continue
+        targets.append(target)
+        if own is not None:
+            traits[target.target.id] = own
+    for wanted, asked in _alike(task.spec, targets, traits):
         parts = [_Fits(task.spec, member, leads=at == 0).of(asked) for at, member in enumerate(wanted)]
         for target in asked:
             models = [part[target.target.id] for part in parts]
@@ -179,13 +189,17 @@ def _fit_targets(task: FitTask) -> FitOutcome:
     return outcome
 
 
-def _traits(spec: MonitorSpec, targets: Sequence[FitTarget]) -> dict[int, Traits]:
-    """Return what models are chosen by, by target id; none where they are named: only ``auto`` chooses."""
+def _traits(spec: MonitorSpec, targets: Sequence[FitTarget]) -> Sequence[Traits | Failed | None]:
+    """Return what the models of each are chosen by; None where they are named: only ``auto`` chooses."""
     if spec.detector != AUTO:
-        return {}
-    # What is looked at one step after the other does not mind where the level is.
-    habits, drift = _habits(spec, targets), _drift(spec, [each for each in targets if len(each.points) == 1])
-    return {each.target.id: Traits(habits[each.target.id], drift.get(each.target.id)) for each in targets}
+        return [None] * len(targets)
+
+    def together(asked: Sequence[FitTarget]) -> list[Traits]:
+        # What is looked at one step after the other does not mind where the level is.
+        habits, drift = _habits(spec, asked), _drift(spec, [each for each in asked if len(each.points) == 1])
+        return [Traits(habits[each.target.id], drift.get(each.target.id)) for each in asked]
+
+    return each_alone(together, targets)
 
 
 def _habits(spec: MonitorSpec, targets: Iterable[FitTarget]) -> dict[int, float]:
@@ -235,7 +249,7 @@ def _after(model: _Model, target: FitTarget) -> Values:
 
 def _probed(
     spec: MonitorSpec, targets: Iterable[FitTarget], probe_of: Callable[[FitTarget], Member]
-) -> Iterator[tuple[FitTarget, _Model | str]]:
+) -> Iterator[tuple[FitTarget, _Model | str | Failed]]:
     """Yield every target with the model that probes it, or why there is none."""
     probes: dict[str, tuple[Member, list[FitTarget]]] = {}
     for target in targets:
@@ -289,9 +303,9 @@ class _Fits:
         self.leads = leads
         self.cls, self.config = bank.config_of(member.detector, member.params)
         self.pooled = spec.scope == "group"
-        self.found: dict[int, _Model | str] = {}
+        self.found: dict[int, _Model | str | Failed] = {}
 
-    def of(self, targets: Iterable[FitTarget]) -> dict[int, _Model | str]:
+    def of(self, targets: Iterable[FitTarget]) -> dict[int, _Model | str | Failed]:
         """Return what became of each target, by id."""
         ready = []
         for asked in targets:
@@ -299,7 +313,8 @@ class _Fits:
                 own = self._prepare(asked)
                 why = self._too_little(own)
             except Exception as error:  # recorded: one broken series must not end the night of all others
-                why = _failure(error)
+                self.found[asked.target.id] = Failed(reason(error))
+                continue
             if why:
                 self.found[asked.target.id] = why
             else:
@@ -357,15 +372,41 @@ class _Fits:
         return list(groups.values())
 
     def _fit_or_part(self, ready: Sequence[_Ready]) -> None:
-        """Fit a bank; where that fails, fit its targets one by one, so that only the culprit is left out."""
+        """Fit a bank; where that fails, fit it so that only the culprit is left out."""
         try:
             self._fit_bank(ready)
         except Exception as error:  # recorded, with the target that caused it
-            if len(ready) > 1 and not self.pooled:
+            if len(ready) == 1:
+                self.found[ready[0].asked.target.id] = Failed(reason(error))
+            elif self.pooled:
+                self._fit_without_culprits(ready, error)
+            else:
                 for own in ready:
                     self._fit_or_part([own])
-                return
-            self.found |= {own.asked.target.id: _failure(error) for own in ready}
+
+    def _fit_without_culprits(self, ready: Sequence[_Ready], error: Exception) -> None:
+        """Fit a pool without those that fail alone too; where there is none, it fails for all."""
+        culprits = self._culprits(ready)
+        rest = [own for own in ready if own.asked.target.id not in culprits]
+        if not culprits:
+            self.found |= {own.asked.target.id: Failed(reason(error)) for own in ready}
+        elif rest:
+            self._fit_or_part(rest)
+
+    def _culprits(self, ready: Sequence[_Ready]) -> set[int]:
+        """Return the targets that fail alone, of a pool that failed as a whole: sought by halves."""
+        half = len(ready) // 2
+        found = set()
+        for part in (ready[:half], ready[half:]):
+            try:
+                self._fit_bank(part)
+            except Exception as error:  # recorded, with the target that caused it
+                if len(part) == 1:
+                    self.found[part[0].asked.target.id] = Failed(reason(error))
+                    found.add(part[0].asked.target.id)
+                else:
+                    found |= self._culprits(part)
+        return found
 
     def _fit_bank(self, ready: Sequence[_Ready]) -> None:
         """Fit targets together, and note what became of each."""
@@ -490,8 +531,11 @@ class _Fits:
         ]
 
 
-def _failure(error: Exception) -> str:
-    return f"the fit failed: {type(error).__name__}: {error}"
+def _not_fitted(asked: FitTarget, why: str | Failed) -> NotReady:
+    """Return what is told of a target without a model."""
+    if isinstance(why, Failed):
+        return NotReady(asked.target.id, asked.target.key, f"the fit failed: {why.why}", failed=True)
+    return NotReady(asked.target.id, asked.target.key, why)
 
 
 # -- one target ---------------------------------------------------------------------
@@ -500,17 +544,20 @@ def _failure(error: Exception) -> str:
 def _join(
     spec: MonitorSpec,
     asked: FitTarget,
-    found: Sequence[_Model | str],
+    found: Sequence[_Model | str | Failed],
     traits: Traits | None,
     outcome: FitOutcome,
 ) -> None:
     """Make one version of a target's models, or note why there is none."""
     models = [each for each in found if isinstance(each, _Model)]
     if not models:
-        why = next(each for each in found if isinstance(each, str))
-        outcome.not_ready.append(NotReady(asked.target.id, asked.target.key, why))
+        why = next(each for each in found if not isinstance(each, _Model))
+        outcome.not_ready.append(_not_fitted(asked, why))
         return
-    outcome.fitted.append(_fitted(spec, asked, models, traits))
+    try:
+        outcome.fitted.append(_fitted(spec, asked, models, traits))
+    except Exception as error:  # recorded: one that cannot be calibrated must not end the fit of all others
+        outcome.not_ready.append(_not_fitted(asked, Failed(reason(error))))
 
 
 def _fitted(spec: MonitorSpec, asked: FitTarget, models: Sequence[_Model], traits: Traits | None) -> Fitted:

@@ -42,23 +42,24 @@ class Reach:
 
 def tick(desk: Desk, now: int) -> Json:
     """Score what came since the last tick, at most a week of it; ``more`` says that some is left."""
-    return {**_tick(desk, now), "suggested": advise(desk)}
+    return {**_tick(desk, now), "suggested": advise(desk), **desk.told_left_out()}
 
 
 def _tick(desk: Desk, now: int) -> Json:
     reach = _reach(desk, now)
     away = _watched(desk, reach, whole=False)
     spans = _new_spans(desk, _lent_meanwhile(desk, now), {}, now)
-    more = False
+    behind: set[int] = set()
     for target in desk.targets():
         if target.id not in reach or target.scored_until is None:
             continue
         stop = min(max(reach[target.id].points, target.scored_until), target.scored_until + TICK_SECONDS)
-        more |= stop < reach[target.id].points
+        behind |= {target.id} if stop < reach[target.id].points else set()
         spans.append(_live_span(target, stop, reach[target.id]))
     outcome = score_spans(desk, spans, stage="score")
     outcome.note(away)
-    return {**outcome.summary(), "more": more}
+    # One that was left out stands where it stood: more of it now would be the same again.
+    return {**outcome.summary(), "more": bool(behind - outcome.failed)}
 
 
 def _lent_meanwhile(desk: Desk, now: int) -> list[VersionRow]:
@@ -99,7 +100,7 @@ def fit(desk: Desk, now: int) -> Json:
     _watched(desk, _reach(desk, now), whole=True)
     done = _refitted(desk, due(desk, now), now)
     outcome = score_spans(desk, _all_new_spans(desk, done, now), stage="score")
-    return {**done.summary(), **outcome.summary(), "suggested": advise(desk)}
+    return {**done.summary(), **outcome.summary(), "suggested": advise(desk), **desk.told_left_out()}
 
 
 def _refitted(
@@ -140,6 +141,7 @@ def nightly(desk: Desk, at: int, now: int) -> Json:
         "since": since,
         "settled": settled.summary(),
         "suggested": advise(desk),
+        **desk.told_left_out(),
     }
 
 
@@ -157,8 +159,14 @@ def backfill(desk: Desk, now: int) -> Json:
     done = _refitted(desk, due(desk, now, missing=True), now, missing=True)
     outcome = score_spans(desk, _all_new_spans(desk, done, now), stage="score")
     outcome.note(away)
-    ticked = tick(desk, now)
-    return {**done.summary(), **outcome.summary(), "more": ticked["more"], "suggested": ticked["suggested"]}
+    ticked = _tick(desk, now)
+    return {
+        **done.summary(),
+        **outcome.summary(),
+        "more": ticked["more"],
+        "suggested": advise(desk),
+        **desk.told_left_out(),
+    }
 
 
 def rescore(

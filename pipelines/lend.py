@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from pipelines import lines, newcomer
 from pipelines.desk import Desk, batches, targets_per_task
+from pipelines.executor import Failed, each_alone
 from pipelines.fit import FitTarget
 from pipelines.newcomer import Usual
 from pipelines.plan import History, fingerprint, histories, loan_slots
@@ -35,20 +36,24 @@ class LendTask:
     model: int
 
 
-def learn_recipes(task: LendTask) -> list[Recipe]:
+def learn_recipes(task: LendTask) -> list[Recipe | Failed]:
     """Return the recipe of every target, in order. Runs inside a worker."""
-    return [
-        newcomer.learn(
-            asked.learned,
-            task.usual,
-            step_seconds=asked.target.step_seconds,
-            timezone=asked.target.timezone,
-            season=task.season,
-            start=asked.start,
-            stop=asked.stop,
-        )
-        for asked in task.targets
-    ]
+
+    def together(targets: Sequence[FitTarget]) -> list[Recipe]:
+        return [
+            newcomer.learn(
+                asked.learned,
+                task.usual,
+                step_seconds=asked.target.step_seconds,
+                timezone=asked.target.timezone,
+                season=task.season,
+                start=asked.start,
+                stop=asked.stop,
+            )
+            for asked in targets
+        ]
+
+    return each_alone(together, task.targets)
 
 
 # -- what is due --------------------------------------------------------------------
@@ -146,17 +151,35 @@ def lend(desk: Desk, wanted: Sequence[Due], *, generation: int = 0) -> list[Vers
     if not wanted:
         return []
     models = _models(desk, desk.versions(desk.targets()))
+    targets = {each.target.id: each.target for each in wanted}
     lent: list[VersionRow] = []
+
+    def add(some: Sequence[NewVersion]) -> list[VersionRow]:
+        return desk.store.add_versions(desk.claim, some)
+
     for task, recipes in desk.executor.map(learn_recipes, _tasks(desk, wanted, models)):
         desk.check_stop()
         terms = _Terms.of(desk, models[task.model], generation)
-        new = [terms.version(asked, recipe) for asked, recipe in zip(task.targets, recipes, strict=True)]
-        lent += desk.store.add_versions(desk.claim, new)
+        new = [terms.version(asked, recipe) for asked, recipe in _learned(desk, task, recipes)]
+        lent += desk.each_stored(new, lambda version: targets[version.target_id], add)
         desk.on_progress("lend", len(lent) / len(wanted))
     drawn = {row.valid_from for row in desk.store.lines(desk.monitor.id, target_ids=())}
     redrawn = lines.draw(desk, sorted({version.train_stop for version in lent} & drawn))
     desk.store.add_lines(desk.claim, redrawn.rows)
     return lent
+
+
+def _learned(
+    desk: Desk, task: LendTask, recipes: Sequence[Recipe | Failed]
+) -> list[tuple[FitTarget, Recipe]]:
+    """Return the targets with their recipes; those that have none are left out."""
+    found = []
+    for asked, recipe in zip(task.targets, recipes, strict=True):
+        if isinstance(recipe, Failed):
+            desk.leave_out(asked.target, f"no model is lent: {recipe.why}")
+        else:
+            found.append((asked, recipe))
+    return found
 
 
 def _tasks(desk: Desk, wanted: Sequence[Due], models: Models) -> Iterator[LendTask]:

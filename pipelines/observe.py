@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipelines import bank, calibrate, flag, members, prepare
 from pipelines.calibrate import WEEK, Scale
 from pipelines.evidence import GRID, Realised, Seen
+from pipelines.executor import Failed, each_alone
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Mode, Policy, Seconds, Values
 from pipelines.score import MODES, ScoreTarget, SeenAt, Steps, in_force, raw_scores
@@ -69,11 +70,15 @@ def look_back_seconds(policy: Policy, step_seconds: int) -> int:
     return flag.context_seconds(policy) + policy.merge_max_gap_seconds + step_seconds
 
 
-def observe_targets(task: ObserveTask) -> list[Observed]:
+def observe_targets(task: ObserveTask) -> list[Observed | Failed]:
     """Return what the nights of every target learn, in order."""
+
+    def together(targets: Sequence[ObserveTarget]) -> list[Observed]:
+        raw = raw_scores(task.spec, [target.scoring for target in targets], task.weights)
+        return [_observed(task.spec, target, steps) for target, steps in zip(targets, raw, strict=True)]
+
     with bank.at_work(task.spec.device):
-        raw = raw_scores(task.spec, [target.scoring for target in task.targets], task.weights)
-    return [_observed(task.spec, target, steps) for target, steps in zip(task.targets, raw, strict=True)]
+        return each_alone(together, task.targets)
 
 
 def _observed(spec: MonitorSpec, target: ObserveTarget, steps: Sequence[Steps]) -> Observed:

@@ -701,7 +701,8 @@ def _logarithmic(shape: ChannelRecipe, seen: Values) -> ChannelRecipe:
 
 
 def _is_whole(value: float) -> bool:
-    return abs(value - round(value)) < 0.01
+    # A value that comes from an array makes the comparison numpy's, whose truth is no JSON.
+    return bool(abs(value - round(value)) < 0.01)
 
 
 def _resolution(seen: Values) -> float:

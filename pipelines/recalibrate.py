@@ -14,12 +14,13 @@ import numpy as np
 
 from pipelines import lines
 from pipelines.assemble import Asked, assemble, window_seconds
-from pipelines.desk import Desk, batches, targets_per_task
+from pipelines.desk import OWN_FAULT, Desk, batches, targets_per_task
 from pipelines.evidence import Realised, Seen, total
+from pipelines.executor import Failed
 from pipelines.lines import LineBook
 from pipelines.observe import Observed, ObserveTarget, ObserveTask, look_back_seconds, observe_targets
 from pipelines.plan import histories, newest_by, pieces
-from pipelines.records import CalibrationRow, Json, Mode, Seconds, TargetRow, VersionRow
+from pipelines.records import CalibrationRow, Json, LineRow, Mode, Seconds, TargetRow, VersionRow
 from pipelines.score import SeenAt
 from pipelines.slots import DAY, nights
 
@@ -174,12 +175,34 @@ def _learn(desk: Desk, waiting: Sequence[_Target], few: Sequence[int], counted: 
     for task, found in desk.executor.map(observe_targets, _tasks(desk, waiting, few)):
         desk.check_stop()
         for asked, observed in zip(task.targets, found, strict=True):
+            if isinstance(observed, Failed):
+                desk.leave_out(asked.scoring.target, f"not held against its scores: {observed.why}")
+                continue
             rows += _noted(by_id[observed.target_id], asked.nights.tolist(), observed, realised)
     rows = _with_bodies(desk, rows, by_id)
     drawn = lines.draw(desk, [n for n in few if n in counted], _faded(desk, realised))
     if rows or drawn.rows:
-        desk.store.add_calibrations(desk.claim, rows, drawn.rows)
+        _store(desk, waiting, rows, drawn.rows)
     return drawn.refused
+
+
+def _store(
+    desk: Desk, waiting: Sequence[_Target], rows: Sequence[CalibrationRow], drawn: Sequence[LineRow]
+) -> None:
+    """Store what nights learned and their lines in one go; the rows of a target that cannot be stored alone
+    are left out."""
+    try:
+        desk.store.add_calibrations(desk.claim, rows, drawn)
+    except OWN_FAULT:
+        owner = {v.id: each.target for each in waiting for v in each.versions}
+
+        def add(some: Sequence[CalibrationRow]) -> Sequence[None]:
+            desk.store.add_calibrations(desk.claim, some)
+            return ()
+
+        desk.each_stored(rows, lambda row: owner[row.version_id], add)
+        # Last, as they say up to which night all was learned.
+        desk.store.add_lines(desk.claim, drawn)
 
 
 def _tasks(desk: Desk, waiting: Sequence[_Target], few: Sequence[int]) -> Iterator[ObserveTask]:

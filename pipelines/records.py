@@ -387,6 +387,9 @@ class RunKind(StrEnum):
     """Ingest, fit what is due, draw the line, rescore with hindsight, retention."""
     RESCORE = "rescore"
     BACKFILL = "backfill"
+    FIT = "fit"
+    """By a command, as is what follows."""
+    SCORE = "score"
 
 
 class RunState(StrEnum):

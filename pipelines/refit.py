@@ -259,15 +259,21 @@ def fit_target(
 
 
 def _store(desk: Desk, task: FitTask, outcome: FitOutcome, done: Refitted, generation: int) -> None:
-    done.not_ready += outcome.not_ready
-    versions = desk.store.add_versions(
-        desk.claim, [_new_version(desk, fitted, generation) for fitted in outcome.fitted]
-    )
-    keys = {asked.target.id: asked.target.key for asked in task.targets}
-    for fitted, version in zip(outcome.fitted, versions, strict=True):
+    targets = {asked.target.id: asked.target for asked in task.targets}
+    for each in outcome.not_ready:
+        if each.failed:
+            desk.leave_out(targets[each.target_id], each.why)
+        else:
+            done.not_ready.append(each)
+
+    def add(some: Sequence[Fitted]) -> list[tuple[Fitted, VersionRow]]:
+        new = [_new_version(desk, fitted, generation) for fitted in some]
+        return list(zip(some, desk.store.add_versions(desk.claim, new), strict=True))
+
+    for fitted, version in desk.each_stored(outcome.fitted, lambda own: targets[own.target_id], add):
         if version.status != "accepted":
             why = "; ".join(version.card.get("broken", fitted.broken))
-            done.broken.append(NotReady(version.target_id, keys[version.target_id], why))
+            done.broken.append(NotReady(version.target_id, targets[version.target_id].key, why))
             continue
         done.versions.append(version)
         earliest = done.unseen.get(version.target_id)

@@ -10,6 +10,7 @@ import numpy as np
 from pipelines import flag
 from pipelines.assemble import Asked, Part, assemble, window_seconds
 from pipelines.desk import Desk, batches, targets_per_task
+from pipelines.executor import Failed
 from pipelines.lines import LineBook
 from pipelines.plan import pieces
 from pipelines.reconcile import reconcile
@@ -68,13 +69,14 @@ class Span:
 
 @dataclass
 class Outcome:
-    """What a pass changed."""
+    """What a pass changed; ``failed`` are the ids of targets that were left out."""
 
     targets: int = 0
     rows: int = 0
     appeared: list[EventChange] = field(default_factory=list)
     changed: list[EventChange] = field(default_factory=list)
     vanished: list[EventChange] = field(default_factory=list)
+    failed: set[int] = field(default_factory=set)
 
     def note(self, changes: Sequence[EventChange]) -> None:
         for change in changes:
@@ -111,7 +113,11 @@ def score_spans(desk: Desk, spans: Sequence[Span], *, stage: str, dry_run: bool 
     book = LineBook(desk, dry_run=dry_run)
     dense = _dense(desk)
     todo = [span for span in spans if versions[span.target.id] and book.any]
-    finished = 0
+    finished, done = 0, set[int]()
+
+    def commit(some: Sequence[tuple[_Job, Scored]]) -> list[int]:
+        return _commit(desk, some, outcome, dense=dense, dry_run=dry_run)
+
     jobs = [_Job(span, span.start, span.stop, tuple(versions[span.target.id]), ()) for span in todo]
     while jobs:
         again: list[_Job] = []
@@ -119,19 +125,23 @@ def score_spans(desk: Desk, spans: Sequence[Span], *, stage: str, dry_run: bool 
             desk.check_stop()
             ready = []
             for job, result in zip(group, scored, strict=True):
-                wider = _wider(job, result, desk)
-                if wider is not None:
+                if isinstance(result, Failed):
+                    desk.leave_out(job.span.target, f"not scored: {result.why}")
+                elif (wider := _wider(job, result, desk)) is not None:
                     again.append(wider)
                 else:
                     ready.append((job, result))
-            _commit(desk, ready, outcome, dense=dense, dry_run=dry_run)
+            done.update(desk.each_stored(ready, lambda each: each[0].span.target, commit))
             finished += len(ready)
             desk.on_progress(stage, finished / max(1, len(todo)))
         jobs = again
+    outcome.failed = {span.target.id for span in todo} - done
     return outcome
 
 
-def _scored(desk: Desk, jobs: Sequence[_Job], book: LineBook) -> Iterator[tuple[list[_Job], list[Scored]]]:
+def _scored(
+    desk: Desk, jobs: Sequence[_Job], book: LineBook
+) -> Iterator[tuple[list[_Job], list[Scored | Failed]]]:
     groups: dict[int, list[_Job]] = {}
 
     def tasks() -> Iterator[ScoreTask]:
@@ -248,9 +258,8 @@ def _commit(
     *,
     dense: bool,
     dry_run: bool,
-) -> None:
-    if not ready:
-        return
+) -> list[int]:
+    """Commit what was found, or with ``dry_run`` only note it; return the ids of the targets."""
     stored = {} if dense else _stored(desk, ready)
     none = np.empty(0, dtype=np.int64)
     blocks = [
@@ -258,12 +267,10 @@ def _commit(
         for job, result in ready
     ]
     block = _joined(blocks)
-    outcome.rows += len(block.ts)
     changes = [change for job, result in ready for change in _changes(job, result, job.events)]
-    if dry_run:
-        outcome.note(changes)
-        return
-    outcome.note(_commit_from_newest(desk, ready, block, changes))
+    outcome.note(changes if dry_run else _commit_from_newest(desk, ready, block, changes))
+    outcome.rows += len(block.ts)
+    return [job.span.target.id for job, _ in ready]
 
 
 def _commit_from_newest(

@@ -19,6 +19,7 @@ from detectors.base import Detector, Expected, Windows
 from pipelines import absence, bank, flag, masks, members, prepare, shares
 from pipelines.calibrate import Calibrated
 from pipelines.evidence import Seen
+from pipelines.executor import Failed, each_alone
 from pipelines.fit import UnseenScores
 from pipelines.masks import Span
 from pipelines.members import FittedMember
@@ -152,11 +153,15 @@ class Steps:
         return self.echo_live if mode is Mode.LIVE else self.echo_settled
 
 
-def score_targets(task: ScoreTask) -> list[Scored]:
+def score_targets(task: ScoreTask) -> list[Scored | Failed]:
     """Return the scores and intervals of every target, in order."""
+
+    def together(targets: Sequence[ScoreTarget]) -> list[Scored]:
+        raw = raw_scores(task.spec, targets, task.weights)
+        return [scored(task.spec, target, steps) for target, steps in zip(targets, raw, strict=True)]
+
     with bank.at_work(task.spec.device):
-        raw = raw_scores(task.spec, task.targets, task.weights)
-    return [scored(task.spec, target, steps) for target, steps in zip(task.targets, raw, strict=True)]
+        return each_alone(together, task.targets)
 
 
 def raw_scores(

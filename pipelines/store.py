@@ -28,6 +28,10 @@ from pipelines.records import (
 )
 
 
+class UnstorableError(ValueError):
+    """Something of what was to be stored is nothing that a database takes; nothing was written."""
+
+
 class LostClaimError(RuntimeError):
     """The lease of this run ended and another daemon may hold it; nothing was written."""
 

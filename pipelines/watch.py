@@ -45,11 +45,15 @@ def watch(desk: Desk, observed_until: Mapping[int, int], *, whole: bool) -> list
     steps = [(h.newest - h.first) // t.step_seconds for t in learning if (h := known.get(t.id))]
     size = max(1, min(256, STEPS // (max(steps, default=0) + 1)))
     changes: list[EventChange] = []
-    for group in batches((t for t in learning if t.id in known), size):
+
+    def watched(group: Sequence[TargetRow]) -> list[EventChange]:
         try:
-            changes += _watched(desk, group, known, observed_until, whole=whole)
+            return _watched(desk, group, known, observed_until, whole=whole)
         except StaleEventsError:  # somebody judged one of the events meanwhile
-            changes += _watched(desk, group, known, observed_until, whole=whole)
+            return _watched(desk, group, known, observed_until, whole=whole)
+
+    for group in batches((t for t in learning if t.id in known), size):
+        changes += desk.each_stored(group, lambda target: target, watched)
     return changes
 
 

@@ -66,15 +66,18 @@ def try_(
         found = _tried(path, at)
         rejected = _rejected(found.ingested)
     _print_intervals(_highest(found.intervals, limit), found, as_json=as_json)
-    for line in (*rejected, *_what_next(file, kept, found, limit)):
+    left_out = [f"Left out: {why}" for why in found.left_out]
+    for line in (*rejected, *left_out, *_what_next(file, kept, found, limit)):
         show.note(line)
 
 
 @dataclass(frozen=True)
 class Tried:
-    """What ``anomaly try`` saw: the outcome of ingesting, the monitors' targets, and the intervals."""
+    """What ``anomaly try`` saw: the outcome of ingesting, which series had to be left out and why, the
+    monitors' targets, and the intervals."""
 
     ingested: list[Json]
+    left_out: list[str]
     monitors: list[Json]
     intervals: list[Json]
 
@@ -82,8 +85,8 @@ class Tried:
 def _tried(path: Path, at: datetime) -> Tried:
     with serving(load(path), at) as service:
         ingested = service.ingest()
-        service.backfill()
-        return Tried(ingested, service.validate(), service.store.rows("flagged_intervals"))
+        left_out = [why for each in service.backfill().values() for why in each.get("left_out_why", ())]
+        return Tried(ingested, left_out, service.validate(), service.store.rows("flagged_intervals"))
 
 
 def _highest(intervals: list[Json], limit: int) -> list[Json]:

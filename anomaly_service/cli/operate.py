@@ -97,6 +97,7 @@ def rescore(
         show.say(json.dumps(result, indent=1))
     else:
         _changes(result, dry_run)
+        _left_out(result)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -153,6 +154,7 @@ def _summary(by_monitor: dict[str, Any], as_json: bool) -> None:
     done = [{"monitor": name, **result} for name, result in by_monitor.items()]
     columns = [name for name in TOLD if any(name in row for row in done)]
     show.rows(done, columns, as_json=False, empty="The config declares no monitor.")
+    _left_out(by_monitor)
     for row in done:
         for reason in row.get("waiting", ()):
             show.note(f"{row['monitor']}: not watched, {reason}.")
@@ -164,6 +166,15 @@ def _summary(by_monitor: dict[str, Any], as_json: bool) -> None:
             show.note(f"{row['monitor']}: a new model is not used, {reason}.")
         if row.get("not_ready", 0) > len(row.get("not_ready_why", ())):
             show.note(f"{row['monitor']}: {row['not_ready']} series have no new model in all.")
+
+
+def _left_out(by_monitor: dict[str, Any]) -> None:
+    """Say which series a job had to leave out, and why."""
+    for name, result in by_monitor.items():
+        for why in result.get("left_out_why", ()):
+            show.note(f"{name}: left out, {why}")
+        if result.get("left_out", 0) > len(result.get("left_out_why", ())):
+            show.note(f"{name}: {result['left_out']} series were left out in all.")
 
 
 def _changes(result: dict[str, Any], dry_run: bool) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from anomaly_service.cli.show import duration
-from anomaly_service.telemetry import unread
+from anomaly_service.telemetry import left_out, unread
 
 if TYPE_CHECKING:
     from anomaly_service.service import Service
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 NAMED = 5
 """At most so many series are named in a line; the rest is counted."""
+WHOLE = {"nightly", "backfill"}
+"""Kinds of runs that fit and score all there is: what an earlier run left out, they tried again."""
 
 
 def standing(service: Service) -> Json:
@@ -30,12 +32,31 @@ def standing(service: Service) -> Json:
         "last_tick": _last(runs, "tick"),
         "last_nightly": _last(runs, "nightly"),
         "failed_runs": [run for run in runs if run["state"] == "failed"],
+        "retried_runs": [run for run in runs if run["state"] in ("waiting", "running") and run["error"]],
+        "left_out": _left_out(runs),
     }
 
 
 def _last(runs: Sequence[Json], kind: str) -> Json | None:
     """Return the newest run of a kind that was done."""
     return next((run for run in reversed(runs) if run["kind"] == kind and run["state"] == "done"), None)
+
+
+def _left_out(runs: Sequence[Json]) -> list[Json]:
+    """Return what the newest runs left out, each with when and in which kind of work.
+
+    A monitor's newest run of a kind counts, unless one of those that do everything came after it.
+    """
+    found: list[Json] = []
+    seen: dict[str, set[str]] = {}
+    ended = [run for run in runs if run["state"] == "done" and run["finished_at"]]
+    for run in sorted(ended, key=lambda run: (run["finished_at"], run["run_id"]), reverse=True):
+        later = seen.setdefault(run["monitor"], set())
+        if run["kind"] not in later and not later & WHOLE:
+            about = {name: run[name] for name in ("run_id", "kind", "monitor", "finished_at")}
+            found += [{**about, "why": why} for why in left_out(run["outcome"] or {})]
+        later.add(run["kind"])
+    return found
 
 
 def status_lines(found: Json) -> Iterator[str]:
@@ -53,7 +74,11 @@ def status_lines(found: Json) -> Iterator[str]:
     yield _run_line("night", found["last_nightly"], now)
     yield from _series_lines(found["series"])
     yield from _waiting_lines(found["waiting"])
+    yield from _left_out_lines(found["left_out"])
+    yield from _retry_lines(found["retried_runs"])
     yield from _failure_lines(found["failed_runs"])
+    if not (found["left_out"] or found["retried_runs"] or found["failed_runs"]):
+        yield "No run failed."
 
 
 def _source_line(source: Json, now: str, error: str) -> str:
@@ -103,15 +128,30 @@ def _waiting_lines(waiting: Sequence[Json]) -> Iterator[str]:
         yield f"{len(waiting) - NAMED} more are not watched; `anomaly validate --json` names them all."
 
 
+def _left_out_lines(left_out: Sequence[Json]) -> Iterator[str]:
+    for row in left_out[:NAMED]:
+        yield (
+            f"Left out of the {row['kind']} of {row['monitor']} that ended {row['finished_at']}: {row['why']}"
+        )
+    if len(left_out) > NAMED:
+        yield f"{len(left_out) - NAMED} more were left out; `anomaly status --json` names them."
+
+
+def _retry_lines(runs: Sequence[Json]) -> Iterator[str]:
+    for run in runs[:NAMED]:
+        yield (
+            f"The {run['kind']} of {run['monitor'] or 'all monitors'} scheduled for {run['scheduled_for']} "
+            f"failed and is tried again (attempts so far: {run['attempts']}): {run['error']}"
+        )
+
+
 def _failure_lines(runs: Sequence[Json]) -> Iterator[str]:
-    if not runs:
-        yield "No run failed."
-        return
-    last = runs[-1]
-    yield (
-        f"{len(runs)} runs failed, the last one ({last['kind']} of {last['monitor'] or 'all monitors'}, "
-        f"scheduled for {last['scheduled_for']}): {last['error']}"
-    )
+    if runs:
+        last = runs[-1]
+        yield (
+            f"{len(runs)} runs failed, the last one ({last['kind']} of {last['monitor'] or 'all monitors'}, "
+            f"scheduled for {last['scheduled_for']}): {last['error']}"
+        )
 
 
 def _ago(at: str, now: str) -> str:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Double, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, StatementError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
+from anomaly_service.db.bodies import to_text
 from anomaly_service.errors import DatabaseUnavailableError
+from pipelines.store import UnstorableError
 
 SQLITE_PRAGMAS = (
     "PRAGMA busy_timeout = 30000",  # milliseconds another writer may take before "database is locked"
@@ -87,14 +87,12 @@ def normalise(url: str | URL) -> URL:
 def make_engine(url: str | URL) -> Engine:
     """Return an engine; nothing is connected yet."""
     normal = normalise(url)
-    # A NaN inside JSON would be stored by SQLite and refused by PostgreSQL: refuse it on both.
-    dumps = partial(json.dumps, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
     if normal.get_backend_name() == "sqlite":
-        engine = create_engine(normal, json_serializer=dumps, connect_args={"timeout": 30.0})
+        engine = create_engine(normal, json_serializer=to_text, connect_args={"timeout": 30.0})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return create_engine(normal, json_serializer=dumps, pool_pre_ping=True)
+    return create_engine(normal, json_serializer=to_text, pool_pre_ping=True)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
@@ -133,6 +131,7 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
 
     Raises:
         DatabaseUnavailableError: the connection failed or the database gave up; try again later.
+        UnstorableError: a value that was to be stored is none that the database takes.
     """
     try:
         with engine.connect() as connection:
@@ -147,7 +146,18 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
                 f"the database {engine.url.render_as_string(hide_password=True)} did not answer as it "
                 f"should: {_reason(error)}; nothing of this transaction was stored, it can be repeated"
             ) from error
+        if isinstance(error, StatementError) and isinstance(error.orig, UnstorableError):
+            # SQLAlchemy puts the whole statement around what its JSON serializer raised.
+            raise error.orig from error
+        if _is_refused(error):
+            raise UnstorableError(f"the database refuses a value: {_reason(error)}") from error
         raise
+
+
+def _is_refused(error: BaseException) -> bool:
+    """True where the database was asked to store a value that it has no place for."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return any(base.__name__ == "DataError" for base in type(original).__mro__)
 
 
 def _is_unavailable(error: BaseException) -> bool:

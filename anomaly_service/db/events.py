@@ -14,7 +14,7 @@ from anomaly_service.db.sql import among
 from anomaly_service.db.tables import EventRevision, EventTable, Review
 from anomaly_service.errors import ReviewedEventError, UnknownEventError
 from pipelines.records import Event, EventChange, Interval, Json, Kind, Status, Verdict
-from pipelines.store import StaleEventsError
+from pipelines.store import StaleEventsError, UnstorableError
 
 ROUNDING = 1e-5
 """Relative difference of two scores of the same data in float32: less is no change of an event."""
@@ -203,7 +203,7 @@ def _values(event: Event) -> dict[str, Any]:
 
 def _finite(value: float, name: str) -> float:
     if not math.isfinite(value):
-        raise ValueError(
+        raise UnstorableError(
             f"expected a finite {name} of an event, got {value}; an interval has at least one score"
         )
     return float(value)

@@ -14,13 +14,16 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, exists, func, or_, select, text, update
 
 from anomaly_service.db.engine import db_now
-from anomaly_service.db.sql import add_one
+from anomaly_service.db.sql import add_one, upsert
 from anomaly_service.db.tables import Run
 from pipelines.records import Claim, Json, RunKind, RunState
 from pipelines.store import LostClaimError
 
 # Any number: claims queue for a moment, so that two cannot take two runs of one monitor.
 _CLAIM_LOCK = 7_236_002
+
+COMMAND = "command"
+"""Who owns the work of a person's command."""
 
 WAITING, RUNNING = RunState.WAITING.value, RunState.RUNNING.value
 
@@ -155,6 +158,36 @@ def give_back(connection: Connection, claim: Claim) -> None:
     values = {"state": WAITING, "owner": "", "lease_until": None, "attempts": Run.attempts - 1}
     if connection.execute(update(Run).where(*_still(claim)).values(**values)).rowcount != 1:
         raise _lost(claim)
+
+
+def note(
+    connection: Connection,
+    kind: RunKind,
+    monitor_id: int,
+    at: datetime,
+    state: RunState,
+    outcome: Json,
+    error: str,
+    seconds: float,
+) -> None:
+    """Put work that nobody claimed, a person's command, among the runs as one that ended just now."""
+    now = connection.scalar(select(db_now())) or 0.0
+    row = {
+        "kind": RunKind(kind).value,
+        "monitor_id": monitor_id,
+        "monitor_key": monitor_id,
+        "scheduled_for": _seconds(at),
+        "state": RunState(state).value,
+        "owner": COMMAND,
+        "fence": 0,
+        "attempts": 1,
+        "created_at": now,
+        "started_at": now - seconds,
+        "finished_at": now,
+        "outcome": outcome,
+        "error": error,
+    }
+    upsert(connection, Run, [row], ["kind", "monitor_key", "scheduled_for"])
 
 
 def _still(claim: Claim) -> tuple[ColumnElement[bool], ...]:

@@ -322,6 +322,21 @@ class SqlStore:
         with self._write() as connection:
             runs.give_back(connection, claim)
 
+    def note_run(
+        self,
+        kind: RunKind,
+        monitor_id: int,
+        at: datetime,
+        state: RunState,
+        outcome: Json,
+        *,
+        error: str = "",
+        seconds: float = 0.0,
+    ) -> None:
+        """Put what a command did among the runs; one of the same kind, monitor and time is replaced."""
+        with self._write() as connection:
+            runs.note(connection, kind, monitor_id, at, state, outcome, error, seconds)
+
     def last_run(self, kind: RunKind, monitor_id: int | None = None) -> datetime | None:
         """Return the newest time for which such a run was scheduled, whatever became of it."""
         with self._read() as connection:
