@@ -10,13 +10,16 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any, Self
 
-from anomaly_service.config import Config
+from anomaly_service.config.sections import Config
 from anomaly_service.db.store import SqlStore
 from anomaly_service.errors import DatabaseError
-from pipelines import channels
 from pipelines.executor import Executor
+from pipelines.jobs import channels
+from pipelines.jobs.readiness import readiness
 from pipelines.monitor import MonitorSpec
-from pipelines.records import Claim, EventChange, Json, MonitorRow, RunKind, RunState, SeriesRow
+from pipelines.names import RunKind, RunState
+from pipelines.records import Claim, EventChange, Json, MonitorRow, SeriesRow
+from pipelines.times import iso_seconds
 
 BY_COMMAND = (RunKind.BACKFILL, RunKind.FIT, RunKind.SCORE, RunKind.RESCORE)
 
@@ -83,7 +86,7 @@ class Service:
 
     def ingest(self, should_stop: Callable[[], bool] = lambda: False) -> list[Json]:
         """Take what is new from every source; return what each delivered."""
-        from anomaly_service.ingest import ingest
+        from anomaly_service.sources.ingest import ingest
 
         sources, rejects = self.config.build_sources(), self.config.rejects_folder
         return ingest(
@@ -132,57 +135,59 @@ class Service:
 
     def backfill(self, monitors: Sequence[str] | None = None) -> Json:
         """Fit and score all history as the daemon would have; return what changed, by monitor."""
-        from pipelines import jobs
+        from pipelines.jobs import passes
 
         return self._told(
-            self._commanded(RunKind.BACKFILL, monitors, lambda desk: jobs.backfill(desk, self._at()))
+            self._commanded(RunKind.BACKFILL, monitors, lambda job: passes.backfill(job, self._at()))
         )
 
     def fit(self, monitors: Sequence[str] | None = None) -> Json:
         """Fit what is due, and score what that changes."""
-        from pipelines import jobs
+        from pipelines.jobs import passes
 
-        return self._told(self._commanded(RunKind.FIT, monitors, lambda desk: jobs.fit(desk, self._at())))
+        return self._told(self._commanded(RunKind.FIT, monitors, lambda job: passes.fit(job, self._at())))
 
     def score(self, monitors: Sequence[str] | None = None) -> Json:
         """Run one live tick."""
-        from pipelines import jobs
+        from pipelines.jobs import passes
 
-        return self._told(self._commanded(RunKind.SCORE, monitors, lambda desk: jobs.tick(desk, self._at())))
+        return self._told(self._commanded(RunKind.SCORE, monitors, lambda job: passes.tick(job, self._at())))
 
     def nightly(self, monitors: Sequence[str] | None = None) -> Json:
         """Run the nightly pass as of now."""
-        from pipelines import jobs
+        from pipelines.jobs import passes
 
         at = self._at()
-        return self._told({desk.spec.name: jobs.nightly(desk, at, at) for desk in self._desks(monitors)})
+        return self._told(
+            {job.spec.name: passes.nightly(job, at, at) for job in self._monitor_jobs(monitors)}
+        )
 
     def _commanded(self, kind: RunKind, monitors: Sequence[str] | None, work: Callable[[Any], Json]) -> Json:
         """Return what a person's command did, by monitor."""
-        return {desk.spec.name: self._noted(kind, desk, work) for desk in self._desks(monitors)}
+        return {job.spec.name: self._noted(kind, job, work) for job in self._monitor_jobs(monitors)}
 
-    def _noted(self, kind: RunKind, desk: Any, work: Callable[[Any], Json]) -> Json:
+    def _noted(self, kind: RunKind, job: Any, work: Callable[[Any], Json]) -> Json:
         """Do a command's work on a monitor; where it fails, in part too, it stands among the runs.
 
         From then on, those in which all goes well do too: the last word on a monitor is the newest.
         """
-        from pipelines.executor import reason
+        from pipelines.failures import reason
 
         began = time.monotonic()
 
         def note(state: RunState, outcome: Json, error: str = "") -> None:
             seconds = time.monotonic() - began
-            self.store.note_run(kind, desk.monitor.id, self.now, state, outcome, error=error, seconds=seconds)
+            self.store.note_run(kind, job.monitor.id, self.now, state, outcome, error=error, seconds=seconds)
 
         try:
-            outcome = work(desk)
+            outcome = work(job)
         except Exception as error:
             # Where it is the database that is away, there is no place to note it.
             with suppress(DatabaseError):
                 note(RunState.FAILED, {}, reason(error))
             raise
-        if "left_out" in outcome or any(self.store.last_run(each, desk.monitor.id) for each in BY_COMMAND):
-            note(RunState.DONE, {desk.spec.name: outcome})
+        if "left_out" in outcome or any(self.store.last_run(each, job.monitor.id) for each in BY_COMMAND):
+            note(RunState.DONE, {job.spec.name: outcome})
         return outcome
 
     def _told(self, result: Json) -> Json:
@@ -203,25 +208,25 @@ class Service:
         monitors: Sequence[str] | None = None,
     ) -> Json:
         """Score a span again with hindsight; a dry run only says what would appear, change and vanish."""
-        from pipelines import jobs
+        from pipelines.jobs import passes
 
         a, b = int(start.timestamp()), int(stop.timestamp())
         if a >= b:
             raise ValueError(f"expected a span that starts before it ends, got {start} to {stop}")
 
-        def work(desk: Any) -> Json:
-            outcome = jobs.rescore(desk, a, b, self._at(), again=refit, dry_run=dry_run)
-            series = {target.id: target.key for target in desk.targets()}
+        def work(job: Any) -> Json:
+            outcome = passes.rescore(job, a, b, self._at(), again=refit, dry_run=dry_run)
+            series = {target.id: target.key for target in job.targets()}
             return {
                 **outcome.summary(),
                 "appear": [_described(c, series) for c in outcome.appeared],
                 "change": [_described(c, series) for c in outcome.changed],
                 "vanish": [_described(c, series) for c in outcome.vanished],
-                **desk.told_left_out(),
+                **job.told_left_out(),
             }
 
         if dry_run:
-            return {desk.spec.name: work(desk) for desk in self._desks(monitors)}
+            return {job.spec.name: work(job) for job in self._monitor_jobs(monitors)}
         return self._commanded(RunKind.RESCORE, monitors, work)
 
     def validate(self) -> list[Json]:
@@ -233,7 +238,6 @@ class Service:
             ValueError: this machine lacks the device that the config names.
         """
         from detectors.device import resolve
-        from pipelines import jobs
 
         resolve(self.config.device)
 
@@ -241,7 +245,7 @@ class Service:
         stored = {row.name: row for row in self.store.monitors()}
         out = []
         for name, spec in self.config.monitor_specs().items():
-            targets = jobs.readiness(
+            targets = readiness(
                 spec,
                 channels.wanted(spec, series),
                 self._fitted(stored.get(name)),
@@ -270,8 +274,8 @@ class Service:
 
     def run(self, claim: Claim, now: datetime, should_stop: Callable[[], bool] = lambda: False) -> Json:
         """Do the work of one claimed run; every commit checks the claim's fence."""
-        from pipelines import jobs
-        from pipelines.desk import StoppedError
+        from pipelines.jobs import passes
+        from pipelines.jobs.monitor_job import StoppedError
 
         ingested = self.ingest(should_stop)
         if should_stop():
@@ -279,13 +283,13 @@ class Service:
         at = int(now.timestamp())
         result: Json = {"ingested": ingested}
         for row, spec in self.sync(claim.monitor_id):
-            desk = replace(self._desk(row, spec), claim=claim, should_stop=should_stop)
+            job = replace(self._job(row, spec), claim=claim, should_stop=should_stop)
             if claim.kind is RunKind.TICK:
-                result[spec.name] = jobs.tick(desk, at)
+                result[spec.name] = passes.tick(job, at)
             elif claim.kind is RunKind.NIGHTLY:
-                result[spec.name] = jobs.nightly(desk, int(claim.scheduled_for.timestamp()), at)
+                result[spec.name] = passes.nightly(job, int(claim.scheduled_for.timestamp()), at)
             elif claim.kind is RunKind.BACKFILL:
-                result[spec.name] = jobs.backfill(desk, at)
+                result[spec.name] = passes.backfill(job, at)
             else:
                 raise ValueError(f"no run of kind {claim.kind.value!r} is worked off by the daemon")
         if claim.kind is RunKind.NIGHTLY:
@@ -311,12 +315,12 @@ class Service:
     def _at(self) -> int:
         return int(self.now.timestamp())
 
-    def _desks(self, monitors: Sequence[str] | None) -> Iterator[Any]:
+    def _monitor_jobs(self, monitors: Sequence[str] | None) -> Iterator[Any]:
         in_force = self.sync()
         _check_known(monitors or (), [spec.name for _, spec in in_force])
         for row, spec in in_force:
             if not monitors or spec.name in monitors:
-                yield self._desk(row, spec)
+                yield self._job(row, spec)
 
     def check_names(self, monitor: str | None, series: str | None) -> None:
         """Refuse what nobody has heard of, so that a slip of the pen does not read as all quiet.
@@ -339,8 +343,8 @@ class Service:
             hint = f"; the nearest is {near[0]!r}" if near else ""
             raise UnknownSeriesError(f"no series {series!r}{hint}; `anomaly series` lists them")
 
-    def stored_desk(self, monitor: str) -> Any:
-        """Return the desk of a monitor as it is stored, to read from: nothing is written.
+    def stored_job(self, monitor: str) -> Any:
+        """Return the job of a monitor as it is stored, to read from: nothing is written.
 
         Raises:
             UnknownMonitorError: the config declares no such monitor, or it has not been at work yet.
@@ -349,16 +353,16 @@ class Service:
         _check_known([monitor], list(specs))
         for row in self.store.monitors():
             if row.name == monitor:
-                return self._desk(row, specs[monitor])
+                return self._job(row, specs[monitor])
         raise UnknownMonitorError(f"monitor {monitor!r} has not been at work yet; run: anomaly backfill")
 
-    def _desk(self, row: MonitorRow, spec: MonitorSpec) -> Any:
-        from pipelines.desk import Desk
+    def _job(self, row: MonitorRow, spec: MonitorSpec) -> Any:
+        from pipelines.jobs.monitor_job import MonitorJob
 
         def progress(stage: str, share: float) -> None:
             self.on_progress(f"{stage} {spec.name}", share)
 
-        return Desk(self.store, self.executor, row, spec, on_progress=progress)
+        return MonitorJob(self.store, self.executor, row, spec, on_progress=progress)
 
 
 def _check_known(wanted: Sequence[str], declared: Sequence[str]) -> None:
@@ -383,7 +387,7 @@ def _described(change: EventChange, series: Mapping[int, str]) -> Json:
 
 
 def _time(ts: int | None) -> str | None:
-    return None if ts is None else datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return None if ts is None else iso_seconds(ts)
 
 
 def _iso(target: Json) -> Json:

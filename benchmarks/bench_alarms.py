@@ -25,22 +25,25 @@ from scipy.signal import lfilter
 from anomaly_service.db.migrate import migrate
 from anomaly_service.db.store import SqlStore
 from anomaly_service.executors.local import LocalExecutor
-from anomaly_service.labelled import find
+from anomaly_service.measure.labelled import find
 from detectors import registry
-from pipelines.assemble import Asked, assemble
-from pipelines.desk import Desk, batches
-from pipelines.lines import LineBook
-from pipelines.metrics import poisson_interval
+from pipelines.batches import batches
+from pipelines.jobs.assemble import Asked, assemble
+from pipelines.jobs.lines import LineBook
+from pipelines.jobs.monitor_job import MonitorJob
+from pipelines.jobs.plan import pieces
+from pipelines.jobs.recalibrate import recalibrate
+from pipelines.jobs.refit import due, refit
+from pipelines.measure.metrics import poisson_interval
+from pipelines.measure.simulate import simulate
 from pipelines.monitor import MonitorSpec, Threshold
-from pipelines.names import AUTO
-from pipelines.plan import pieces
-from pipelines.recalibrate import recalibrate
-from pipelines.records import Json, Kind, Mode, PointBlock, Points, Policy, SeriesSpec, TargetRow
-from pipelines.refit import due, refit
-from pipelines.score import ScoreTarget, Steps, raw_scores, scored
-from pipelines.simulate import simulate
-from pipelines.slots import DAY
+from pipelines.names import AUTO, Kind, Mode
+from pipelines.records import Json, PointBlock, Points, Policy, SeriesSpec, TargetRow
 from pipelines.store import Ingest
+from pipelines.times import DAY
+from pipelines.workers.judge import scored
+from pipelines.workers.score import ScoredSteps, raw_scores
+from pipelines.workers.tasks import ScoreTarget
 
 WEEK = 7 * DAY
 STEP = 600
@@ -173,10 +176,10 @@ def judge(
         migrate(url)
         with SqlStore(url) as store:
             end = fill(store, series)
-            desk = desk_of(store, spec, executor)
-            refit(desk, due(desk, end, missing=True))
-            recalibrate(desk, end)
-            yield from _counted(desk, end, budgets)
+            job = desk_of(store, spec, executor)
+            refit(job, due(job, end, missing=True))
+            recalibrate(job, end)
+            yield from _counted(job, end, budgets)
 
 
 def fill(store: SqlStore, series: Sequence[Series]) -> int:
@@ -189,16 +192,16 @@ def fill(store: SqlStore, series: Sequence[Series]) -> int:
     return max(int(each.points.ts[-1]) for each in series) + 1
 
 
-def desk_of(store: SqlStore, spec: MonitorSpec, executor: LocalExecutor) -> Desk:
+def desk_of(store: SqlStore, spec: MonitorSpec, executor: LocalExecutor) -> MonitorJob:
     row = store.sync_monitors({spec.name: spec.to_json()})[0]
     store.sync_targets(row.id, [(s.spec.key, (s.id,)) for s in store.series()])
-    return Desk(store, executor, row, spec)
+    return MonitorJob(store, executor, row, spec)
 
 
-def _counted(desk: Desk, end: int, budgets: Sequence[float]) -> Iterator[Realised]:
-    versions = desk.versions(desk.targets())
-    targets = [target for target in desk.targets() if versions[target.id]]
-    known = desk.series()
+def _counted(job: MonitorJob, end: int, budgets: Sequence[float]) -> Iterator[Realised]:
+    versions = job.versions(job.targets())
+    targets = [target for target in job.targets() if versions[target.id]]
+    known = job.series()
     spans = {
         t.id: (versions[t.id][0].train_stop, min(end, (known[t.series_ids[0]].last_ts or 0) + 1))
         for t in targets
@@ -206,7 +209,7 @@ def _counted(desk: Desk, end: int, budgets: Sequence[float]) -> Iterator[Realise
     targets = [t for t in targets if spans[t.id][0] < spans[t.id][1]]
     found: dict[tuple[float, str], list[tuple[int, int, float]]] = {}
     for group in batches(targets, 16):
-        for key, counts in _of_group(desk, group, spans, budgets):
+        for key, counts in _of_group(job, group, spans, budgets):
             found.setdefault(key, []).append(counts)
     for (budget, mode), counts in found.items():
         alarms, rules, own_weeks = (np.array(column) for column in zip(*counts, strict=True))
@@ -216,20 +219,20 @@ def _counted(desk: Desk, end: int, budgets: Sequence[float]) -> Iterator[Realise
 
 
 def _of_group(
-    desk: Desk, group: Sequence[TargetRow], spans: dict[int, tuple[int, int]], budgets: Sequence[float]
+    job: MonitorJob, group: Sequence[TargetRow], spans: dict[int, tuple[int, int]], budgets: Sequence[float]
 ) -> Iterator[tuple[tuple[float, str], tuple[int, int, float]]]:
     """Yield alarms, intervals of rules, and weeks of every target, by budget and mode."""
-    by_id = desk.versions(group)
+    by_id = job.versions(group)
     asked = [
         Asked(t, tuple(pieces(by_id[t.id], *spans[t.id])), spans[t.id][1], spans[t.id][1]) for t in group
     ]
-    scoring, weights = assemble(desk, asked, LineBook(desk))
-    raw = raw_scores(desk.spec, scoring, weights)
+    scoring, weights = assemble(job, asked, LineBook(job))
+    raw = raw_scores(job.spec, scoring, weights)
     low, high = min(a for a, _ in spans.values()), max(b for _, b in spans.values())
     for budget in budgets:
         # The budget is the monitor's, and only series with a model can spend it.
-        threshold = replace(desk.spec.threshold, alarms_per_week=budget * len(spans))
-        at = replace(desk, spec=replace(desk.spec, threshold=threshold))
+        threshold = replace(job.spec.threshold, alarms_per_week=budget * len(spans))
+        at = replace(job, spec=replace(job.spec, threshold=threshold))
         lines = LineBook(at, dry_run=True).of([t.id for t in group], low, high)
         for target, steps in zip(scoring, raw, strict=True):
             own = replace(target, lines=lines[target.target.id])
@@ -237,7 +240,9 @@ def _of_group(
                 yield (budget, str(mode)), _alarms(at.spec, own, steps, mode)
 
 
-def _alarms(spec: MonitorSpec, target: ScoreTarget, steps: list[Steps], mode: Mode) -> tuple[int, int, float]:
+def _alarms(
+    spec: MonitorSpec, target: ScoreTarget, steps: list[ScoredSteps], mode: Mode
+) -> tuple[int, int, float]:
     step = target.target.step_seconds
     window = max(part.windows.window for each in steps for part in (each, *each.parts))
     # What not every window covers yet is not settled, and counts as live in either mode.

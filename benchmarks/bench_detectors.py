@@ -28,8 +28,9 @@ from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from detectors import registry
-from detectors.base import Detector, Windows
+from detectors.base import Detector
 from detectors.maths.moments import BlockMoments
+from detectors.windows import Windows
 
 POINTS, WINDOW, BANK = 4032, 128, 64
 """The size that figures are asked for: points of a series, steps of a window, series of a bank."""

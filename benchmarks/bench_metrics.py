@@ -12,7 +12,7 @@ import numpy as np
 from measure import Clock, figure, machine, ratio, title
 from numpy.typing import NDArray
 
-from pipelines import metrics
+from pipelines.measure import metrics
 
 LENGTHS = ((0.7, 4_000), (0.25, 40_000), (0.05, 150_000))
 """Share of the series, and their rows."""

@@ -21,15 +21,15 @@ from sqlalchemy import text
 from anomaly_service.db.migrate import migrate
 from anomaly_service.db.store import SqlStore
 from anomaly_service.executors.local import LocalExecutor
-from pipelines import jobs
-from pipelines.desk import Desk
+from pipelines.jobs import passes
+from pipelines.jobs.monitor_job import MonitorJob
+from pipelines.jobs.refit import due, refit
+from pipelines.jobs.rescore import score_spans
 from pipelines.monitor import MonitorSpec, Threshold
 from pipelines.names import AUTO
 from pipelines.records import PointBlock, Policy, SeriesSpec
-from pipelines.refit import due, refit
-from pipelines.rescore import score_spans
-from pipelines.slots import DAY
 from pipelines.store import Ingest
+from pipelines.times import DAY
 
 STEP = 300
 END = 20_056 * DAY + 4 * 3600
@@ -77,20 +77,20 @@ def fill(store: SqlStore, n_series: int, start: int, stop: int) -> int:
     return rows
 
 
-def desk_of(store: SqlStore, executor: LocalExecutor, spec: MonitorSpec) -> Desk:
+def desk_of(store: SqlStore, executor: LocalExecutor, spec: MonitorSpec) -> MonitorJob:
     row = store.sync_monitors({spec.name: spec.to_json()})[0]
     series = [s for s in store.series() if spec.selects(s.spec.metric, s.spec.labels)]
     store.sync_targets(row.id, [(s.spec.key, (s.id,)) for s in series])
-    return Desk(store, executor, row, spec)
+    return MonitorJob(store, executor, row, spec)
 
 
-def first_versions(desk: Desk, now: int) -> None:
+def first_versions(job: MonitorJob, now: int) -> None:
     """Fit every target once, on its last night but today's, and score the days since."""
     newest = {}
-    for each in due(desk, now - DAY, missing=True):
+    for each in due(job, now - DAY, missing=True):
         newest[each.target.id] = each
-    done = refit(desk, list(newest.values()))
-    score_spans(desk, jobs._all_new_spans(desk, done, now), stage="score")
+    done = refit(job, list(newest.values()))
+    score_spans(job, passes._all_new_spans(job, done, now), stage="score")
 
 
 def stored_share(store: SqlStore, n_series: int) -> None:
@@ -119,9 +119,9 @@ def run(spec: MonitorSpec, n_series: int, url: str, workers: int) -> None:
             fill(store, n_series, before, before + STEP)
             before += STEP
             with timed(f"live tick over {n_series:,} series", memory, "gaussian, 2,000 in <= 6 s"):
-                print("  ", jobs.tick(desk_of(store, executor, spec), before + 60))
+                print("  ", passes.tick(desk_of(store, executor, spec), before + 60))
         with timed(f"nightly over {n_series:,} series", memory, "gaussian, 2,000 in <= 300 s"):
-            print("  ", jobs.nightly(desk_of(store, executor, spec), before, before + 60))
+            print("  ", passes.nightly(desk_of(store, executor, spec), before, before + 60))
         stored_share(store, n_series)
     executor.close()
     memory.close()

@@ -30,15 +30,16 @@ from pyarrow import csv as pyarrow_csv
 
 from anomaly_service.db.migrate import migrate
 from anomaly_service.db.store import SqlStore
-from anomaly_service.ingest import ingest
 from anomaly_service.sources.csv import CsvConfig, CsvSource
-from pipelines import bank
-from pipelines.evidence import Seen
-from pipelines.fit import FitTarget, FitTask, fit_targets
+from anomaly_service.sources.ingest import ingest
 from pipelines.monitor import MonitorSpec
-from pipelines.records import CalibrationRow, Mode, PointBlock, Points, ScoreBlock, SeriesSpec
-from pipelines.slots import DAY
+from pipelines.names import Mode
+from pipelines.records import CalibrationRow, PointBlock, Points, ScoreBlock, SeriesSpec
+from pipelines.steps.evidence import Seen
 from pipelines.store import Batch, Ingest, NewVersion
+from pipelines.times import DAY
+from pipelines.workers import bank
+from pipelines.workers.fit import FitTarget, FitTask, fit_targets
 
 STEP = 300
 START = 20_000 * DAY

@@ -18,16 +18,16 @@ from pathlib import Path
 
 from measure import machine
 
-from anomaly_service import backtests
 from anomaly_service.executors.local import LocalExecutor
-from anomaly_service.labelled import LabelledFile, find
-from anomaly_service.report import Report, figure
+from anomaly_service.measure import backtests
+from anomaly_service.measure.labelled import LabelledFile, find
+from anomaly_service.measure.report import Report, figure
 from detectors import registry
-from pipelines.backtest import Candidate
+from pipelines.measure.backtest import Candidate
+from pipelines.measure.scoreboard import difference, mean, summarise
 from pipelines.monitor import MonitorSpec, Threshold
 from pipelines.names import AUTO
 from pipelines.records import Json
-from pipelines.scoreboard import difference, mean, summarise
 
 ONE_CHANNEL = ("nab", "mscloud", "aiops_final", "ucr")
 MANY_CHANNELS = ("asd", "msl", "smd8")

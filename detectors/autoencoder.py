@@ -10,20 +10,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detectors.base import Density, Detector, Expected, Progress, Windows, in_pieces
-from detectors.maths import parts, usual
-from detectors.maths.usual import Codes, Residuals
+from detectors.base import Density, Detector, Expected
+from detectors.maths import second_stage, surprise_parts
+from detectors.maths.second_stage import Codes, Residuals
+from detectors.pieces import Progress, in_pieces
 from detectors.stacked import (
     FAR,
-    Batch,
     NetworkConfig,
     Params,
+    TrainingBatch,
     asinh,
     filled,
     perceptron,
     perceptron_weights,
     train,
 )
+from detectors.windows import Windows
 
 BEND = 2.0
 """Error in scaled units from which the loss grows like the error, no longer like its square."""
@@ -122,14 +124,16 @@ class AutoencoderDetector(Detector):
         params = trained.silenced
         return {
             **params,
-            **usual.learned(partial(_usual, network), params, windows),
+            **second_stage.learned(partial(_usual, network), params, windows),
             "failed": trained.failed,
         }
 
     def _score(self, windows: Windows) -> Tensor:
         def scores(members: slice, piece: Windows) -> Tensor:
             model = self._model(members)
-            return parts.combined(model.parts(piece.values, parts.missing_in(piece)), model.state)
+            return surprise_parts.combined(
+                model.parts(piece.values, surprise_parts.missing_in(piece)), model.state
+            )
 
         return in_pieces(_limited(windows), scores)
 
@@ -180,7 +184,7 @@ class _Network:
     def decode(self, params: Params, z: Tensor) -> Tensor:
         return perceptron(params, "decoder", z)
 
-    def loss(self, params: Params, batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss(self, params: Params, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the error of what was observed, of every window: half its square below `BEND`."""
         seen = batch.values
         if self.config.noise:
@@ -216,9 +220,9 @@ class _Model:
     def reconstruct(self, x: Tensor) -> Tensor:
         return self.decode(self.encode(x))
 
-    def seen(self, values: Tensor, mask: Tensor | None) -> Batch:
+    def seen(self, values: Tensor, mask: Tensor | None) -> TrainingBatch:
         """Return flat windows, missing steps filled round by round (mask None: nothing is missing)."""
-        batch = Batch.of(values.flatten(2), None if mask is None else mask.flatten(2))
+        batch = TrainingBatch.of(values.flatten(2), None if mask is None else mask.flatten(2))
         return filled(batch, self.reconstruct, self.network.config.imputations)
 
     def parts(self, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -226,26 +230,26 @@ class _Model:
         batch = self.seen(values, mask)
         z = self.encode(batch.values)
         off = (batch.values - self.decode(z)).mul_(batch.kept).div_(self.spread)
-        step, energy = parts.steps_of(off, mask, values.shape[3])
-        rest = parts.standard(energy, batch.kept.sum(2))
+        step, energy = surprise_parts.steps_of(off, mask, values.shape[3])
+        rest = surprise_parts.standard(energy, batch.kept.sum(2))
         codes = self.codes
-        code = parts.latent_surprise(codes.mixture.log_prob(codes.whitened(z)), z.shape[2])
+        code = surprise_parts.latent_surprise(codes.mixture.log_prob(codes.whitened(z)), z.shape[2])
         return torch.cat([code.unsqueeze(2), rest.unsqueeze(2), step], dim=2)
 
 
 def _usual(network: _Network, params: Params, windows: Windows) -> dict[str, Tensor]:
     """Return what residuals, codes and parts of the score do on training windows, as state."""
     model = _Model(network, params)
-    values, mask = windows.gathered(windows.drawn(usual.DRAWN))
+    values, mask = windows.gathered(windows.drawn(second_stage.DRAWN))
     batch = model.seen(values, mask if bool(mask.any()) else None)
     z = model.encode(batch.values)
     residual = (batch.values - model.decode(z)).mul_(batch.kept)
-    good = usual.least(residual.abs().sum(2) / batch.kept.sum(2).clamp_min(1), network.config.trim)
+    good = second_stage.least(residual.abs().sum(2) / batch.kept.sum(2).clamp_min(1), network.config.trim)
     residuals = Residuals.of(residual, batch.kept, good, network.config.sd_floor)
-    codes = Codes.of(usual.rows(z, good), windows, network.config.counts(), network.config.seed)
+    codes = Codes.of(second_stage.rows(z, good), windows, network.config.counts(), network.config.seed)
     own = residuals.state() | codes.state()
     model = _Model(network, params | own)
-    return own | parts.scale_of(lambda values, mask, _: model.parts(values, mask), windows)
+    return own | surprise_parts.scale_of(lambda values, mask, _: model.parts(values, mask), windows)
 
 
 def _limited(windows: Windows) -> Windows:

@@ -7,21 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detectors.base import (
-    Density,
-    Detector,
-    Expected,
-    Progress,
-    TrimmedConfig,
-    Windows,
-    any_of,
-    fit_in_pieces,
-    in_pieces,
-)
-from detectors.maths import parts
+from detectors.base import Density, Detector, Expected, TrimmedConfig
+from detectors.maths import surprise_parts
 from detectors.maths.autoregression import Autoregression, PerStep
 from detectors.maths.moments import LARGEST, regular, stationary, trimmed
 from detectors.maths.normal import normal_expect, normal_log_prob
+from detectors.pieces import Progress, fit_in_pieces, in_pieces
+from detectors.windows import Windows, any_of
 
 LARGEST_SIZE = 128
 """Values of a step and those it is predicted from at most: the predictions of all orders take 33 KiB."""
@@ -98,7 +90,7 @@ class AutoregressiveDetector(Detector):
         def raw(values: Tensor, mask: Tensor | None, _: Tensor) -> Tensor:
             return _raw_parts(process, values, mask)
 
-        return process.state() | parts.scale_of(raw, _untrimmed(windows, short, kept))
+        return process.state() | surprise_parts.scale_of(raw, _untrimmed(windows, short, kept))
 
     def _order(self, n_channels: int) -> int:
         return min(self.config.order, self.config.window - 1, max(1, LARGEST_SIZE // n_channels - 1))
@@ -113,10 +105,10 @@ class AutoregressiveDetector(Detector):
     def _score(self, windows: Windows) -> Tensor:
         def scores(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
-            process, mask = self._process(members), parts.missing_in(piece)
+            process, mask = self._process(members), surprise_parts.missing_in(piece)
             if mask is None:
                 return _scores(process, state, piece.series)
-            return parts.combined(_raw_parts(process, piece.values, mask), state)
+            return surprise_parts.combined(_raw_parts(process, piece.values, mask), state)
 
         # Without gaps all but the scores themselves is kept per point.
         gaps = bool(windows.missing.any())
@@ -173,8 +165,12 @@ def _scores(process: Autoregression, state: dict[str, Tensor], series: Tensor) -
     """Scores of all windows of series without gaps: one pass over the points, one over the scores."""
     x = series.clamp(-LARGEST, LARGEST) - process.mean.unsqueeze(1)
     shared, step = _surprises(process, x.unsqueeze(1), process.window * process.n_channels)
-    together = parts.shared_square(shared.squeeze(1), state)
-    return step.map(lambda each: parts.own_square(each, state)).laid_out(together.unsqueeze(1)).squeeze(1)
+    together = surprise_parts.shared_square(shared.squeeze(1), state)
+    return (
+        step.map(lambda each: surprise_parts.own_square(each, state))
+        .laid_out(together.unsqueeze(1))
+        .squeeze(1)
+    )
 
 
 def _raw_parts(process: Autoregression, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -207,5 +203,7 @@ def _surprises(process: Autoregression, x: Tensor, observed: Tensor | int) -> tu
     energy = squares.total()
     level = process.shift_ratio(innovations)
     n_channels = process.n_channels
-    shared = torch.stack([parts.standard(energy, observed), parts.standard(level, n_channels)], dim=3)
-    return shared, squares.map(lambda each: parts.standard(each, n_channels))
+    shared = torch.stack(
+        [surprise_parts.standard(energy, observed), surprise_parts.standard(level, n_channels)], dim=3
+    )
+    return shared, squares.map(lambda each: surprise_parts.standard(each, n_channels))

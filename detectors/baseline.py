@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from detectors.base import Detector, Expected, Progress, Windows, fit_in_pieces
+from detectors.base import Detector, Expected
 from detectors.maths.quantiles import robust_moments
+from detectors.pieces import Progress, fit_in_pieces
+from detectors.windows import Windows
 
 FLOOR = 0.01
 """Smallest standard deviation, in prepared units (1 is the series' robust scale)."""

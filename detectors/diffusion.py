@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from detectors.base import Density, Detector, Expected, Progress, Windows, check_trim, in_pieces, once
-from detectors.maths import diffusion, latents, parts
+from detectors.base import Density, Detector, Expected, check_trim
+from detectors.maths import diffusion, latents, surprise_parts
 from detectors.maths.diffusion import Denoise, Schedule
 from detectors.maths.linear import LinearBase
 from detectors.maths.normal import normal_expect
-from detectors.stacked import Batch, NetworkConfig, Params, asinh, dense, linear
+from detectors.pieces import Progress, in_pieces, once
+from detectors.stacked import NetworkConfig, Params, TrainingBatch, asinh, dense, linear
+from detectors.windows import Windows
 
 WAVES = 4
 """Waves that tell the network the noise level: one, two, four and eight turns of its angle."""
@@ -98,30 +100,30 @@ class DiffusionDetector(Detector):
     def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
         # A member that failed keeps the denoiser of a normal distribution.
         state, kept = latents.fit(self._network, windows, self.config, on_progress)
-        return state | parts.scale_by_member(self._raw_of, state, kept)
+        return state | surprise_parts.scale_by_member(self._raw_of, state, kept)
 
-    def _raw_of(self, state: Params) -> parts.Raw:
+    def _raw_of(self, state: Params) -> surprise_parts.Raw:
         """Return what maps windows to parts as theory standardises them: latent, rest, steps."""
         base = LinearBase.load(state)
         return lambda values, mask, _: self._raw(state, base, values, mask)
 
     def _raw(self, state: Params, base: LinearBase, values: Tensor, mask: Tensor | None) -> Tensor:
         normal = base.normal
-        x, gone = parts.observed(base, normal, values, mask)
+        x, gone = surprise_parts.observed(base, normal, values, mask)
         z, _ = base.split(x)
         missed = self._network(state).missed(state, z)
-        latent = parts.standard(missed.energy, base.latent)
-        step, _ = parts.steps_of(base.upright(missed.slope, x), mask, values.shape[3])
+        latent = surprise_parts.standard(missed.energy, base.latent)
+        step, _ = surprise_parts.steps_of(base.upright(missed.slope, x), mask, values.shape[3])
         energy = (x @ normal.whitener.transpose(1, 2).to(torch.float32)).square().sum(2)
-        rest = parts.rest_of(base, energy, z, gone)
+        rest = surprise_parts.rest_of(base, energy, z, gone)
         return torch.cat([latent.unsqueeze(2), rest.unsqueeze(2), step], dim=2)
 
     def _score(self, windows: Windows) -> Tensor:
         raws = once(lambda members: self._raw_of(self._state_of(members)))
 
         def scores(members: slice, piece: Windows) -> Tensor:
-            raw = raws(members)(piece.values, parts.missing_in(piece), piece.starts)
-            return parts.combined(raw, self._state_of(members))
+            raw = raws(members)(piece.values, surprise_parts.missing_in(piece), piece.starts)
+            return surprise_parts.combined(raw, self._state_of(members))
 
         return in_pieces(windows, scores, values=PIECE)
 
@@ -245,7 +247,7 @@ class _Denoiser:
 
         return denoise
 
-    def loss(self, params: Params, batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss(self, params: Params, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return half the squared error of the denoised latents in units of the noise, one level a window."""
         n = batch.values.shape[1]
         share = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n

@@ -10,20 +10,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detectors.base import Density, Detector, Expected, Progress, Windows, check_trim, in_pieces, once
-from detectors.maths import contrast, latents, parts
+from detectors.base import Density, Detector, Expected, check_trim
+from detectors.maths import contrast, latents, surprise_parts
 from detectors.maths.linear import LinearBase, latents_of
 from detectors.maths.moments import trimmed
 from detectors.maths.normal import log_density, log_standard, normal_expect
+from detectors.pieces import Progress, in_pieces, once
 from detectors.stacked import (
-    Batch,
     NetworkConfig,
     Params,
+    TrainingBatch,
     asinh,
     perceptron,
     perceptron_hidden,
     perceptron_weights,
 )
+from detectors.windows import Windows
 
 NORMALISING = 16_384
 """Draws of noise over which the learned density is summed, to bring it to one."""
@@ -97,7 +99,7 @@ class EnergyDetector(Detector):
         # Without weights nothing is added: a member that failed is a normal distribution.
         state |= trained.silenced
         state |= {"log_total": self._log_total(state)}
-        return state | parts.scale_by_member(self._raw_of, state, kept)
+        return state | surprise_parts.scale_by_member(self._raw_of, state, kept)
 
     def _network_on(self, base: Params) -> _Network:
         return _Network(self.config, base["spread"].shape[1])
@@ -123,18 +125,20 @@ class EnergyDetector(Detector):
 
     # -- use ------------------------------------------------------------------------
 
-    def _raw_of(self, state: dict[str, Tensor]) -> parts.Raw:
+    def _raw_of(self, state: dict[str, Tensor]) -> surprise_parts.Raw:
         """Return what maps windows to parts as theory standardises them: latent, rest, steps."""
         model = self._model_of(state)
         base = model.base
-        return lambda values, mask, _: parts.latent_parts(base, base.normal, values, mask, model.log_latent)
+        return lambda values, mask, _: surprise_parts.latent_parts(
+            base, base.normal, values, mask, model.log_latent
+        )
 
     def _score(self, windows: Windows) -> Tensor:
         raws = once(lambda members: self._raw_of(self._state_of(members)))
 
         def scores(members: slice, piece: Windows) -> Tensor:
-            raw = raws(members)(piece.values, parts.missing_in(piece), piece.starts)
-            return parts.combined(raw, self._state_of(members))
+            raw = raws(members)(piece.values, surprise_parts.missing_in(piece), piece.starts)
+            return surprise_parts.combined(raw, self._state_of(members))
 
         return in_pieces(windows, scores)
 
@@ -207,7 +211,7 @@ class _Network:
     def hidden(self, params: Params, z: Tensor) -> Tensor:
         return perceptron_hidden(params, "energy", asinh(z))
 
-    def loss(self, params: Params, batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss(self, params: Params, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return how badly windows are told from noise, in nats."""
         n_targets, n, latent = batch.values.shape
         noise = contrast.noise(n * self.config.noises, latent, generator).expand(n_targets, -1, -1)

@@ -9,13 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detectors.base import Density, Detector, Expected, Progress, Windows, check_trim, in_pieces, once
-from detectors.maths import flows, latents, parts
+from detectors.base import Density, Detector, Expected, check_trim
+from detectors.maths import flows, latents, surprise_parts
 from detectors.maths.flows import TRANSFORMS, Flow, Transform
 from detectors.maths.linear import LinearBase
 from detectors.maths.normal import normal_expect
-from detectors.maths.parts import Raw
+from detectors.maths.surprise_parts import Raw
+from detectors.pieces import Progress, in_pieces, once
 from detectors.stacked import NetworkConfig
+from detectors.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,14 @@ class FlowDetector(Detector):
     def _fit(self, windows: Windows, on_progress: Progress) -> dict[str, Tensor]:
         # A member that failed keeps the map that changes nothing: its latent is a normal distribution.
         state, kept = latents.fit(self._flow, windows, self.config, on_progress)
-        return state | parts.scale_by_member(self._raw_of, state, kept)
+        return state | surprise_parts.scale_by_member(self._raw_of, state, kept)
 
     def _raw_of(self, state: dict[str, Tensor]) -> Raw:
         """Return what maps windows to parts as theory standardises them: latent, rest, steps."""
         base, log_latent = LinearBase.load(state), self._log_latent(state)
-        return lambda values, mask, _: parts.latent_parts(base, base.normal, values, mask, log_latent)
+        return lambda values, mask, _: surprise_parts.latent_parts(
+            base, base.normal, values, mask, log_latent
+        )
 
     def _log_latent(self, state: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
         flow = self._flow(state)
@@ -113,7 +117,7 @@ class FlowDetector(Detector):
         raws = self._raws()
 
         def scores(members: slice, piece: Windows) -> Tensor:
-            return parts.combined(raws(members)(*_asked(piece)), self._state_of(members))
+            return surprise_parts.combined(raws(members)(*_asked(piece)), self._state_of(members))
 
         return in_pieces(windows, scores)
 
@@ -124,7 +128,7 @@ class FlowDetector(Detector):
         raws = self._raws()
 
         def scaled(members: slice, piece: Windows) -> Tensor:
-            return parts.scaled(raws(members)(*_asked(piece)), self._state_of(members))
+            return surprise_parts.scaled(raws(members)(*_asked(piece)), self._state_of(members))
 
         found = in_pieces(windows, scaled)
         norm = self.encode(windows).square().sum(2)
@@ -185,4 +189,4 @@ class FlowDetector(Detector):
 
 
 def _asked(windows: Windows) -> tuple[Tensor, Tensor | None, Tensor]:
-    return windows.values, parts.missing_in(windows), windows.starts
+    return windows.values, surprise_parts.missing_in(windows), windows.starts

@@ -9,22 +9,24 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detectors.base import Density, Detector, Expected, Progress, Windows, check_trim, in_pieces
-from detectors.maths import latents, parts
+from detectors.base import Density, Detector, Expected, check_trim
+from detectors.maths import latents, surprise_parts
 from detectors.maths.linear import LinearBase, latents_of
 from detectors.maths.moments import trimmed
 from detectors.maths.wasserstein import CRITIC_STEPS, PENALTY, slope_penalty
+from detectors.pieces import Progress, in_pieces
 from detectors.stacked import (
-    Batch,
     NetworkConfig,
     Params,
     Training,
+    TrainingBatch,
     Turn,
     asinh,
     perceptron,
     perceptron_hidden,
     perceptron_weights,
 )
+from detectors.windows import Windows
 
 COORDINATES = 128
 """Most principal coordinates the networks see: all of them up to 128 values a window."""
@@ -117,7 +119,7 @@ class GanDetector(Detector):
         # Without weights nothing is added: a member that failed is its principal components.
         state |= trained.silenced
         state |= {"feature_spread": self._feature_spread(state, coordinates)}
-        return state | parts.scale_by_member(self._raw_of, state, kept)
+        return state | surprise_parts.scale_by_member(self._raw_of, state, kept)
 
     def _network_on(self, base: Params) -> _Game:
         return _Game(self.config, base["spread"].shape[1])
@@ -131,13 +133,13 @@ class GanDetector(Detector):
 
     def _feature_spread(self, state: dict[str, Tensor], coordinates: Windows) -> Tensor:
         """How far each of the critic's features is apart on training windows, ``(n_targets, hidden)``."""
-        drawn, _ = coordinates.gathered(coordinates.drawn(parts.DRAWN))
+        drawn, _ = coordinates.gathered(coordinates.drawn(surprise_parts.DRAWN))
         apart = self._game(state).features_apart(state, drawn.squeeze(2))
         return apart.square().mean(1).sqrt().clamp_min(SMALLEST_SPREAD)
 
     # -- use ------------------------------------------------------------------------
 
-    def _raw_of(self, state: dict[str, Tensor]) -> parts.Raw:
+    def _raw_of(self, state: dict[str, Tensor]) -> surprise_parts.Raw:
         """Return what maps windows to parts as theory standardises them: rest, features, steps."""
         base, game = LinearBase.load(state), self._game(state)
         normal = base.normal
@@ -150,10 +152,10 @@ class GanDetector(Detector):
                 x, gone = normal.completed(x, mask.flatten(2)).x.to(torch.float32), mask.flatten(2).sum(2)
             u = base.split(x)[0]
             left = x - base.window_of(game.reconstruct(state, u))
-            step, energy = parts.steps_of(left @ whitener, mask, values.shape[3])
-            rest = parts.standard(energy, left.shape[2] - game.latent - gone)
+            step, energy = surprise_parts.steps_of(left @ whitener, mask, values.shape[3])
+            rest = surprise_parts.standard(energy, left.shape[2] - game.latent - gone)
             apart = (game.features_apart(state, u) / spread).square().sum(2)
-            features = parts.standard(apart, game.config.hidden)
+            features = surprise_parts.standard(apart, game.config.hidden)
             return torch.cat([rest.unsqueeze(2), features.unsqueeze(2), step], dim=2)
 
         return raw
@@ -161,8 +163,8 @@ class GanDetector(Detector):
     def _score(self, windows: Windows) -> Tensor:
         def scores(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
-            raw = self._raw_of(state)(piece.values, parts.missing_in(piece), piece.start)
-            return parts.combined(raw, state)
+            raw = self._raw_of(state)(piece.values, surprise_parts.missing_in(piece), piece.start)
+            return surprise_parts.combined(raw, state)
 
         return in_pieces(windows, scores)
 
@@ -264,7 +266,7 @@ class _Game:
         seen, again = perceptron_hidden(params, "critic", both).chunk(2, dim=1)
         return seen - again
 
-    def critic_loss(self, params: Params, batch: Batch, generator: torch.Generator) -> Tensor:
+    def critic_loss(self, params: Params, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return how little the critic tells windows from generated ones, with the penalty on its slope."""
 
         def critic(seen: Tensor) -> Tensor:
@@ -276,16 +278,16 @@ class _Game:
         share = torch.rand(n, 1, generator=generator)
         return for_fake - for_real + PENALTY * slope_penalty(critic, real, fake, share)
 
-    def generator_loss(self, params: Params, batch: Batch, generator: torch.Generator) -> Tensor:
+    def generator_loss(self, params: Params, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return what the critic finds wrong with generated windows; the mean, as none is an anomaly."""
         fake = self.made(params, self.noise(batch.values.shape[1], generator))
         return -perceptron(params, "critic", asinh(fake)).squeeze(2).mean(1, keepdim=True)
 
-    def encoder_loss(self, params: Params, batch: Batch, generator: torch.Generator) -> Tensor:
+    def encoder_loss(self, params: Params, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the error of reconstructed windows, in coordinates and in the critic's features."""
         left = asinh(batch.values) - asinh(self.reconstruct(params, batch.values))
         apart = self.features_apart(params, batch.values).square().mean(2)
         return left.square().mean(2) + self.config.features * apart
 
-    def loss(self, params: Params, batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss(self, params: Params, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         return self.encoder_loss(params, batch, generator)

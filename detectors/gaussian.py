@@ -8,21 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from detectors.base import (
-    Density,
-    Detector,
-    Expected,
-    Progress,
-    TrimmedConfig,
-    Windows,
-    fit_in_pieces,
-    in_pieces,
-)
-from detectors.maths import parts, stored
+from detectors.base import Density, Detector, Expected, TrimmedConfig
+from detectors.maths import stored, surprise_parts
 from detectors.maths.moments import FLOOR, Moments, regular, trimmed
 from detectors.maths.normal import Normal, normal_expect, normal_log_prob
 from detectors.maths.normal_parts import energy_part, raw_parts
 from detectors.maths.ppca import Ppca
+from detectors.pieces import Progress, fit_in_pieces, in_pieces
+from detectors.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -95,7 +88,7 @@ class GaussianDetector(Detector):
         moments, kept = trimmed(windows, self.config.trim)
         state = self._distribution(moments, windows.n_channels)
         normal = stored.normal_of(state)
-        return state | parts.scale_of(lambda values, mask, _: raw_parts(normal, values, mask), kept)
+        return state | surprise_parts.scale_of(lambda values, mask, _: raw_parts(normal, values, mask), kept)
 
     def _distribution(self, moments: Moments, n_channels: int) -> dict[str, Tensor]:
         """The fitted distribution, as it is stored."""
@@ -121,17 +114,17 @@ class GaussianDetector(Detector):
     def _parts_of(self, members: slice, windows: Windows) -> Tensor:
         """Scaled parts: window, level and every step, ``(n_targets, n_windows, 2 + window)``."""
         state = self._state_of(members)
-        return parts.scaled(
-            raw_parts(stored.normal_of(state), windows.values, parts.missing_in(windows)), state
+        return surprise_parts.scaled(
+            raw_parts(stored.normal_of(state), windows.values, surprise_parts.missing_in(windows)), state
         )
 
     def _score(self, windows: Windows) -> Tensor:
         def scores(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
-            normal, mask = stored.normal_of(state), parts.missing_in(piece)
+            normal, mask = stored.normal_of(state), surprise_parts.missing_in(piece)
             if self.config.whole:
-                return parts.whole(energy_part(normal, piece.values, mask), state)
-            return parts.combined(raw_parts(normal, piece.values, mask), state)
+                return surprise_parts.whole(energy_part(normal, piece.values, mask), state)
+            return surprise_parts.combined(raw_parts(normal, piece.values, mask), state)
 
         found = in_pieces(windows, scores)
         return found.expand(-1, -1, windows.window) if self.config.whole else found

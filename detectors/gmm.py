@@ -8,23 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detectors.base import (
-    Density,
-    Detector,
-    Expected,
-    Progress,
-    TrimmedConfig,
-    Windows,
-    fit_in_pieces,
-    in_pieces,
-    once,
-)
-from detectors.maths import mixture, parts
+from detectors.base import Density, Detector, Expected, TrimmedConfig
+from detectors.maths import mixture, surprise_parts
 from detectors.maths.linear import LinearBase, latents_of
 from detectors.maths.lowrank import LowRank
 from detectors.maths.mixture import Mixture
 from detectors.maths.moments import trimmed
 from detectors.maths.normal import expected
+from detectors.pieces import Progress, fit_in_pieces, in_pieces, once
+from detectors.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -82,7 +74,7 @@ class GmmDetector(Detector):
         moments, kept = trimmed(windows, self.config.trim)
         base = LinearBase.of(moments, windows.window, self.config.latent)
         fitted = self._mixture(base, kept)
-        scale = parts.scale_of(lambda values, mask, _: _raw_parts(base, fitted, values, mask), kept)
+        scale = surprise_parts.scale_of(lambda values, mask, _: _raw_parts(base, fitted, values, mask), kept)
         stored = {"weight": fitted.weight, "centre": fitted.mean, "covariance": fitted.covariance}
         return base.state() | scale | {name: t.to(torch.float32) for name, t in stored.items()}
 
@@ -96,8 +88,8 @@ class GmmDetector(Detector):
         models = self._models()
 
         def scores(members: slice, piece: Windows) -> Tensor:
-            raw = _raw_parts(*models(members), piece.values, parts.missing_in(piece))
-            return parts.combined(raw, self._state_of(members))
+            raw = _raw_parts(*models(members), piece.values, surprise_parts.missing_in(piece))
+            return surprise_parts.combined(raw, self._state_of(members))
 
         return in_pieces(windows, scores)
 
@@ -171,7 +163,7 @@ def _mixture_of(state: dict[str, Tensor]) -> Mixture:
 
 def _raw_parts(base: LinearBase, fitted: Mixture, values: Tensor, mask: Tensor | None) -> Tensor:
     """Parts as theory standardises them: latent, rest, steps; ``(n_targets, k, 2 + window)``."""
-    return parts.latent_parts(base, base.normal, values, mask, fitted.log_prob)
+    return surprise_parts.latent_parts(base, base.normal, values, mask, fitted.log_prob)
 
 
 def _log_joint(base: LinearBase, fitted: Mixture, windows: Windows) -> Tensor:

@@ -9,21 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from detectors.base import (
-    Density,
-    Detector,
-    Expected,
-    Progress,
-    TrimmedConfig,
-    Windows,
-    fit_in_pieces,
-    in_pieces,
-)
-from detectors.maths import parts
+from detectors.base import Density, Detector, Expected, TrimmedConfig
+from detectors.maths import surprise_parts
 from detectors.maths.kernels import KERNELS, Kernel, kernel_noise, scott
 from detectors.maths.linear import LinearBase
 from detectors.maths.moments import FLOOR, trimmed
 from detectors.maths.references import References
+from detectors.pieces import Progress, fit_in_pieces, in_pieces
+from detectors.windows import Windows
 
 Bandwidth = Literal["scott", "knn"]
 
@@ -112,7 +105,9 @@ class KdeDetector(Detector):
         moments, kept = trimmed(windows, self.config.trim)
         base = LinearBase.of(moments, windows.window, self.config.latent, white=True)
         state = base.state() | self._references(base, kept).state()
-        return state | parts.scale_of(lambda values, mask, start: self._raw(state, values, mask, start), kept)
+        return state | surprise_parts.scale_of(
+            lambda values, mask, start: self._raw(state, values, mask, start), kept
+        )
 
     def _references(self, base: LinearBase, windows: Windows) -> References:
         n = min(self.config.references, windows.n_windows)
@@ -161,13 +156,13 @@ class KdeDetector(Detector):
             return torch.logaddexp(own, wide + math.log(GAUSSIAN_SHARE))
 
         if self.config.bandwidth == "knn":
-            return parts.surprise_parts(base, base.normal, values, mask, farness)
-        return parts.latent_parts(base, base.normal, values, mask, log_latent)
+            return surprise_parts.surprise_parts(base, base.normal, values, mask, farness)
+        return surprise_parts.latent_parts(base, base.normal, values, mask, log_latent)
 
     def _farness(self, base: LinearBase, refs: References, z: Tensor, off: Tensor, start: Tensor) -> Tensor:
         """The distance to the nearest as a part of theory, ``(n_targets, k)``."""
         away = self._away(base, refs, z, off, start) / refs.bandwidth
-        return parts.standard(away.square(), base.latent)
+        return surprise_parts.standard(away.square(), base.latent)
 
     def _whole(self, state: dict[str, Tensor], values: Tensor, mask: Tensor | None, start: Tensor) -> Tensor:
         """The first part alone, ``(n_targets, k)``."""
@@ -178,11 +173,11 @@ class KdeDetector(Detector):
     def _score(self, windows: Windows) -> Tensor:
         def scores(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
-            mask = parts.missing_in(piece)
+            mask = surprise_parts.missing_in(piece)
             if self.config.whole:
                 farness = self._whole(state, piece.values, mask, piece.starts)
-                return parts.whole(farness, state)
-            return parts.combined(self._raw(state, piece.values, mask, piece.starts), state)
+                return surprise_parts.whole(farness, state)
+            return surprise_parts.combined(self._raw(state, piece.values, mask, piece.starts), state)
 
         found = in_pieces(windows, scores)
         return found.expand(-1, -1, windows.window) if self.config.whole else found

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from detectors.base import Density, Windows, in_pieces
+from detectors.base import Density
 from detectors.baseline import LARGEST, Baseline
+from detectors.pieces import in_pieces
+from detectors.windows import Windows
 
 
 class MovingStdDetector(Baseline):

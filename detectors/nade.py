@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from detectors.base import Density, Detector, Expected, Progress, Windows, in_pieces
-from detectors.maths import parts
+from detectors.base import Density, Detector, Expected
+from detectors.maths import surprise_parts
 from detectors.maths.masked import MaskedNetwork, masked_linear
-from detectors.stacked import FAR, Batch, NetworkConfig, Params, train
+from detectors.pieces import Progress, in_pieces
+from detectors.stacked import FAR, NetworkConfig, Params, TrainingBatch, train
+from detectors.windows import Windows
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -172,7 +174,7 @@ class _NadeNetwork:
             seen[:, :, at], done = x[:, :, at].asinh(), at
         return x
 
-    def loss(self, params: Params, batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss(self, params: Params, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the negative log-density of the observed values of every window, in nats."""
         return -(self.conditionals(params, batch.values).log_prob(batch.values) * batch.kept).sum(2)
 
@@ -239,9 +241,9 @@ class NadeDetector(Detector):
             on_progress=on_progress,
         )
         # A member that failed keeps its untrained weights, a broad mixture about the median: all it needs.
-        return trained.params | parts.scale_by_member(self._raw_of, trained.params, windows)
+        return trained.params | surprise_parts.scale_by_member(self._raw_of, trained.params, windows)
 
-    def _raw_of(self, state: Params) -> parts.Raw:
+    def _raw_of(self, state: Params) -> surprise_parts.Raw:
         return lambda values, mask, _: self._raw(state, values, mask)
 
     def _raw(self, state: Params, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -256,13 +258,15 @@ class NadeDetector(Detector):
         observed: Tensor | int = x.shape[2]
         if gone is not None:
             lack, total, observed = lack.masked_fill(gone, 0.0), total.masked_fill(gone, 0.0), (~gone).sum(2)
-        step, _ = parts.steps_of(lack.sqrt_(), mask, values.shape[3])
-        return torch.cat([parts.standard(total.sum(2), observed).unsqueeze(2), step], dim=2)
+        step, _ = surprise_parts.steps_of(lack.sqrt_(), mask, values.shape[3])
+        return torch.cat([surprise_parts.standard(total.sum(2), observed).unsqueeze(2), step], dim=2)
 
     def _score(self, windows: Windows) -> Tensor:
         def scores(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
-            return parts.combined(self._raw(state, piece.values, parts.missing_in(piece)), state)
+            return surprise_parts.combined(
+                self._raw(state, piece.values, surprise_parts.missing_in(piece)), state
+            )
 
         return in_pieces(windows, scores, values=PIECE)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from detectors.base import Density, Windows
+from detectors.base import Density
 from detectors.baseline import Baseline
+from detectors.windows import Windows
 
 GOLDEN = 0x9E3779B97F4A7C15
 """What SplitMix64's counter grows by: 2^64 divided by the golden ratio."""

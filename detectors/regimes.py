@@ -9,20 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from detectors.base import (
-    Density,
-    Detector,
-    Expected,
-    Progress,
-    TrimmedConfig,
-    Windows,
-    fit_in_pieces,
-    in_pieces,
-)
-from detectors.maths import parts, stored
+from detectors.base import Density, Detector, Expected, TrimmedConfig
+from detectors.maths import stored, surprise_parts
 from detectors.maths.moments import Moments, regular, trimmed, within
 from detectors.maths.normal import Normal, conditionals, expected, log_density
 from detectors.maths.normal_parts import raw_parts
+from detectors.pieces import Progress, fit_in_pieces, in_pieces
+from detectors.windows import Windows
 
 LEAST = 4
 """Windows laid end to end that a regime needs to be known by itself; until then it goes by what all do."""
@@ -92,7 +85,7 @@ class DiscriminantDetector(Detector):
             regimes = kept.regimes.gather(1, starts - kept.start.unsqueeze(1))
             return self._by_own(state, regimes, lambda normal: raw_parts(normal, values, mask))
 
-        return state | parts.scale_of(raw, kept)
+        return state | surprise_parts.scale_of(raw, kept)
 
     def _distributions(self, found: list[Moments], n_channels: int) -> dict[str, Tensor]:
         """The distributions of all regimes, as they are stored; a shared covariance only once."""
@@ -114,9 +107,9 @@ class DiscriminantDetector(Detector):
 
     def _score(self, windows: Windows) -> Tensor:
         def scores(members: slice, piece: Windows) -> Tensor:
-            state, values, mask = self._state_of(members), piece.values, parts.missing_in(piece)
+            state, values, mask = self._state_of(members), piece.values, surprise_parts.missing_in(piece)
             raw = self._by_own(state, piece.regimes, lambda normal: raw_parts(normal, values, mask))
-            return parts.combined(raw, state)
+            return surprise_parts.combined(raw, state)
 
         return in_pieces(windows, scores)
 

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from detectors.base import Density, Windows
+from detectors.base import Density
 from detectors.baseline import Baseline
+from detectors.windows import Windows
 
 
 class RobustZDetector(Baseline):

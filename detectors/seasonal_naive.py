@@ -8,10 +8,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from detectors.base import Density, Windows
+from detectors.base import Density
 from detectors.baseline import FLOOR, Baseline, learned
 from detectors.maths import season
 from detectors.maths.quantiles import group_medians, robust_moments
+from detectors.windows import Windows
 
 PROFILE_VALUES = 16_000
 """Steps of a season times channels: 62.5 KiB of the 64 a version may take; a week of minutes needs 10,080."""

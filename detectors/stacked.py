@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from detectors.base import DetectorConfig, Progress, Windows
+from detectors.base import DetectorConfig
+from detectors.pieces import Progress
+from detectors.windows import Windows
 
 Params = dict[str, Tensor]
 """Weights by name. Of a bank: ``n_targets`` is the first axis of each."""
@@ -109,7 +111,7 @@ class NetworkConfig(DetectorConfig):
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """Some windows of every member.
 
     Attributes:
@@ -121,7 +123,7 @@ class Batch:
     kept: Tensor
 
     @classmethod
-    def of(cls, values: Tensor, missing: Tensor | None) -> Batch:
+    def of(cls, values: Tensor, missing: Tensor | None) -> TrainingBatch:
         """Return the batch of flat windows, 0 where missing (None: nothing is)."""
         kept = torch.ones(()).expand_as(values) if missing is None else (~missing).to(torch.float32)
         return cls(values, kept)
@@ -133,7 +135,7 @@ class Network(Protocol):
     def initial(self, generator: torch.Generator) -> Params:
         """Return one member's fresh weights, without the axis of targets."""
 
-    def loss(self, params: Params, batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss(self, params: Params, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return the loss of every window in nats, ``(n_targets, n)``; members share the noise."""
 
 
@@ -147,7 +149,7 @@ class Turn:
     """
 
     side: str
-    loss: Callable[[Params, Batch, torch.Generator], Tensor]
+    loss: Callable[[Params, TrainingBatch, torch.Generator], Tensor]
 
 
 @runtime_checkable
@@ -339,7 +341,7 @@ def perceptron_weights(name: str, n_in: int, hidden: int, n_out: int, generator:
     }
 
 
-def batches(windows: Windows, size: int) -> Iterator[tuple[slice, Batch]]:
+def batches(windows: Windows, size: int) -> Iterator[tuple[slice, TrainingBatch]]:
     """Yield all windows of a bank to be scored, ``size`` of every member at a time, oldest first.
 
     Values are limited to `FAR`, which no scaled series comes near: their squares stay finite.
@@ -349,10 +351,10 @@ def batches(windows: Windows, size: int) -> Iterator[tuple[slice, Batch]]:
     for first in range(0, windows.n_windows, size):
         part = slice(first, min(first + size, windows.n_windows))
         values = windows.values[:, part].reshape(windows.n_targets, -1, length).clamp(-FAR, FAR)
-        yield part, Batch.of(values, None if complete else windows.mask[:, part].reshape_as(values))
+        yield part, TrainingBatch.of(values, None if complete else windows.mask[:, part].reshape_as(values))
 
 
-def filled(batch: Batch, reconstruct: Callable[[Tensor], Tensor], rounds: int) -> Batch:
+def filled(batch: TrainingBatch, reconstruct: Callable[[Tensor], Tensor], rounds: int) -> TrainingBatch:
     """Return the batch with missing values replaced by their reconstruction, round by round.
 
     Args:
@@ -366,7 +368,7 @@ def filled(batch: Batch, reconstruct: Callable[[Tensor], Tensor], rounds: int) -
     kept, values = batch.kept[:, gappy], batch.values[:, gappy]
     for _ in range(rounds):
         values = torch.where(kept == 1, values, reconstruct(values))
-    return Batch(batch.values.index_copy(1, gappy, values), batch.kept)
+    return TrainingBatch(batch.values.index_copy(1, gappy, values), batch.kept)
 
 
 def trimmed_mean(loss: Tensor, trim: float) -> Tensor:
@@ -476,9 +478,9 @@ class _Bank:
         leaves = {name: self.leaves[name] for name in names}
         return _Side(leaves, self.flat[:, columns], (first, second), steps, self.training)
 
-    def step(self, turns: Sequence[Turn], batch: Batch, rate: float, noise: torch.Generator) -> None:
+    def step(self, turns: Sequence[Turn], batch: TrainingBatch, rate: float, noise: torch.Generator) -> None:
         for i, turn in enumerate(turns):
-            own = Batch(batch.values[:, i :: len(turns)], batch.kept[:, i :: len(turns)])
+            own = TrainingBatch(batch.values[:, i :: len(turns)], batch.kept[:, i :: len(turns)])
             side = self._sides[turn.side]
             fixed = {name: leaf.detach() for name, leaf in self.leaves.items() if name not in side.leaves}
             loss = trimmed_mean(turn.loss(side.leaves | fixed, own, noise), self.training.trim).sum()
@@ -613,15 +615,15 @@ class _Data:
     def select(self, rows: Tensor) -> _Data:
         return _Data(self._windows.select(rows), Draws(self.draws.position[rows], self.draws.count[rows]))
 
-    def training(self, share: Tensor) -> Batch:
+    def training(self, share: Tensor) -> TrainingBatch:
         return self._batch(self.draws.training(share))
 
-    def held_out(self, share: Tensor) -> Batch:
+    def held_out(self, share: Tensor) -> TrainingBatch:
         return self._batch(self.draws.held_out(share))
 
-    def _batch(self, position: Tensor) -> Batch:
+    def _batch(self, position: Tensor) -> TrainingBatch:
         values = self._values[self._rows, position]
-        return Batch.of(values, None if self._complete else self._missing[self._rows, position])
+        return TrainingBatch.of(values, None if self._complete else self._missing[self._rows, position])
 
 
 def _held_out(network: Network, bank: _Bank, data: _Data, training: Training, seed: int) -> Tensor:

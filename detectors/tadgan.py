@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, pad
 
-from detectors.base import Density, Detector, DetectorConfig, Expected, Progress, Windows
+from detectors.base import Density, Detector, DetectorConfig, Expected
 from detectors.maths.reconstruction import Combination, ErrorKind, combined, errors_of
 from detectors.maths.wasserstein import CRITIC_STEPS, PENALTY, slope_penalty
+from detectors.pieces import Progress
 from detectors.stacked import FAR, Adam, Training, draw, one_thread, trimmed_mean
+from detectors.windows import Windows
 
 M = TypeVar("M", bound=nn.Module)
 

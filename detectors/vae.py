@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from detectors.base import Density, Detector, Expected, Progress, Windows
-from detectors.maths import usual
-from detectors.maths.usual import Codes, Residuals
+from detectors.base import Density, Detector, Expected
+from detectors.maths import second_stage
+from detectors.maths.second_stage import Codes, Residuals
+from detectors.pieces import Progress
 from detectors.stacked import (
     FAR,
-    Batch,
     NetworkConfig,
     Params,
+    TrainingBatch,
     asinh,
     batches,
     filled,
@@ -26,6 +27,7 @@ from detectors.stacked import (
     perceptron_weights,
     train,
 )
+from detectors.windows import Windows
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -173,21 +175,23 @@ class VaeDetector(Detector):
             on_progress=on_progress,
         )
         params = network.settled(trained.params)
-        return {**params, **usual.learned(self._usual, params, windows), "failed": trained.failed}
+        return {**params, **second_stage.learned(self._usual, params, windows), "failed": trained.failed}
 
     def _usual(self, params: Params, windows: Windows) -> Params:
         """Return what latents and residuals are like on training windows, as state."""
         network = self._network(windows.n_channels)
-        values, mask = windows.gathered(windows.drawn(usual.DRAWN))
-        batch = Batch.of(values.flatten(2).clamp(-FAR, FAR), mask.flatten(2) if bool(mask.any()) else None)
+        values, mask = windows.gathered(windows.drawn(second_stage.DRAWN))
+        batch = TrainingBatch.of(
+            values.flatten(2).clamp(-FAR, FAR), mask.flatten(2) if bool(mask.any()) else None
+        )
         q = network.posterior(params, batch.values)
         decoded = network.decode(params, q.mean)
         residual = (batch.values - decoded.mean).div_(decoded.sd).mul_(batch.kept)
-        good = usual.least(residual.abs().sum(2) / batch.kept.sum(2).clamp_min(1), self.config.trim)
+        good = second_stage.least(residual.abs().sum(2) / batch.kept.sum(2).clamp_min(1), self.config.trim)
         residuals = Residuals.of(residual, batch.kept, good, SMALLEST_RESIDUAL)
         generator = torch.Generator().manual_seed(self.config.seed)
         z = q.mean + q.sd * torch.randn(q.mean.shape[1:], generator=generator)
-        codes = Codes.of(usual.rows(z, good), windows, COMPONENTS, self.config.seed)
+        codes = Codes.of(second_stage.rows(z, good), windows, COMPONENTS, self.config.seed)
         return residuals.state() | codes.state()
 
     def _score(self, windows: Windows) -> Tensor:
@@ -202,7 +206,7 @@ class VaeDetector(Detector):
             scores[:, part] = steps + together * mean.unsqueeze(2)
         return scores
 
-    def _errors(self, batch: Batch, noise: Tensor, residuals: Residuals) -> tuple[Tensor, Tensor]:
+    def _errors(self, batch: TrainingBatch, noise: Tensor, residuals: Residuals) -> tuple[Tensor, Tensor]:
         """Return the error of every value, and of every window.
 
         A window's is that of its values one by one, and that of all at once, as correlated as usual residuals
@@ -223,7 +227,7 @@ class VaeDetector(Detector):
             torch.where(failed, (plain * kept).sum(dim=2), whole),
         )
 
-    def _bound(self, batch: Batch, noise: Tensor, residuals: Residuals) -> Tensor:
+    def _bound(self, batch: TrainingBatch, noise: Tensor, residuals: Residuals) -> Tensor:
         network = self._network(self._n_channels())
         posterior = network.posterior(self._state, batch.values)
         z = posterior.draws(noise)
@@ -257,7 +261,7 @@ class VaeDetector(Detector):
         drawn = torch.where(failed, noise, x.mean + x.sd * residual)
         return drawn.view(*drawn.shape[:2], self.config.window, self._n_channels())
 
-    def _batches(self, windows: Windows, draws: int) -> Iterator[tuple[slice, Batch]]:
+    def _batches(self, windows: Windows, draws: int) -> Iterator[tuple[slice, TrainingBatch]]:
         """Yield all windows, missing steps filled, few enough at a time for ``draws`` decodings."""
         one = windows.n_targets * draws * max(windows.window * windows.n_channels, self.config.hidden)
         for part, batch in batches(windows, max(1, CHUNK // one)):
@@ -326,7 +330,7 @@ class _VaeNetwork:
         shape = (*z.shape[:3], self.length)
         return _Normal(x.mean.reshape(shape), x.sd.reshape(shape))
 
-    def loss(self, params: Params, batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss(self, params: Params, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         """Return Donut's modified bound, negated, in nats per window."""
         params = self.settled(params)
         hide = torch.rand(batch.values.shape[1:], generator=generator) < self.config.missing

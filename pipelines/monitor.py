@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipelines.records import Json, Policy
-
-WEEK = 7 * 86400
+from pipelines.times import WEEK
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,65 @@
-"""Names a config may give beside those of detectors; imports nothing, as the command line begins here."""
+"""Names that a config, the store and the command line share; nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from enum import StrEnum
 
 AUTO = "auto"
 """The automatic detector: models chosen for every target."""
+
+
+class Kind(StrEnum):
+    """Why an interval was flagged."""
+
+    ANOMALY = "anomaly"
+    FLATLINE = "flatline"
+    DATA_MISSING = "data_missing"
+    STALE = "stale"
+    """Missing up to now: the series stopped. Becomes DATA_MISSING when it comes back."""
+
+
+class Status(StrEnum):
+    """Where an Event stands."""
+
+    OPEN = "open"
+    """Reaches the newest scored point: still going on."""
+    CLOSED = "closed"
+    BELOW_LINE = "below_line"
+    """No longer scores, but somebody reviewed or added it, so it stays."""
+    OUTDATED = "outdated"
+    """No longer scores; kept, never deleted."""
+    MERGED = "merged_into"
+
+
+class Verdict(StrEnum):
+    CONFIRMED = "confirmed"
+    EXPECTED = "expected"
+    FALSE_POSITIVE = "false_positive"
+    NEW_TREND = "new_trend"
+    UNSURE = "unsure"
+
+
+class Mode(StrEnum):
+    """Which of a point's two scores: with the data up to it, or with hindsight."""
+
+    LIVE = "live"
+    SETTLED = "settled"
+
+
+class RunKind(StrEnum):
+    TICK = "tick"
+    """Ingest, then score live."""
+    NIGHTLY = "nightly"
+    """Ingest, fit what is due, draw the line, rescore with hindsight, retention."""
+    RESCORE = "rescore"
+    BACKFILL = "backfill"
+    FIT = "fit"
+    """By a command, as is what follows."""
+    SCORE = "score"
+
+
+class RunState(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"

@@ -9,53 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.names import Kind, Mode, RunKind, Status
+
 Seconds = NDArray[np.int64]
 Values = NDArray[np.float64]
 Json = dict[str, Any]
-
-
-class Kind(StrEnum):
-    """Why an interval was flagged."""
-
-    ANOMALY = "anomaly"
-    FLATLINE = "flatline"
-    DATA_MISSING = "data_missing"
-    STALE = "stale"
-    """Missing up to now: the series stopped. Becomes DATA_MISSING when it comes back."""
-
-
-class Status(StrEnum):
-    """Where an Event stands."""
-
-    OPEN = "open"
-    """Reaches the newest scored point: still going on."""
-    CLOSED = "closed"
-    BELOW_LINE = "below_line"
-    """No longer scores, but somebody reviewed or added it, so it stays."""
-    OUTDATED = "outdated"
-    """No longer scores; kept, never deleted."""
-    MERGED = "merged_into"
-
-
-class Verdict(StrEnum):
-    CONFIRMED = "confirmed"
-    EXPECTED = "expected"
-    FALSE_POSITIVE = "false_positive"
-    NEW_TREND = "new_trend"
-    UNSURE = "unsure"
-
-
-class Mode(StrEnum):
-    """Which of a point's two scores: with the data up to it, or with hindsight."""
-
-    LIVE = "live"
-    SETTLED = "settled"
 
 
 @dataclass(frozen=True)
@@ -232,13 +195,13 @@ class Event:
 
 
 @dataclass(frozen=True)
-class EventLook:
+class EventPortrait:
     """What an event looked like when it was last looked at, and what is suggested of it.
 
     Attributes:
         revision: of the event at that time.
-        shape: JSON that only ``pipelines.similar`` reads, kept when the points are deleted; None where the
-            event has no shape.
+        shape: JSON that only ``pipelines.insight.similar`` reads, kept when the points are deleted; None
+            where the event has no shape.
         verdict: a Verdict or ``unknown``; empty where nothing is suggested.
         cause: empty for none in particular.
         probability: of verdict and cause together; None where they are unknown or not suggested.
@@ -339,7 +302,7 @@ class VersionRow:
 class CalibrationRow:
     """One version's score statistics on data it did not see, for one mode; append-only.
 
-    ``body`` is JSON that only ``pipelines.calibrate`` reads.
+    ``body`` is JSON that only ``pipelines.steps.calibrate`` reads.
     """
 
     version_id: int
@@ -352,7 +315,7 @@ class CalibrationRow:
 class LineRow:
     """Tail and line of a monitor (or of one target, ``per: series``) from a data time on; append-only.
 
-    ``body`` is JSON that only ``pipelines.calibrate`` reads: pooled tail, line as a surprise, evidence.
+    ``body`` is JSON that only ``pipelines.steps.calibrate`` reads: pooled tail, line as a surprise, evidence.
     """
 
     monitor_id: int
@@ -378,25 +341,6 @@ class ScoreBlock:
     live_anomaly: Values
     settled: Values
     settled_anomaly: Values
-
-
-class RunKind(StrEnum):
-    TICK = "tick"
-    """Ingest, then score live."""
-    NIGHTLY = "nightly"
-    """Ingest, fit what is due, draw the line, rescore with hindsight, retention."""
-    RESCORE = "rescore"
-    BACKFILL = "backfill"
-    FIT = "fit"
-    """By a command, as is what follows."""
-    SCORE = "score"
-
-
-class RunState(StrEnum):
-    WAITING = "waiting"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
 
 
 @dataclass(frozen=True)

@@ -7,23 +7,21 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from pipelines.names import RunKind, RunState, Verdict
 from pipelines.records import (
     CalibrationRow,
     Claim,
     Event,
     EventChange,
-    EventLook,
+    EventPortrait,
     Json,
     LineRow,
     MonitorRow,
     PointBlock,
-    RunKind,
-    RunState,
     ScoreBlock,
     SeriesRow,
     SeriesSpec,
     TargetRow,
-    Verdict,
     VersionRow,
 )
 
@@ -103,7 +101,7 @@ class Batch:
 
     Attributes:
         scores: rows to upsert (only those that the storage mode keeps).
-        changes: event changes of ``pipelines.reconcile``.
+        changes: event changes of ``pipelines.steps.reconcile``.
         scored_until, settled_until: new watermarks per target id; they only move forward.
         scored_from: time per target id; its versions trained up to then or later are scored by now.
         expect: revision of every event the changes were computed from. Where a stored revision
@@ -229,12 +227,12 @@ class Store(Protocol):
         """Append a review; borders the reviewer moved stand in their own columns and win in the views."""
         ...
 
-    def looks(self, monitor_id: int, limit: int) -> list[tuple[Event, EventLook | None]]:
-        """Events of a monitor that stand, with what was seen of each: those judged first, then the newest."""
+    def event_portraits(self, monitor_id: int, limit: int) -> list[tuple[Event, EventPortrait | None]]:
+        """Events of a monitor that stand, and what was seen of each: judged ones first, then the newest."""
         ...
 
-    def write_looks(self, claim: Claim | None, rows: Sequence[EventLook]) -> None:
-        """Write looks, each in place of what stands for its event; events and reviews stay as they are."""
+    def write_event_portraits(self, claim: Claim | None, rows: Sequence[EventPortrait]) -> None:
+        """Write portraits, each in place of what stands for its event; events and reviews stay."""
         ...
 
     # runs

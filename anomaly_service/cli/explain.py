@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from anomaly_service.cli import show, similar
+from anomaly_service.cli import similar, tables
 from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, opened
 
 if TYPE_CHECKING:
-    from anomaly_service.explain import Explanation
+    from anomaly_service.insight.explain import Explanation
 
 PARTS = {"window": "its window as a whole", "level": "the level of its window", "step": "the step itself"}
 """What a Gaussian joins to its score, in words."""
@@ -32,19 +32,19 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Say why an interval was flagged: which model spoke, what it expected, and what is like it."""
-    from anomaly_service import explain as why
+    from anomaly_service.insight import explain as why
 
     with opened(config, now) as service:
         found = why.explain(service, event, n)
     if as_json:
-        show.say(json.dumps(_plain(found), indent=1))
+        tables.say(json.dumps(_plain(found), indent=1))
         return
     for line in _lines(found):
-        show.say(line)
+        tables.say(line)
     _tables(found)
     for note in found.notes:
-        show.note(note)
-    similar.tables(found.similar)
+        tables.note(note)
+    similar.print_similar(found.similar)
 
 
 def _plain(found: Explanation) -> dict[str, Any]:
@@ -89,6 +89,6 @@ def _tables(found: Explanation) -> None:
 
 
 def _table(rows: list[dict[str, Any]], columns: tuple[str, ...], title: str) -> None:
-    show.say("")
+    tables.say("")
     shown = [{**row, "share": f"{row['share']:.0%}"} if row.get("share") is not None else row for row in rows]
-    show.table([[row[name] for name in columns] for row in shown], columns, title=title)
+    tables.table([[row[name] for name in columns] for row in shown], columns, title=title)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from anomaly_service.cli import show
+from anomaly_service.cli import tables
 from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, moment, opened
 from pipelines.names import AUTO
 
@@ -56,16 +56,16 @@ def intervals(
         columns.append("suggestion")
     if not as_json:
         listed = [{**row, **_in_words(row)} for row in listed]
-    show.rows(listed, columns, as_json=as_json, empty="No interval is flagged.")
+    tables.rows(listed, columns, as_json=as_json, empty="No interval is flagged.")
     if len(found) > limit:
-        show.note(f"{len(found) - limit} more; --limit {len(found)} shows them all.")
+        tables.note(f"{len(found) - limit} more; --limit {len(found)} shows them all.")
 
 
 def _in_words(row: Mapping[str, Any]) -> dict[str, str]:
     """Return what a table of intervals says of a row in other words than the view."""
     return {
-        "duration": show.duration(row["duration_seconds"]),
-        "channel": show.leading(row["channel_shares"] or {}),
+        "duration": tables.duration(row["duration_seconds"]),
+        "channel": tables.leading(row["channel_shares"] or {}),
         "suggestion": _suggestion(row),
     }
 
@@ -87,7 +87,7 @@ def _suggestion(row: Mapping[str, Any]) -> str:
 def series(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
     """List the series with their newest point and state."""
     found = _rows(config, now, "series_health")
-    show.rows(
+    tables.rows(
         found, list(found[0]) if found else [], as_json=as_json, empty="No series yet; run: anomaly ingest"
     )
 
@@ -97,7 +97,7 @@ def runs(limit: Limit = 20, config: ConfigPath = CONFIG, now: Now = None, as_jso
     """List what the daemon did, the newest first."""
     found = _rows(config, now, "run_log")
     found.sort(key=lambda row: (row["scheduled_for"], row["run_id"]), reverse=True)
-    show.rows(
+    tables.rows(
         found[:limit],
         list(found[0]) if found else [],
         as_json=as_json,
@@ -109,7 +109,7 @@ def runs(limit: Limit = 20, config: ConfigPath = CONFIG, now: Now = None, as_jso
 def monitors(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
     """List the monitors with what their intervals turned out to be."""
     found = _rows(config, now, "detector_precision", {})
-    show.rows(
+    tables.rows(
         found,
         list(found[0]) if found else [],
         as_json=as_json,
@@ -123,7 +123,7 @@ def detectors(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = Fa
     from detectors import registry
 
     found = [_AUTOMATIC, *(_taxonomy(name, registry.get(name)) for name in registry.names())]
-    show.rows(found, list(found[0]), as_json=as_json, empty="")
+    tables.rows(found, list(found[0]), as_json=as_json, empty="")
 
 
 _AUTOMATIC: dict[str, object] = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from anomaly_service.cli import show
+from anomaly_service.cli import tables
 from anomaly_service.cli.options import (
     CONFIG,
     AsJson,
@@ -26,11 +26,11 @@ from pipelines.names import AUTO
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from anomaly_service.backtests import Results, Test
-    from anomaly_service.config import Config
-    from anomaly_service.replays import Replayed
+    from anomaly_service.config.sections import Config
+    from anomaly_service.measure.backtests import Results, Test
+    from anomaly_service.measure.replays import Replayed
     from anomaly_service.service import Service
-    from pipelines.backtest import Candidate
+    from pipelines.measure.backtest import Candidate
     from pipelines.monitor import MonitorSpec, Threshold
 
 PANEL = "How good it is"
@@ -102,10 +102,10 @@ def backtest(
     now: Now = None,
 ) -> None:
     """Say how good detectors are on labelled series, with the service's own fit, score and flag."""
-    from anomaly_service import backtests
-    from anomaly_service.config import cores
+    from anomaly_service.config.sections import cores
     from anomaly_service.executors.local import LocalExecutor
-    from pipelines.backtest import SPLITS
+    from anomaly_service.measure import backtests
+    from pipelines.measure.backtest import SPLITS
 
     names = _names(detector)
     _refuse(
@@ -131,7 +131,7 @@ def backtest(
         wanted, problems = _on_folder(data, dataset, candidates, split, report is not None)
     keeper = backtests.Keeper(json_out, report / "figures" if report else None)
     executor = LocalExecutor(jobs or cores())
-    with show.Stages() as stages:
+    with tables.Stages() as stages:
         try:
             results = backtests.run(wanted, executor, keeper, stages.update, fresh=fresh)
         finally:
@@ -171,8 +171,8 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Say what the daemon would have raised over the last days, live; touches nothing that is stored."""
-    from anomaly_service.replays import replay as play
-    from anomaly_service.replays import tried
+    from anomaly_service.measure.replays import replay as play
+    from anomaly_service.measure.replays import tried
 
     if (last is None) == (start is None):
         raise typer.BadParameter("name the span with --last 30d, or with --from TIME and --to TIME")
@@ -187,7 +187,7 @@ def replay(
         found = play(service.store, service.executor, specs, a, b, service.on_progress)
     if as_json:
         rows = [row for each in found for row in each.intervals]
-        show.rows(rows, (), as_json=True, empty="")
+        tables.rows(rows, (), as_json=True, empty="")
         return
     for each in found:
         _print_replay(each, limit)
@@ -223,7 +223,7 @@ def _span(
     service: Service, last: str | None, start: datetime | None, stop: datetime | None
 ) -> tuple[int, int]:
     """Return the span as epoch seconds, half-open; without an end it goes to the newest point, or to now."""
-    from anomaly_service.config_types import parse_duration
+    from anomaly_service.config.values import parse_duration
 
     newest = max((row.last_ts for row in service.store.series() if row.last_ts is not None), default=None)
     if newest is None:
@@ -239,24 +239,26 @@ def _span(
     begin = int(start.timestamp())
     if begin >= end:
         raise typer.BadParameter(
-            f"--from must lie before the end of the span, got {show.at(begin)} and {show.at(end)}"
+            f"--from must lie before the end of the span, got {tables.at(begin)} and {tables.at(end)}"
         )
     return begin, end
 
 
 def _print_replay(found: Replayed, limit: int) -> None:
-    show.say(_verdict(found))
+    tables.say(_verdict(found))
     columns = (
         "series", "kind", "start_at", "duration", "direction", "peak_score", "y_at_peak", "yhat_at_peak",
         "first_detected_at",
     )  # fmt: skip
-    listed = [{**row, "duration": show.duration(row["duration_seconds"])} for row in found.intervals[:limit]]
+    listed = [
+        {**row, "duration": tables.duration(row["duration_seconds"])} for row in found.intervals[:limit]
+    ]
     if listed:
-        show.rows(listed, columns, as_json=False, empty="")
+        tables.rows(listed, columns, as_json=False, empty="")
     if len(found.intervals) > limit:
-        show.note(f"{len(found.intervals) - limit} more; --limit {len(found.intervals)} shows them all.")
+        tables.note(f"{len(found.intervals) - limit} more; --limit {len(found.intervals)} shows them all.")
     for note in found.notes:
-        show.note(f"{found.spec.name}: {note}")
+        tables.note(f"{found.spec.name}: {note}")
 
 
 def _verdict(found: Replayed) -> str:
@@ -269,7 +271,7 @@ def _verdict(found: Replayed) -> str:
         value = "" if rule.value is None else f" {rule.value:g}"
         what = f"the line of {rule.method}{value}{each}"
     n = len(found.intervals)
-    days = show.duration(found.stop - found.start)
+    days = tables.duration(found.stop - found.start)
     rules = sum(row["kind"] != "anomaly" for row in found.intervals)
     apart = f", {rules} of them gaps and flat stretches, which no budget counts" if rules else ""
     allowed = "" if found.asked is None else f" ({found.asked:.0f} allowed for)"
@@ -307,7 +309,7 @@ def _candidates(
     baselines: bool,
 ) -> list[Candidate]:
     """Return what is to be tested: named detectors or a config's monitors, and the baselines."""
-    from pipelines.backtest import Candidate
+    from pipelines.measure.backtest import Candidate
     from pipelines.monitor import MonitorSpec, Threshold
 
     params = {} if window is None else {"window": window}
@@ -353,7 +355,7 @@ def _baselines() -> list[str]:
 
 def _checked(name: str, spec: MonitorSpec) -> int:
     """Return the steps of the detector's window; a wrong setting is refused before any work is done."""
-    from pipelines.members import longest_window
+    from pipelines.workers.members import longest_window
 
     try:
         return longest_window(spec.detector, spec.params)
@@ -364,8 +366,8 @@ def _checked(name: str, spec: MonitorSpec) -> int:
 def _on_folder(
     data: Path, dataset: str | None, candidates: Sequence[Candidate], split: str, pictured: bool
 ) -> tuple[list[Test], Sequence[str]]:
-    from anomaly_service import backtests
-    from anomaly_service.labelled import find
+    from anomaly_service.measure import backtests
+    from anomaly_service.measure.labelled import find
 
     found = find(data, _names(dataset))
     return list(backtests.tests(found.files, candidates, split, pictured=pictured)), found.problems
@@ -382,9 +384,9 @@ def _on_reviewed(
     """Return the tests on the database's own series: each monitor's settings on the series it watches."""
     from dataclasses import replace
 
-    from anomaly_service import backtests
-    from anomaly_service.reviewed import reviewed_series
-    from pipelines.backtest import Candidate
+    from anomaly_service.measure import backtests
+    from anomaly_service.measure.reviewed import reviewed_series
+    from pipelines.measure.backtest import Candidate
 
     if split == "train":
         raise typer.BadParameter("--split train needs training rows, which --reviewed series do not name")
@@ -419,29 +421,29 @@ def _shared(detector: str, spec: MonitorSpec) -> dict[str, Any]:
 
 
 def _print(results: Results, wanted: Sequence[Test], json_out: Path | None) -> None:
-    from pipelines.scoreboard import summarise
+    from pipelines.measure.scoreboard import summarise
 
     rows = results.of(test.key for test in wanted)
     if rows:
         cells = [[_cell(row, name) for name, _ in COLUMNS] for row in summarise(rows)]
-        show.table(cells, [label for _, label in COLUMNS])
+        tables.table(cells, [label for _, label in COLUMNS])
     else:
-        show.note("There was nothing to test.")
+        tables.note("There was nothing to test.")
     for problem in results.problems:
-        show.note(f"left out: {problem}")
+        tables.note(f"left out: {problem}")
     models = [row for row in rows if not row["baseline"]] or rows
     short = [row for row in models if row["why"]]
     for row in short[:NAMED]:
         told = f"{row['detector']} on {row['dataset']}/{row['series']}: {row['why']}"
-        show.note(f"no model, so counted as knowing nothing: {told}")
+        tables.note(f"no model, so counted as knowing nothing: {told}")
     if len(short) > NAMED:
-        show.note(f"{len(short) - NAMED} more without a model")
+        tables.note(f"{len(short) - NAMED} more without a model")
     if json_out is not None:
-        show.note(f"Every figure of every series: {json_out}")
+        tables.note(f"Every figure of every series: {json_out}")
 
 
 def _cell(row: dict[str, Any], name: str) -> object:
-    from anomaly_service.report import figure
+    from anomaly_service.measure.report import figure
 
     if name == "labelled":
         return f"{row['labelled']} of {row['series']}"
@@ -450,12 +452,12 @@ def _cell(row: dict[str, Any], name: str) -> object:
 
 
 def _write_report(folder: Path, results: Results, wanted: Sequence[Test], title: str) -> None:
-    from anomaly_service.report import Report
-    from pipelines.scoreboard import summarise
+    from anomaly_service.measure.report import Report
+    from pipelines.measure.scoreboard import summarise
 
     rows = results.of(test.key for test in wanted)
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "index.html"
     text = Report(title, summarise(rows), rows, results.pictures, results.problems).html()
     page.write_text(text, encoding="utf-8")
-    show.note(f"Report with a picture of every series: {page}")
+    tables.note(f"Report with a picture of every series: {page}")

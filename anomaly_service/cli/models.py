@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from anomaly_service.cli import show
+from anomaly_service.cli import tables
 from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, moment, opened
 
 if TYPE_CHECKING:
-    from anomaly_service.samples import Sampled
+    from anomaly_service.insight.samples import Sampled
 
 PANEL = "Models"
 
@@ -44,9 +44,9 @@ def models(
         "windows", "missing", "nll", "c2st", "bytes", "fit_seconds",
     )  # fmt: skip
     listed = found[:limit] if as_json else [{**row, **_of_card(row["card"])} for row in found[:limit]]
-    show.rows(listed, columns, as_json=as_json, empty="No model yet; run: anomaly backfill")
+    tables.rows(listed, columns, as_json=as_json, empty="No model yet; run: anomaly backfill")
     if len(found) > limit:
-        show.note(f"{len(found) - limit} more; --limit {len(found)} shows them all.")
+        tables.note(f"{len(found) - limit} more; --limit {len(found)} shows them all.")
 
 
 def _of_card(card: Mapping[str, Any]) -> dict[str, object]:
@@ -88,7 +88,7 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Draw new windows from a series' model, in the series' own unit, beside what was observed."""
-    from anomaly_service import samples
+    from anomaly_service.insight import samples
 
     _check_picture(plot)
     stop = moment(at, "--at")
@@ -100,10 +100,10 @@ def sample(
         _write_csv(csv_to, found)
     if plot is not None:
         samples.picture(found, plot)
-        show.note(f"wrote {plot}")
+        tables.note(f"wrote {plot}")
     if as_json or (csv_to is None and plot is None):
         listed = samples.rows(found) if as_json else samples.summary(found)
-        show.rows(listed, list(listed[0]), as_json=as_json, empty="")
+        tables.rows(listed, list(listed[0]), as_json=as_json, empty="")
 
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -120,11 +120,11 @@ def _check_picture(path: Path | None) -> None:
 
 
 def _write_csv(path: Path, found: Sampled) -> None:
-    from anomaly_service import samples
+    from anomaly_service.insight import samples
 
     rows = samples.rows(found)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows({name: show.plain(value) for name, value in row.items()} for row in rows)
-    show.note(f"wrote {path}: {len(found.values)} windows of {len(found.ts)} steps")
+        writer.writerows({name: tables.plain(value) for name, value in row.items()} for row in rows)
+    tables.note(f"wrote {path}: {len(found.values)} windows of {len(found.ts)} steps")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from anomaly_service.cli import show
+from anomaly_service.cli import tables
 from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Monitors, Now, app, load, moment, opened
 
 PANEL = "At work"
@@ -24,7 +24,7 @@ def migrate(config: ConfigPath = CONFIG, now: Now = None) -> None:
 
     loaded = load(config)
     revision = migrations.migrate(loaded.database)
-    show.say(f"{loaded.database_shown} is at schema {revision}, the one of this release.")
+    tables.say(f"{loaded.database_shown} is at schema {revision}, the one of this release.")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -32,7 +32,9 @@ def ingest(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False
     """Take what is new from every source."""
     with opened(config, now) as service:
         found = service.ingest()
-    show.rows(found, list(found[0]) if found else [], as_json=as_json, empty="The config declares no source.")
+    tables.rows(
+        found, list(found[0]) if found else [], as_json=as_json, empty="The config declares no source."
+    )
     failed = [source for source in found if source["error"]]
     for source in failed:
         typer.echo(f"error: {source['source']}: {source['error']}", err=True)
@@ -94,7 +96,7 @@ def rescore(
     with opened(config, now) as service:
         result = service.rescore(a, b, refit=refit, dry_run=dry_run, monitors=monitor)
     if as_json:
-        show.say(json.dumps(result, indent=1))
+        tables.say(json.dumps(result, indent=1))
     else:
         _changes(result, dry_run)
         _left_out(result)
@@ -107,7 +109,7 @@ def daemon(
     now: Now = None,
 ) -> None:
     """Ingest, score and rescore on schedule until stopped (SIGTERM); SIGHUP reloads the config."""
-    from anomaly_service.daemon import run
+    from anomaly_service.daemon.loop import run
 
     run(config, now=moment(now, "--now"), once=once)
 
@@ -125,56 +127,56 @@ def review(
     """Judge a flagged interval; reviews are added, never overwritten, and no rescoring loses one."""
     if verdict not in VERDICTS:
         raise typer.BadParameter(f"VERDICT must be one of {', '.join(VERDICTS)}; got {verdict!r}")
-    from pipelines.records import Verdict
+    from pipelines.names import Verdict
 
     with opened(config, now, quiet=True) as service:
         service.store.review(event, Verdict(verdict), cause=cause, comment=comment, by=by)
-    show.say(f"Event {event}: {verdict}{f' ({cause})' if cause else ''}.")
+    tables.say(f"Event {event}: {verdict}{f' ({cause})' if cause else ''}.")
 
 
 @app.command(rich_help_panel=PANEL)
 def status(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
     """Say how the service stands: sources, last tick, series that learn, stopped or failed."""
-    from anomaly_service.cli.words import standing, status_lines
+    from anomaly_service.cli.status import standing, status_lines
 
     with opened(config, now, quiet=True) as service:
         found = standing(service)
     if as_json:
-        show.say(json.dumps(found, indent=1))
+        tables.say(json.dumps(found, indent=1))
         return
     for line in status_lines(found):
-        show.say(line)
+        tables.say(line)
 
 
 def _summary(by_monitor: dict[str, Any], as_json: bool) -> None:
     """Print what a job did, a row for each monitor."""
     if as_json:
-        show.say(json.dumps(by_monitor, indent=1))
+        tables.say(json.dumps(by_monitor, indent=1))
         return
     done = [{"monitor": name, **result} for name, result in by_monitor.items()]
     columns = [name for name in TOLD if any(name in row for row in done)]
-    show.rows(done, columns, as_json=False, empty="The config declares no monitor.")
+    tables.rows(done, columns, as_json=False, empty="The config declares no monitor.")
     _left_out(by_monitor)
     for row in done:
         for reason in row.get("waiting", ()):
-            show.note(f"{row['monitor']}: not watched, {reason}.")
+            tables.note(f"{row['monitor']}: not watched, {reason}.")
         for reason in row.get("line_refused", ()):
-            show.note(f"{row['monitor']}: {reason}")
+            tables.note(f"{row['monitor']}: {reason}")
         for reason in row.get("not_ready_why", ()):
-            show.note(f"{row['monitor']}: no model for {reason}.")
+            tables.note(f"{row['monitor']}: no model for {reason}.")
         for reason in row.get("broken_why", ()):
-            show.note(f"{row['monitor']}: a new model is not used, {reason}.")
+            tables.note(f"{row['monitor']}: a new model is not used, {reason}.")
         if row.get("not_ready", 0) > len(row.get("not_ready_why", ())):
-            show.note(f"{row['monitor']}: {row['not_ready']} series have no new model in all.")
+            tables.note(f"{row['monitor']}: {row['not_ready']} series have no new model in all.")
 
 
 def _left_out(by_monitor: dict[str, Any]) -> None:
     """Say which series a job had to leave out, and why."""
     for name, result in by_monitor.items():
         for why in result.get("left_out_why", ()):
-            show.note(f"{name}: left out, {why}")
+            tables.note(f"{name}: left out, {why}")
         if result.get("left_out", 0) > len(result.get("left_out_why", ())):
-            show.note(f"{name}: {result['left_out']} series were left out in all.")
+            tables.note(f"{name}: {result['left_out']} series were left out in all.")
 
 
 def _changes(result: dict[str, Any], dry_run: bool) -> None:
@@ -186,11 +188,11 @@ def _changes(result: dict[str, Any], dry_run: bool) -> None:
         for change in outcome[what]
     ]
     if listed:
-        show.table(listed, ("what", "monitor", *TOLD_OF_A_CHANGE))
+        tables.table(listed, ("what", "monitor", *TOLD_OF_A_CHANGE))
     counts = [sum(row[0] == what for row in listed) for what in ("appear", "change", "vanish")]
     verb = (
         "would appear, {} change, {} vanish; nothing was written"
         if dry_run
         else "appeared, {} changed, {} vanished"
     )
-    show.say(f"{counts[0]} intervals " + verb.format(*counts[1:]) + ".")
+    tables.say(f"{counts[0]} intervals " + verb.format(*counts[1:]) + ".")

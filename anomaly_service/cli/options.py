@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from anomaly_service.config import Config
+    from anomaly_service.config.sections import Config
     from anomaly_service.service import Service
 
 app = typer.Typer(
@@ -57,9 +57,10 @@ def moment(text: str | None, option: str) -> datetime | None:
 
 def load(config: Path) -> Config:
     """Return the config; ConfigError says what is wrong with it, or how to get one."""
-    from anomaly_service import config as configs
 
-    return configs.load(config)
+    from anomaly_service.config.load import load as load_file
+
+    return load_file(config)
 
 
 @contextmanager
@@ -73,7 +74,7 @@ def opened(config: Path, now: str | None, *, quiet: bool = False) -> Iterator[Se
 @contextmanager
 def serving(config: Config, at: datetime | None, *, quiet: bool = False) -> Iterator[Service]:
     """Open the service on a loaded config, with a bar per stage unless ``quiet``."""
-    from anomaly_service.cli.show import Stages
+    from anomaly_service.cli.tables import Stages
     from anomaly_service.service import Service
 
     stages = Stages(parts=len(config.monitors), quiet=quiet)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from anomaly_service.cli import show
+from anomaly_service.cli import tables
 from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, opened
 
 if TYPE_CHECKING:
-    from anomaly_service.similar import Similar
+    from anomaly_service.insight.similar import Similar
 
 PANEL = "Lists"
 SPACES = ("features", "latent")
@@ -36,15 +36,15 @@ def similar(
     """Say whether a flagged interval was seen before: the nearest events, and past windows of its series."""
     if within is not None and within not in SPACES:
         raise typer.BadParameter(f"--in must be one of {', '.join(SPACES)}; got {within!r}")
-    from anomaly_service import similar as near
+    from anomaly_service.insight import similar as near
 
     with opened(config, now) as service:
         found = near.find(service, event, n, within=within)
     if as_json:
-        show.say(json.dumps({"event": found.event, **plain(found)}, indent=1))
+        tables.say(json.dumps({"event": found.event, **plain(found)}, indent=1))
     else:
-        show.say(f"{heading(found.event)} A distance of 1 is usual, 0 is a copy.")
-        tables(found)
+        tables.say(f"{heading(found.event)} A distance of 1 is usual, 0 is a copy.")
+        print_similar(found)
 
 
 def plain(found: Similar) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def plain(found: Similar) -> dict[str, Any]:
     lists = {"events": found.events, "windows": found.windows}
     return {
         **{
-            name: rows and [{k: show.plain(v) for k, v in r.items()} for r in rows]
+            name: rows and [{k: tables.plain(v) for k, v in r.items()} for r in rows]
             for name, rows in lists.items()
         },
         "agreement": found.agreement,
@@ -64,11 +64,11 @@ def heading(event: dict[str, Any]) -> str:
     """Return which event it is, as a sentence, from its row of ``flagged_intervals``."""
     return (
         f"Event {event['event_id']}: {event['series']}, {event['kind']} {event['start_at']}, "
-        f"{show.duration(event['duration_seconds'])}."
+        f"{tables.duration(event['duration_seconds'])}."
     )
 
 
-def tables(found: Similar) -> None:
+def print_similar(found: Similar) -> None:
     """Print what is near, the events first, and in the end what their reviews come to."""
     event = found.event
     if found.events:
@@ -76,21 +76,21 @@ def tables(found: Similar) -> None:
     if found.windows:
         _table(found.windows, WINDOWS, "Nearest windows of the series before it")
     for note in found.notes:
-        show.note(note)
+        tables.note(note)
     if found.agreement:
-        show.say(f"\n{found.agreement}")
+        tables.say(f"\n{found.agreement}")
 
 
 def _table(rows: list[dict[str, Any]], columns: tuple[str, ...], title: str) -> None:
-    show.say("")
+    tables.say("")
     shown = [
         {
             **row,
             "distance": f"{row['distance']:.2f}",
-            "duration": show.duration(row.get("duration_seconds")),
+            "duration": tables.duration(row.get("duration_seconds")),
             "verdict": row["review_verdict"],
             "cause": row["review_cause"],
         }
         for row in rows
     ]
-    show.table([[row.get(name) for name in columns] for row in shown], columns, title=title)
+    tables.table([[row.get(name) for name in columns] for row in shown], columns, title=title)

@@ -13,7 +13,8 @@ from anomaly_service.db.engine import db_now
 from anomaly_service.db.sql import among
 from anomaly_service.db.tables import EventRevision, EventTable, Review
 from anomaly_service.errors import ReviewedEventError, UnknownEventError
-from pipelines.records import Event, EventChange, Interval, Json, Kind, Status, Verdict
+from pipelines.names import Kind, Status, Verdict
+from pipelines.records import Event, EventChange, Interval, Json
 from pipelines.store import StaleEventsError, UnstorableError
 
 ROUNDING = 1e-5

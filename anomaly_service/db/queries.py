@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, column, inspect, select, table
 
 from anomaly_service.db import views
 from pipelines.records import Json
+from pipelines.times import iso
 
 SPANS = {"start_at": "end_at", "scheduled_for": "scheduled_for", "at": "at", "train_stop_at": "train_stop_at"}
 """For views that have a time: the column ``until`` looks at, and the one ``since`` looks at."""
@@ -77,20 +78,6 @@ def _within(
 def _moment(connection: Connection, at: datetime) -> Any:
     """Return the value to compare with: views show text on SQLite, timestamps on PostgreSQL."""
     return iso(at) if connection.dialect.name == "sqlite" else at
-
-
-def iso(at: datetime) -> str:
-    """Return ``2026-01-31T12:00:00Z``: how every list and SQLite's views write a moment."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def iso_seconds(ts: int) -> str:
-    """Return epoch seconds as ``iso`` writes a moment.
-
-    >>> iso_seconds(0)
-    '1970-01-01T00:00:00Z'
-    """
-    return iso(datetime.fromtimestamp(ts, UTC))
 
 
 def _plain(row: Mapping[Any, Any]) -> Json:

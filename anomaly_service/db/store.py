@@ -11,25 +11,23 @@ import numpy as np
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL
 
-from anomaly_service.db import events, looks, migrate, monitors, points, queries, runs, versions
+from anomaly_service.db import event_portraits, events, migrate, monitors, points, queries, runs, versions
 from anomaly_service.db.bulk import Bulk, SqliteBulk
 from anomaly_service.db.engine import make_engine, transaction
 from anomaly_service.failpoints import failpoint
+from pipelines.names import RunKind, RunState, Verdict
 from pipelines.records import (
     CalibrationRow,
     Claim,
     Event,
-    EventLook,
+    EventPortrait,
     Json,
     LineRow,
     MonitorRow,
     PointBlock,
-    RunKind,
-    RunState,
     ScoreBlock,
     SeriesRow,
     TargetRow,
-    Verdict,
     VersionRow,
 )
 from pipelines.store import Batch, Ingest, Ingested, NewVersion
@@ -279,15 +277,15 @@ class SqlStore:
         with self._read() as connection:
             return events.reviews(connection, event_id)
 
-    def looks(self, monitor_id: int, limit: int) -> list[tuple[Event, EventLook | None]]:
-        """Return a monitor's events that stand with their looks: those judged first, then the newest."""
+    def event_portraits(self, monitor_id: int, limit: int) -> list[tuple[Event, EventPortrait | None]]:
+        """Return a monitor's events that stand, with portraits: judged ones first, then the newest."""
         with self._read() as connection:
-            return looks.newest(connection, monitor_id, limit)
+            return event_portraits.newest(connection, monitor_id, limit)
 
-    def write_looks(self, claim: Claim | None, rows: Sequence[EventLook]) -> None:
-        """Write looks, each in place of what stands for its event; events and reviews stay as they are."""
+    def write_event_portraits(self, claim: Claim | None, rows: Sequence[EventPortrait]) -> None:
+        """Write portraits, each in place of what stands for its event; events and reviews stay."""
         with self._write(claim) as connection:
-            looks.write(connection, rows)
+            event_portraits.write(connection, rows)
 
     # runs
 

@@ -288,7 +288,7 @@ class Review(Base):
     at: Mapped[float] = mapped_column(Double)
 
 
-class EventLookTable(Base):
+class EventPortraitTable(Base):
     """What an event looks like, whatever becomes of its points, and what is suggested of it.
 
     Written from events, reviews and points alone: a pass that is repeated writes the same.

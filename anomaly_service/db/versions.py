@@ -24,7 +24,8 @@ from sqlalchemy import (
 from anomaly_service.db.engine import db_now
 from anomaly_service.db.sql import among, upsert
 from anomaly_service.db.tables import Calibration, EventTable, Line, ModelVersion, Score, Weights
-from pipelines.records import CalibrationRow, Json, LineRow, Mode, VersionRow
+from pipelines.names import Mode
+from pipelines.records import CalibrationRow, Json, LineRow, VersionRow
 from pipelines.store import NewVersion
 
 CHUNK = 256

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from pydantic import Field
 
-from anomaly_service.config_types import Duration, PositiveDuration, Section, Text, Zone, whole_seconds
+from anomaly_service.config.values import Duration, PositiveDuration, Section, Text, Zone, whole_seconds
 from anomaly_service.errors import AnomalyServiceError
 from pipelines.records import Json, SeriesSpec
 from pipelines.store import Ingest

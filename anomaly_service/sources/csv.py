@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from anomaly_service.config_types import PathPatterns, Text, TextOrList, expected
+from anomaly_service.config.values import PathPatterns, Text, TextOrList, expected
 from anomaly_service.sources import files
 from anomaly_service.sources.base import BATCH_ROWS, SourceConfig, SourceError
 from anomaly_service.sources.columns import Collected, Layout, Rows, read_table

@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from anomaly_service.config_types import duration_text
+from anomaly_service.config.values import duration_text
 from anomaly_service.errors import AnomalyServiceError
 from anomaly_service.sources import files, times
 from anomaly_service.sources.columns import NO_VALUES, Layout, read_table
 from anomaly_service.sources.reasons import Reason
+from pipelines.times import DAY
 
 SAMPLE_BYTES = 4 << 20
 """What is looked at of a file's beginning, 4 MiB: ten thousand rows at least."""
 
 TAIL_BYTES = 1 << 16
-DAY = 86_400
 LEARNING_STEPS = 250
 """A first model of the default window needs 192 points; some may be missing."""
 

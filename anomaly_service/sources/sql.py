@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from anomaly_service.config_types import (
+from anomaly_service.config.values import (
     Duration,
     Secret,
     SecretFile,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from detectors.maths.normal import Normal
-from detectors.maths.running import window_sums
+from detectors.maths.window_sums import window_sums
 
 LINES = 2**18
 """Values laid out at once: 1 MiB stays in a core's cache between two passes."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detectors.maths.masked import MaskedNetwork
 from detectors.maths.normal import log_standard
-from detectors.stacked import Batch, Network, Params
+from detectors.stacked import Network, Params, TrainingBatch
 
 Transform = Literal["autoregressive", "coupling", "spline"]
 TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
@@ -78,7 +78,7 @@ class AffineFlow:
         """Return fresh weights of one member: the map that changes nothing."""
         return {name: value for net in self.networks for name, value in net.initial(generator).items()}
 
-    def loss(self, params: Params, batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss(self, params: Params, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         return -log_prob(self, params, batch.values)
 
     def forward(self, params: Params, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,7 +123,7 @@ class SplineFlow:
         fresh = _spline_module(self, seed)
         return {SPLINES + name: value.detach().clone() for name, value in fresh.named_parameters()}
 
-    def loss(self, params: Params, batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss(self, params: Params, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         return -log_prob(self, params, batch.values)
 
     def forward(self, params: Params, z: Tensor) -> tuple[Tensor, Tensor]:

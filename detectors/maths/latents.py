@@ -8,10 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from detectors.base import Progress, Windows, fit_in_pieces
 from detectors.maths.linear import LinearBase, latents_of
 from detectors.maths.moments import trimmed
+from detectors.pieces import Progress, fit_in_pieces
 from detectors.stacked import Network, Params, Trained, Training, train
+from detectors.windows import Windows
 
 BASE = 0.2
 """Share of the work that is done once the bases are there, about."""

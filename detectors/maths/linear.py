@@ -8,11 +8,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from detectors.base import Windows
 from detectors.maths import stored
 from detectors.maths.moments import FLOOR, LARGEST, Moments, regular
 from detectors.maths.normal import Normal, log_standard
 from detectors.maths.ppca import Ppca
+from detectors.windows import Windows
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from detectors.base import Windows
+from detectors.windows import Windows
 
 BLOCKS = 40
 """Blocks a series is cut into at most: enough that the worst 5 % are whole blocks."""

@@ -10,8 +10,10 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from detectors.base import Expected, Windows, in_pieces, once
+from detectors.base import Expected
 from detectors.maths.moments import LARGEST
+from detectors.pieces import in_pieces, once
+from detectors.windows import Windows
 
 
 @dataclass(frozen=True)

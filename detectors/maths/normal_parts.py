@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from detectors.maths import parts
+from detectors.maths import surprise_parts
 from detectors.maths.moments import LARGEST
 from detectors.maths.normal import Normal
 
@@ -15,15 +15,20 @@ def raw_parts(normal: Normal, values: Tensor, mask: Tensor | None) -> Tensor:
     n_channels = values.shape[3]
     x = _about_mean(normal, values, mask)
     level = (x @ _level_filter(normal, n_channels).to(torch.float32)).square().sum(2)
-    step, energy = parts.steps_of(x @ normal.whitener.transpose(1, 2).to(torch.float32), mask, n_channels)
-    window, level = parts.standard(energy, _observed(values, mask)), parts.standard(level, n_channels)
+    step, energy = surprise_parts.steps_of(
+        x @ normal.whitener.transpose(1, 2).to(torch.float32), mask, n_channels
+    )
+    window, level = (
+        surprise_parts.standard(energy, _observed(values, mask)),
+        surprise_parts.standard(level, n_channels),
+    )
     return torch.cat([window.unsqueeze(2), level.unsqueeze(2), step], dim=2)
 
 
 def energy_part(normal: Normal, values: Tensor, mask: Tensor | None) -> Tensor:
     """Return the window's part alone, ``(n_targets, k)``."""
     white = _about_mean(normal, values, mask) @ normal.whitener.transpose(1, 2).to(torch.float32)
-    return parts.standard(white.square_().sum(2), _observed(values, mask))
+    return surprise_parts.standard(white.square_().sum(2), _observed(values, mask))
 
 
 def _about_mean(normal: Normal, values: Tensor, mask: Tensor | None) -> Tensor:

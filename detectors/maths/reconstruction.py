@@ -2,7 +2,7 @@
 
 Geiger et al. 2020, arXiv 2009.07769, section IV. Everything runs along the last axis and takes any
 leading axes, so that a window is scored like a short series. Means, deviations and quartiles are
-learned by `Scale.of` and `CriticScale.of` and passed in: a score never depends on its stretch.
+learned by `ErrorScale.of` and `CriticScale.of` and passed in: a score never depends on its stretch.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ CHUNK = 4_000_000
 
 
 @dataclass(frozen=True)
-class Scale:
+class ErrorScale:
     """Mean and standard deviation of errors, broadcastable to them."""
 
     mean: Tensor
     sd: Tensor
 
     @classmethod
-    def of(cls, errors: Tensor) -> Scale:
+    def of(cls, errors: Tensor) -> ErrorScale:
         """Learn from errors along the last axis."""
         return cls(errors.mean(dim=-1, keepdim=True), errors.std(dim=-1, keepdim=True, correction=0))
 

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from detectors import registry
-from detectors.base import Density, Detector, Encodes, HasLogProb, NotFittedError, Windows
+from detectors.base import Density, Detector, Encodes, HasLogProb, NotFittedError
 from detectors.stacked import NetworkConfig
-from pipelines import twosample
+from detectors.windows import Windows
+from pipelines.workers import twosample
 
 WINDOW = 24
 POINTS = 1200

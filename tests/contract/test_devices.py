@@ -11,8 +11,9 @@ from faraway import MixedDevicesError, far_away
 from torch import Tensor
 
 from detectors import device, registry
-from detectors.base import Detector, Windows
+from detectors.base import Detector
 from detectors.device import CPU
+from detectors.windows import Windows
 
 WINDOW = 8
 

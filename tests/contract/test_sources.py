@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from anomaly_service import sources
 from anomaly_service.db.store import SqlStore
-from anomaly_service.ingest import ingest
 from anomaly_service.sources import files
 from anomaly_service.sources.base import Reading, Source
+from anomaly_service.sources.ingest import ingest
 from pipelines.records import Json
 from pipelines.store import Ingest
 

@@ -19,23 +19,18 @@ from sqlalchemy import text
 from anomaly_service.db import events
 from anomaly_service.db.store import SqlStore
 from anomaly_service.errors import ReviewedEventError, UnknownEventError
+from pipelines.names import Kind, Mode, RunKind, RunState, Status, Verdict
 from pipelines.records import (
     CalibrationRow,
     Claim,
     Event,
     EventChange,
-    EventLook,
+    EventPortrait,
     Interval,
-    Kind,
     LineRow,
-    Mode,
     PointBlock,
-    RunKind,
-    RunState,
     ScoreBlock,
     SeriesSpec,
-    Status,
-    Verdict,
 )
 from pipelines.store import Batch, Ingest, LostClaimError, NewVersion, StaleEventsError, Store
 
@@ -720,15 +715,15 @@ def test_looks_come_with_their_events_those_judged_first_then_the_newest(store: 
     store.review(events[1].id, Verdict.CONFIRMED, cause="deploy")
     store.review(events[2].id, Verdict.UNSURE)
     shape = {"course": [0.5, -1.0], "n_steps": 3}
-    look = EventLook(events[3].id, 1, shape, "expected", "patch", 0.75)
-    store.write_looks(None, [look])
+    look = EventPortrait(events[3].id, 1, shape, "expected", "patch", 0.75)
+    store.write_event_portraits(None, [look])
     monitor = store.monitors()[0].id
-    found = store.looks(monitor, 10)
+    found = store.event_portraits(monitor, 10)
     assert [event.id for event, _ in found] == [events[k].id for k in (1, 3, 2, 0)]
     assert [seen for _, seen in found] == [None, look, None, None]
     assert (found[0][0].verdict, found[0][0].cause) == ("confirmed", "deploy")
-    assert [event.id for event, _ in store.looks(monitor, 2)] == [events[1].id, events[3].id]
-    assert store.looks(monitor + 1, 10) == []
+    assert [event.id for event, _ in store.event_portraits(monitor, 2)] == [events[1].id, events[3].id]
+    assert store.event_portraits(monitor + 1, 10) == []
 
 
 def test_events_that_do_not_stand_are_not_looked_at(store: SqlStore) -> None:
@@ -739,17 +734,17 @@ def test_events_that_do_not_stand_are_not_looked_at(store: SqlStore) -> None:
         change(other, status=Status.MERGED, merged_into=event.id),
     ]
     store.commit(None, Batch(changes=gone))
-    assert store.looks(store.monitors()[0].id, 10) == []
+    assert store.event_portraits(store.monitors()[0].id, 10) == []
 
 
 def test_a_look_replaces_the_last_and_leaves_event_and_reviews_alone(store: SqlStore) -> None:
     event = flag(store, watch(store)[0])
     store.review(event.id, Verdict.UNSURE, cause="deploy")
     before = store.events([event.target_id], 0, 2**40), store.reviews(event.id), store.revisions(event.id)
-    for look in (EventLook(event.id, 1, {"n_steps": 2}, "unknown"), EventLook(event.id, 2)):
-        store.write_looks(None, [look])
-        assert [seen for _, seen in store.looks(store.monitors()[0].id, 10)] == [look]
-    store.write_looks(None, [])
+    for look in (EventPortrait(event.id, 1, {"n_steps": 2}, "unknown"), EventPortrait(event.id, 2)):
+        store.write_event_portraits(None, [look])
+        assert [seen for _, seen in store.event_portraits(store.monitors()[0].id, 10)] == [look]
+    store.write_event_portraits(None, [])
     after = store.events([event.target_id], 0, 2**40), store.reviews(event.id), store.revisions(event.id)
     assert after == before
 
@@ -761,8 +756,8 @@ def test_a_lost_claim_writes_no_looks(store: SqlStore) -> None:
     assert claim is not None
     store.give_back(claim)
     with pytest.raises(LostClaimError):
-        store.write_looks(claim, [EventLook(event.id, 1)])
-    assert [seen for _, seen in store.looks(store.monitors()[0].id, 10)] == [None]
+        store.write_event_portraits(claim, [EventPortrait(event.id, 1)])
+    assert [seen for _, seen in store.event_portraits(store.monitors()[0].id, 10)] == [None]
 
 
 @pytest.mark.parametrize("statement", ["UPDATE {} SET at = 0", "DELETE FROM {}"])

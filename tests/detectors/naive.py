@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.base import Windows
+from detectors.windows import Windows
 
 Array = NDArray[np.float64]
 

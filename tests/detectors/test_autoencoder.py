@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from detectors.autoencoder import AutoencoderConfig, AutoencoderDetector, _Model, _Network
-from detectors.base import Windows
-from detectors.stacked import Batch
+from detectors.stacked import TrainingBatch
+from detectors.windows import Windows
 
 WINDOW = 12
 
@@ -57,7 +57,7 @@ def loss_of(error: Tensor, kept: Tensor | None = None) -> Tensor:
     network = _Network(AutoencoderConfig(window=error.shape[2]), error.shape[2])
     initial = network.initial(torch.Generator().manual_seed(0))
     nothing = {name: torch.zeros(1, *value.shape) for name, value in initial.items()}
-    batch = Batch(error, torch.ones_like(error) if kept is None else kept)
+    batch = TrainingBatch(error, torch.ones_like(error) if kept is None else kept)
     return network.loss(nothing, batch, torch.Generator().manual_seed(1))
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from detectors.autoregressive import AutoregressiveConfig, AutoregressiveDetector
-from detectors.base import Windows
 from detectors.maths.autoregression import Autoregression
+from detectors.windows import Windows
 
 
 def second_order(n: int, points: int, seed: int) -> Tensor:

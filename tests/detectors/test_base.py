@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from detectors import registry
-from detectors.base import Density, Expected, PerTarget, PickedWindows, Windows, fit_in_pieces, in_pieces
+from detectors.base import Density, Expected
+from detectors.per_target import PerTarget
+from detectors.pieces import fit_in_pieces, in_pieces
+from detectors.windows import PickedWindows, Windows
 
 
 def counting(n: int, points: int, window: int) -> Windows:

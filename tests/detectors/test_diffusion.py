@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from detectors.base import Windows
 from detectors.diffusion import DiffusionConfig, DiffusionDetector
 from detectors.maths.linear import LinearBase
 from detectors.stacked import Params
+from detectors.windows import Windows
 
 WINDOW = 8
 

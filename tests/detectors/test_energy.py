@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from detectors.base import Windows
 from detectors.energy import EnergyConfig, EnergyDetector
 from detectors.maths import contrast, stored
 from detectors.maths.linear import LinearBase
 from detectors.maths.normal import Normal, log_standard
+from detectors.windows import Windows
 
 WINDOW = 8
 

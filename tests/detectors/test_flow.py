@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detectors.base import Windows
 from detectors.flow import FlowConfig, FlowDetector
 from detectors.maths import flows
 from detectors.maths.flows import TRANSFORMS, AffineFlow, Flow, Transform
 from detectors.maths.linear import LinearBase
 from detectors.stacked import Params, Training, train
+from detectors.windows import Windows
 
 WINDOW = 8
 

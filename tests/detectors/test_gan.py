@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from detectors.base import Windows
 from detectors.gan import GanConfig, GanDetector, _Game
 from detectors.maths.linear import LinearBase
 from detectors.maths.wasserstein import slope_penalty
-from detectors.stacked import Batch, Params, Training, Turn, train
+from detectors.stacked import Params, Training, TrainingBatch, Turn, train
+from detectors.windows import Windows
 
 WINDOW = 8
 
@@ -54,13 +54,13 @@ class _Pursuit:
         hound = Turn("hound", lambda params, batch, _: (params["hound.at"] - params["hare.at"]).square())
         self.turns = (hound, hound, hound, Turn("hare", self._hare))
 
-    def _hare(self, params: Params, batch: Batch, _: torch.Generator) -> Tensor:
+    def _hare(self, params: Params, batch: TrainingBatch, _: torch.Generator) -> Tensor:
         return (params["hare.at"] - batch.values[:, :, 0]).square()
 
     def initial(self, generator: torch.Generator) -> Params:
         return {"hound.at": torch.tensor([5.0]), "hare.at": torch.tensor([-5.0])}
 
-    def loss(self, params: Params, batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss(self, params: Params, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         # Least at the start: whoever kept the best moment would keep that one.
         return (params["hare.at"] + 5).square()
 
@@ -83,7 +83,7 @@ def test_each_turn_has_a_slope_for_its_own_weights(side: str) -> None:
     played, params = game()
     leaves = {name: value.clone().requires_grad_() for name, value in params.items() if name.startswith(side)}
     (turn,) = {turn for turn in played.turns if turn.side == side}
-    batch = Batch.of(noise(1, 16, 5), None)
+    batch = TrainingBatch.of(noise(1, 16, 5), None)
     loss = turn.loss(params | leaves, batch, torch.Generator().manual_seed(1)).mean()
     slopes = torch.autograd.grad(loss, [leaves[name] for name in leaves if "0.weight" in name])
     assert all(bool(slope.isfinite().all()) and float(slope.abs().sum()) > 0 for slope in slopes)
@@ -120,7 +120,7 @@ def test_a_critic_s_loss_is_what_it_gives_to_fake_less_to_real_and_its_penalty()
     """One member, in slow arithmetic."""
     played, params = game()
     u = noise(1, 6, 5, seed=5)
-    found = played.critic_loss(params, Batch.of(u, None), torch.Generator().manual_seed(3)).detach()
+    found = played.critic_loss(params, TrainingBatch.of(u, None), torch.Generator().manual_seed(3)).detach()
     generator = torch.Generator().manual_seed(3)
     fake = played.made(params, played.noise(6, generator)).asinh()
     share = torch.rand(6, 1, generator=generator)

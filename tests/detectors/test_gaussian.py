@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from detectors.base import Windows
 from detectors.gaussian import GaussianConfig, GaussianDetector
 from detectors.maths.normal import Normal
+from detectors.windows import Windows
 
 
 def autoregressive(n: int, points: int, keep: float, seed: int) -> Tensor:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from detectors.base import Windows
 from detectors.gmm import GmmConfig, GmmDetector
 from detectors.maths import mixture
 from detectors.maths.mixture import Mixture
+from detectors.windows import Windows
 
 
 def two_regimes(n: int, points: int, seed: int) -> Tensor:

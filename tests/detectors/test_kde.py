@@ -10,10 +10,10 @@ import torch
 from naive import Array
 from torch import Tensor
 
-from detectors.base import Windows
 from detectors.kde import Bandwidth, KdeConfig, KdeDetector
 from detectors.maths.kernels import KERNELS, Kernel, kernel_noise, log_kernel, radius
 from detectors.maths.references import References
+from detectors.windows import Windows
 
 
 def noisy_wave(n: int, points: int, seed: int) -> Tensor:

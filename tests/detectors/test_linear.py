@@ -7,11 +7,11 @@ import torch
 from scipy.signal import lfilter
 from torch import Tensor
 
-from detectors.base import Windows
-from detectors.maths import parts
+from detectors.maths import surprise_parts
 from detectors.maths.linear import LinearBase
 from detectors.maths.moments import trimmed
 from detectors.maths.normal import log_standard
+from detectors.windows import Windows
 
 LATENT = 3
 
@@ -64,7 +64,7 @@ def test_the_surprise_off_the_axes_is_standard_normal_where_noise_is_not_white()
         base = base_of(24, white=white)
         x = base.about_mean(windows.values)
         innovations = x @ base.normal.whitener.transpose(1, 2).to(torch.float32)
-        rest = parts.rest_of(base, innovations.square().sum(2), base.split(x)[0], 0)
+        rest = surprise_parts.rest_of(base, innovations.square().sum(2), base.split(x)[0], 0)
         found[white] = float(rest.std())
     assert found[False] == pytest.approx(1, abs=0.1)
     assert found[True] > 1.3

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.base import Windows
 from detectors.maths.moments import BlockMoments, regular, shrinkage, stationary, trimmed
 from detectors.maths.ppca import Ppca
+from detectors.windows import Windows
 
 
 def drawn(seed: int, n: int, points: int, channels: int, window: int, gaps: float, out: float) -> Windows:

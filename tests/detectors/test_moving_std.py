@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.base import DetectorConfig, Windows
+from detectors.base import DetectorConfig
 from detectors.moving_std import MovingStdDetector
+from detectors.windows import Windows
 
 
 @settings(max_examples=40, deadline=None)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from detectors.base import Windows
 from detectors.nade import NadeConfig, NadeDetector, _NadeNetwork
-from detectors.stacked import Batch
+from detectors.stacked import TrainingBatch
+from detectors.windows import Windows
 
 WINDOW = 8
 
@@ -157,9 +157,9 @@ def test_missing_values_teach_nothing() -> None:
     kept[:, :, 3] = 0
     values = torch.randn(1, 5, WINDOW) * kept
     generator = torch.Generator()
-    whole = network.loss(params, Batch(values, torch.ones_like(kept)), generator)
+    whole = network.loss(params, TrainingBatch(values, torch.ones_like(kept)), generator)
     own = -network.conditionals(params, values).log_prob(values)[:, :, 3]
-    torch.testing.assert_close(network.loss(params, Batch(values, kept), generator), whole - own)
+    torch.testing.assert_close(network.loss(params, TrainingBatch(values, kept), generator), whole - own)
 
 
 def test_a_member_without_data_is_a_broad_mixture_about_the_median() -> None:

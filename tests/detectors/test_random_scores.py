@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detectors.base import DetectorConfig, Windows
+from detectors.base import DetectorConfig
 from detectors.random_scores import RandomDetector, split_mix, uniform
+from detectors.windows import Windows
 
 WINDOW = RandomDetector().config.window
 

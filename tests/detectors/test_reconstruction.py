@@ -13,7 +13,7 @@ from torch import Tensor
 from detectors.maths.reconstruction import (
     Combination,
     CriticScale,
-    Scale,
+    ErrorScale,
     area_error,
     combined,
     covering,
@@ -92,7 +92,7 @@ def test_combined_scores_are_the_references(
     y, y_hat, critic, how: Combination, total: float, peak: float, at_peak: int, some: list[float]
 ) -> None:
     error = smoothed(dtw_error(y, y_hat, as_reference=True), 2)
-    assert_golden(combined(how, critic, Scale.of(error).z(error)), total, peak, at_peak, some)
+    assert_golden(combined(how, critic, ErrorScale.of(error).z(error)), total, peak, at_peak, some)
 
 
 def test_centred_dtw_peaks_at_the_anomaly_itself(y, y_hat) -> None:

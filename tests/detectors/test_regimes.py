@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from detectors.base import Windows
 from detectors.gaussian import GaussianConfig, GaussianDetector
 from detectors.regimes import DiscriminantDetector, RegimesConfig
+from detectors.windows import Windows
 
 WINDOW = 8
 LONG = 50

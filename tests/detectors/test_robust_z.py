@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from detectors.base import Windows
 from detectors.baseline import FLOOR
 from detectors.robust_z import RobustZDetector
+from detectors.windows import Windows
 
 WINDOW = RobustZDetector().config.window
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from detectors.base import Windows
 from detectors.robust_z import RobustZDetector
 from detectors.seasonal_naive import PROFILE_VALUES, SeasonalNaiveDetector
+from detectors.windows import Windows
 
 WINDOW = SeasonalNaiveDetector().config.window
 PERIODS = (12, 30, 96)

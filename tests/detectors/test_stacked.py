@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detectors.base import Windows
 from detectors.stacked import (
     Adam,
-    Batch,
     Draws,
     Params,
     Training,
+    TrainingBatch,
     asinh,
     batches,
     dense,
@@ -30,6 +29,7 @@ from detectors.stacked import (
     train,
     trimmed_mean,
 )
+from detectors.windows import Windows
 
 WINDOW = 6
 
@@ -43,7 +43,7 @@ class Narrow:
     def initial(self, generator: torch.Generator) -> Params:
         return {**dense("down", WINDOW, 2, generator), **dense("up", 2, WINDOW, generator)}
 
-    def loss(self, params: Params, batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss(self, params: Params, batch: TrainingBatch, generator: torch.Generator) -> Tensor:
         noise = torch.randn(batch.values.shape[1:], generator=generator)
         code = linear(params, "down", batch.values + 0.1 * noise)
         error = (linear(params, "up", code) - batch.values).square() * batch.kept
@@ -240,14 +240,14 @@ def test_missing_values_are_filled_round_by_round_and_the_others_stay() -> None:
     for _ in range(3):
         for at in missing.nonzero().tolist():
             slow[tuple(at)] = 0.5 * slow[tuple(at)] + 1
-    found = filled(Batch.of(values, missing), reconstruct, 3)
+    found = filled(TrainingBatch.of(values, missing), reconstruct, 3)
     torch.testing.assert_close(found.values, slow)
     assert found.values[0, 1, 2] == 1.75
     assert torch.equal(found.kept, (~missing).float())
 
 
 def test_a_batch_without_gaps_is_not_reconstructed() -> None:
-    whole = Batch.of(torch.zeros(1, 3, WINDOW), None)
+    whole = TrainingBatch.of(torch.zeros(1, 3, WINDOW), None)
     assert filled(whole, lambda x: x / 0, 10) is whole
 
 

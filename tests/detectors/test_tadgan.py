@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from detectors.base import Windows
 from detectors.maths.wasserstein import slope_penalty
 from detectors.tadgan import (
     TadganConfig,
@@ -23,6 +22,7 @@ from detectors.tadgan import (
     _range,
     critic_loss,
 )
+from detectors.windows import Windows
 
 WINDOW = 16
 

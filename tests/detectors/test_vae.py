@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-from detectors.base import Windows
 from detectors.maths import stored
-from detectors.stacked import Batch
+from detectors.stacked import TrainingBatch
 from detectors.vae import VaeConfig, VaeDetector, _VaeNetwork
+from detectors.windows import Windows
 
 WINDOW = 12
 
@@ -45,7 +45,10 @@ def test_missing_values_teach_nothing() -> None:
     values = torch.randn(1, 5, WINDOW)
     other = values.clone()
     other[:, :, 3] = 40.0
-    losses = [network.loss(params, Batch(x, kept), torch.Generator().manual_seed(1)) for x in (values, other)]
+    losses = [
+        network.loss(params, TrainingBatch(x, kept), torch.Generator().manual_seed(1))
+        for x in (values, other)
+    ]
     torch.testing.assert_close(*losses)
 
 
@@ -54,7 +57,7 @@ def test_a_window_all_missing_costs_nothing() -> None:
     params = {
         name: value.unsqueeze(0) for name, value in network.initial(torch.Generator().manual_seed(0)).items()
     }
-    nothing = Batch(torch.zeros(1, 2, WINDOW), torch.zeros(1, 2, WINDOW))
+    nothing = TrainingBatch(torch.zeros(1, 2, WINDOW), torch.zeros(1, 2, WINDOW))
     loss = network.loss(params, nothing, torch.Generator().manual_seed(1))
     assert loss.tolist() == [[0.0, 0.0]]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines import similar
-from pipelines.records import Interval, Kind
-from pipelines.similar import Portrait
+from pipelines.insight import similar
+from pipelines.insight.similar import Portrait
+from pipelines.names import Kind
+from pipelines.records import Interval
 
 STEP = 300
 

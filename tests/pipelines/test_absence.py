@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import absence
-from pipelines.records import Interval, Kind, Points, Policy
+from pipelines.names import Kind
+from pipelines.records import Interval, Points, Policy
+from pipelines.steps import absence
 
 STEP = 60
 POLICY = Policy(missing_after_steps=3)

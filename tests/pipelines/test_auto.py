@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines import auto
+from pipelines.workers import auto
 
 HOUR = 3600
 WEEKS = 6

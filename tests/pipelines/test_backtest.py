@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines import backtest, bank, calibrate, flag, metrics, prepare
-from pipelines.backtest import Candidate, Labelled, Span, run, window_of
-from pipelines.fit import FitOutcome, FitTarget, FitTask, Fitted, fit_targets
+from pipelines.measure import backtest, metrics
+from pipelines.measure.backtest import Candidate, Labelled, Span, run, window_of
 from pipelines.monitor import MonitorSpec, Threshold
-from pipelines.records import Json, Mode, Points, TargetRow
+from pipelines.names import Mode
+from pipelines.records import Json, Points, TargetRow
+from pipelines.steps import flag, prepare
+from pipelines.steps.line import Calibrated, draw
+from pipelines.steps.recipe import Recipe
+from pipelines.workers import bank
+from pipelines.workers.fit import FitOutcome, FitTarget, FitTask, Fitted, fit_targets
 
 STEP = 300
 START = 1_700_000_100
@@ -131,14 +136,14 @@ def test_figures_of_intervals_are_those_of_steps_above_a_line_drawn_by_hand(
     fitted = fit(labelled, asked.spec, int(labelled.ts[-1]) + 1)
     assert fitted.unseen is not None
     truth = np.array([(300, 310), OUTAGE])
-    recipe = prepare.Recipe.from_json(fitted.recipe)
+    recipe = Recipe.from_json(fitted.recipe)
     points = (Points(labelled.ts, labelled.values[:, 0]),)
     own = prepare.odd_steps(prepare.apply(recipe, points, START, int(labelled.ts[-1]) + 1).values)
     for mode, end in ((Mode.SETTLED, ""), (Mode.LIVE, "_live")):
         body = fitted.calibrations[mode]
-        line = calibrate.draw([body], Threshold(alarms_per_week=alarms, per="series"))
+        line = draw([body], Threshold(alarms_per_week=alarms, per="series"))
         scores = getattr(fitted.unseen, mode)
-        flagged = calibrate.Calibrated.of(body, line).anomaly_score(scores) >= 1
+        flagged = Calibrated.of(body, line).anomaly_score(scores) >= 1
         found = np.stack(flag.shape_bounds(flagged, asked.spec.policy, STEP, own), axis=1).astype(np.int64)
         assert {name: row[f"{name}{end}"] for name in (*RATES, *PROFILES)} == pytest.approx(
             by_hand(truth, found)
@@ -201,7 +206,7 @@ def test_the_rows_behind_the_training_part_are_scored_by_one_model_of_that_part(
     row = run(labelled, asked, "train").row
     fitted = fit(labelled, asked.spec, SPLIT + 1)
     points = (Points(labelled.ts, labelled.values[:, 0]),)
-    recipe = prepare.Recipe.from_json(fitted.recipe)
+    recipe = Recipe.from_json(fitted.recipe)
     whole = prepare.apply(recipe, points, START, int(labelled.ts[-1]) + 1)
     models = bank.unpack(*bank.config_of("gaussian", {"window": WINDOW}), [fitted.weights])
     windows = bank.windows_of([whole], WINDOW, [recipe.index(START)])

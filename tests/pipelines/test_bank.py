@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from detectors.base import Detector
-from pipelines import bank
-from pipelines.prepare import ChannelRecipe
+from pipelines.steps.recipe import ChannelRecipe
+from pipelines.workers import bank
 
 
 @dataclass

@@ -9,10 +9,11 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from pipelines import prepare, regimes
 from pipelines.monitor import MonitorSpec, Period
 from pipelines.records import Points
-from pipelines.regimes import of_steps
+from pipelines.steps import prepare, regimes
+from pipelines.steps.recipe import Recipe
+from pipelines.steps.regimes import of_steps
 
 HOUR = 3600
 KNOWN = ("workday", "weekend", "maintenance", "patch")
@@ -120,7 +121,7 @@ def test_prepare_brings_the_regimes_that_its_recipe_knows() -> None:
     points = [Points(ts, np.random.default_rng(0).normal(size=len(ts)))]
     start, stop = int(ts[0]), int(ts[-1]) + 1
     recipe = prepare.learn(points, step_seconds=HOUR, timezone="UTC", start=start, stop=stop, regimes=KNOWN)
-    assert prepare.Recipe.from_json(recipe.to_json()) == recipe
+    assert Recipe.from_json(recipe.to_json()) == recipe
     found = prepare.apply(recipe, points, start, stop, [TUESDAY])
     assert [KNOWN[at] for at in found.regime] == told(ts, "UTC", TUESDAY)
     plain = prepare.learn(points, step_seconds=HOUR, timezone="UTC", start=start, stop=stop)

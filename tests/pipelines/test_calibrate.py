@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 from scipy.stats import genpareto, poisson
 
-from pipelines import calibrate
-from pipelines.calibrate import BudgetError, Calibrated, Scale
-from pipelines.evidence import GRID, SHARES, Realised, Seen
-from pipelines.flag import shape_runs
 from pipelines.monitor import Threshold
 from pipelines.records import Json, Policy
+from pipelines.steps import calibrate
+from pipelines.steps.calibrate import SurpriseScale
+from pipelines.steps.evidence import GRID, SHARES, Realised, Seen
+from pipelines.steps.flag import shape_runs
+from pipelines.steps.line import BudgetError, Calibrated, Pool, _count_at, _pareto, draw
 
 unhurried = settings(deadline=None)
 """Other work on the machine is no failure."""
@@ -70,7 +71,7 @@ def realised(
     rng = np.random.default_rng(seed)
     scales = rng.lognormal(0, 1, n_series)
     bodies = [learn(scale * normal(unseen * PER_WEEK, rng), policy) for scale in scales]
-    line = calibrate.draw(bodies, Threshold(alarms_per_week=budget * n_series))
+    line = draw(bodies, Threshold(alarms_per_week=budget * n_series))
     alarms = 0
     for body, scale in zip(bodies, scales, strict=True):
         score = Calibrated.of(body, line).anomaly_score(scale * normal(weeks * PER_WEEK, rng))
@@ -122,7 +123,7 @@ def test_a_budget_per_series_is_each_series_own() -> None:
     calm = [learn(NORMAL["energy of ar(.95)"](4 * PER_WEEK, rng)) for _ in range(8)]
     threshold = Threshold(alarms_per_week=2.0, per="series")
     for kind, body in (("white", restless[0]), ("energy of ar(.95)", calm[0])):
-        line = calibrate.draw([body], threshold, tail_from=restless + calm)
+        line = draw([body], threshold, tail_from=restless + calm)
         score = Calibrated.of(body, line).anomaly_score(NORMAL[kind](40 * PER_WEEK, rng))
         assert 0.4 <= len(shape_runs(score >= 1, Policy(), STEP)) / 80 <= 2.5
 
@@ -130,17 +131,17 @@ def test_a_budget_per_series_is_each_series_own() -> None:
 def test_a_budget_the_data_cannot_hold_is_refused_with_the_largest_possible() -> None:
     body = learn(NORMAL["energy of ar(.95)"](4 * PER_WEEK, np.random.default_rng(0)))
     with pytest.raises(BudgetError, match=r"largest possible is [\d.]+ per monitor") as refused:
-        calibrate.draw([body], Threshold(alarms_per_week=500.0))
+        draw([body], Threshold(alarms_per_week=500.0))
     largest = float(str(refused.value).split("largest possible is ")[1].split()[0])
-    line = calibrate.draw([body], Threshold(alarms_per_week=largest * 0.99))
+    line = draw([body], Threshold(alarms_per_week=largest * 0.99))
     assert line["surprise"] >= np.log10(2)
 
 
 @unhurried
 @given(st.floats(0.05, 20), st.floats(1.01, 5))
 def test_a_larger_budget_never_lifts_the_line(budget: float, factor: float) -> None:
-    low = calibrate.draw(BODIES, Threshold(alarms_per_week=budget * factor))
-    high = calibrate.draw(BODIES, Threshold(alarms_per_week=budget))
+    low = draw(BODIES, Threshold(alarms_per_week=budget * factor))
+    high = draw(BODIES, Threshold(alarms_per_week=budget))
     assert low["surprise"] <= high["surprise"]
 
 
@@ -148,14 +149,14 @@ def test_what_was_realised_draws_the_line_to_where_the_budget_is_kept() -> None:
     rng = np.random.default_rng(11)
     bodies = [learn(NORMAL["white"](6 * PER_WEEK, rng)) for _ in range(10)]
     threshold = Threshold(alarms_per_week=10.0)
-    plain = calibrate.draw(bodies, threshold)
+    plain = draw(bodies, threshold)
     # The noise has grown by a tenth since: at every surprise more alarms came than were promised.
     louder = [1.1 * NORMAL["white"](4 * PER_WEEK, rng) for _ in bodies]
-    scale = Scale.of(bodies[0], plain)
+    scale = SurpriseScale.of(bodies[0], plain)
     everywhere = np.ones(4 * PER_WEEK, dtype=np.bool_)
     counts = [calibrate.alarms_at(scale.surprise(x), GRID, Policy(), STEP, everywhere, None) for x in louder]
     realised = Realised(40.0, np.sum(counts, axis=0).astype(float))
-    line = calibrate.draw(bodies, threshold, realised=realised)
+    line = draw(bodies, threshold, realised=realised)
     fresh = [scale.surprise(1.1 * NORMAL["white"](4 * PER_WEEK, rng)) for _ in bodies]
     alarms = [
         sum(len(shape_runs(s >= at["surprise"], Policy(), STEP)) for s in fresh) for at in (plain, line)
@@ -167,13 +168,13 @@ def test_what_was_realised_draws_the_line_to_where_the_budget_is_kept() -> None:
 def test_incidents_among_what_was_realised_lift_the_line_a_little_and_not_out_of_sight() -> None:
     bodies = [learn(NORMAL["energy of ar(.95)"](6 * PER_WEEK, np.random.default_rng(k))) for k in range(10)]
     threshold = Threshold(alarms_per_week=3.0)
-    plain = calibrate.draw(bodies, threshold)["surprise"]
-    levels, alarms = calibrate.Pool(bodies).curve
+    plain = draw(bodies, threshold)["surprise"]
+    levels, alarms = Pool(bodies).curve
     weeks = 40.0
     expected = np.exp(np.interp(GRID, levels, np.log(alarms))) * weeks / 60.0
-    incidents = calibrate.draw(bodies, threshold, realised=Realised(weeks, expected + 8.0))["surprise"]
+    incidents = draw(bodies, threshold, realised=Realised(weeks, expected + 8.0))["surprise"]
     assert plain < incidents < plain + np.log10(2.5)
-    as_promised = calibrate.draw(bodies, threshold, realised=Realised(weeks, expected))["surprise"]
+    as_promised = draw(bodies, threshold, realised=Realised(weeks, expected))["surprise"]
     assert as_promised == pytest.approx(plain, abs=0.05)
 
 
@@ -181,11 +182,10 @@ def test_a_series_line_moves_with_what_its_monitor_realised() -> None:
     rng = np.random.default_rng(5)
     bodies = [learn(NORMAL["white"](6 * PER_WEEK, rng)) for _ in range(6)]
     threshold = Threshold(alarms_per_week=1.0, per="series")
-    pool = calibrate.Pool(bodies)
+    pool = Pool(bodies)
     many = Realised(24.0, np.full(len(GRID), 200.0))
     plain, moved = (
-        calibrate.draw(bodies[:1], threshold, tail_from=pool, realised=known)["surprise"]
-        for known in (None, many)
+        draw(bodies[:1], threshold, tail_from=pool, realised=known)["surprise"] for known in (None, many)
     )
     assert moved > plain + 0.3
 
@@ -197,14 +197,14 @@ BODIES = [
     for scale in (0.1, 5.0)
     for normal in NORMAL.values()
 ]
-LINE = calibrate.draw(BODIES, Threshold(alarms_per_week=5.0))
+LINE = draw(BODIES, Threshold(alarms_per_week=5.0))
 bodies = st.sampled_from(BODIES)
 
 
 @unhurried
 @given(bodies, st.lists(st.floats(-1e6, 1e300), min_size=2, max_size=50))
 def test_surprise_rises_with_the_score_and_stays_finite(body: Json, scores: list[float]) -> None:
-    surprise = Scale.of(body, LINE).surprise(np.sort(np.array(scores)))
+    surprise = SurpriseScale.of(body, LINE).surprise(np.sort(np.array(scores)))
     assert np.isfinite(surprise).all()
     assert (np.diff(surprise) >= 0).all()
 
@@ -212,7 +212,7 @@ def test_surprise_rises_with_the_score_and_stays_finite(body: Json, scores: list
 @unhurried
 @given(bodies, st.floats(0.01, 12))
 def test_score_at_undoes_surprise(body: Json, surprise: float) -> None:
-    scale = Scale.of(body, LINE)
+    scale = SurpriseScale.of(body, LINE)
     score = scale.score_at(np.array([surprise]))
     np.testing.assert_allclose(scale.surprise(score), surprise, rtol=1e-6)
 
@@ -220,7 +220,7 @@ def test_score_at_undoes_surprise(body: Json, surprise: float) -> None:
 @unhurried
 @given(bodies)
 def test_surprise_is_continuous_where_the_tail_begins(body: Json) -> None:
-    scale = Scale.of(body, LINE)
+    scale = SurpriseScale.of(body, LINE)
     u = scale.knots[-1]
     around = scale.surprise(np.array([u - 1e-9 * abs(u), u, u + 1e-9 * abs(u)]))
     np.testing.assert_allclose(around, around[1], atol=1e-5)
@@ -242,7 +242,7 @@ def test_a_score_of_none_stays_none() -> None:
 
 def test_surprise_is_the_logarithm_of_the_share_of_normal_points_as_high() -> None:
     rng = np.random.default_rng(5)
-    scale = Scale.of(learn(rng.exponential(size=6 * PER_WEEK)), LINE)
+    scale = SurpriseScale.of(learn(rng.exponential(size=6 * PER_WEEK)), LINE)
     fresh = scale.surprise(rng.exponential(size=200_000))
     for surprise in (0.3, 1.0, 1.6):
         assert np.mean(fresh >= surprise) == pytest.approx(10**-surprise, rel=0.15)
@@ -250,14 +250,14 @@ def test_surprise_is_the_logarithm_of_the_share_of_normal_points_as_high() -> No
 
 def test_ordinary_scores_have_next_to_no_surprise() -> None:
     scores = np.random.default_rng(6).standard_normal(5000) ** 2
-    scale = Scale.of(learn(scores), LINE)
+    scale = SurpriseScale.of(learn(scores), LINE)
     assert np.median(scale.surprise(scores)) == pytest.approx(np.log10(2), abs=0.02)
     assert scale.surprise(np.array([scores.min() - 1]))[0] == 0.0
 
 
 def test_the_tail_is_the_generalised_pareto() -> None:
     body, tail = BODIES[0], {**LINE, "shape": 0.25}
-    scale = Scale.of(body, tail)
+    scale = SurpriseScale.of(body, tail)
     excess = np.array([0.5, 2.0, 9.0]) * scale.spread
     expected = scale.surprises[-1] - genpareto.logsf(excess, 0.25, scale=scale.spread) / np.log(10)
     np.testing.assert_allclose(scale.surprise(scale.knots[-1] + excess), expected, rtol=1e-9)
@@ -266,21 +266,21 @@ def test_the_tail_is_the_generalised_pareto() -> None:
 @pytest.mark.parametrize(("shape", "seen"), [(0.0, 4000), (0.3, 4000), (0.6, 4000)])
 def test_many_maxima_give_the_shape_they_were_drawn_with(shape: float, seen: int) -> None:
     drawn = np.sort(genpareto.rvs(shape, scale=1.5, size=seen, random_state=np.random.default_rng(2)))
-    found, scale = calibrate._pareto(drawn, np.ones(seen))
+    found, scale = _pareto(drawn, np.ones(seen))
     assert found == pytest.approx(shape, abs=0.08)
     assert scale == pytest.approx(1.5, rel=0.1)
 
 
 def test_a_few_maxima_leave_the_shape_near_its_prior() -> None:
-    found, _ = calibrate._pareto(np.array([0.1, 0.2, 5.0]), np.ones(3))
+    found, _ = _pareto(np.array([0.1, 0.2, 5.0]), np.ones(3))
     assert 0.0 <= found <= 0.3
 
 
 def test_incidents_among_the_unseen_scores_hardly_bend_the_tail() -> None:
     maxima = np.sort(np.random.default_rng(8).exponential(size=300))
-    clean, _ = calibrate._pareto(maxima, np.ones(300))
+    clean, _ = _pareto(maxima, np.ones(300))
     maxima[-6:] = 1e6
-    dirty, _ = calibrate._pareto(maxima, np.ones(300))
+    dirty, _ = _pareto(maxima, np.ones(300))
     assert dirty - clean < 0.15
 
 
@@ -331,7 +331,7 @@ def test_steps_the_policy_would_not_flag_raise_no_alarm() -> None:
     scores = np.random.default_rng(4).standard_normal(3000)
     body = learn(scores, allowed=np.zeros(3000, dtype=bool))
     assert body["alarms"] == []
-    assert calibrate.draw([body], Threshold())["surprise"] > 2
+    assert draw([body], Threshold())["surprise"] > 2
 
 
 def test_a_gap_in_time_parts_clusters_and_runs() -> None:
@@ -346,7 +346,7 @@ def test_a_gap_in_time_parts_clusters_and_runs() -> None:
 def test_a_constant_score_flags_any_change() -> None:
     for constant in (0.0, 3.0, -1e12, 1e-9):
         body = learn(np.full(4000, constant))
-        calibrated = Calibrated.of(body, calibrate.draw([body], Threshold()))
+        calibrated = Calibrated.of(body, draw([body], Threshold()))
         changed = constant + max(abs(constant), 1e-9) * 0.01
         score = calibrated.anomaly_score(np.array([constant, changed]))
         assert score[0] < 0.5
@@ -358,7 +358,7 @@ def test_surprise_does_not_depend_on_the_unit_of_the_score() -> None:
     reference = None
     for unit in (1.0, 1e12, 1e-9):
         body = learn(scores * unit)
-        line = calibrate.draw([body], Threshold(alarms_per_week=2.0))
+        line = draw([body], Threshold(alarms_per_week=2.0))
         found = Calibrated.of(body, line).anomaly_score(scores * unit)
         reference = found if reference is None else reference
         np.testing.assert_allclose(found, reference, rtol=1e-4, atol=1e-6)
@@ -371,7 +371,7 @@ def test_no_scores_cannot_be_calibrated() -> None:
 
 def test_a_single_score_can() -> None:
     body = learn(np.array([2.0]))
-    line = calibrate.draw([body], Threshold(alarms_per_week=0.01))
+    line = draw([body], Threshold(alarms_per_week=0.01))
     assert np.isfinite(Calibrated.of(body, line).anomaly_score(np.array([1.0, 2.0, 3.0]))).all()
 
 
@@ -381,7 +381,7 @@ def test_a_single_score_can() -> None:
 def test_a_quantile_line_flags_that_share_of_the_points() -> None:
     rng = np.random.default_rng(0)
     own = [learn(s * rng.standard_normal(4 * PER_WEEK) ** 2) for s in (1.0, 30.0)]
-    line = calibrate.draw(own, Threshold(method="quantile", value=0.005))
+    line = draw(own, Threshold(method="quantile", value=0.005))
     flagged = [
         np.mean(Calibrated.of(b, line).anomaly_score(s * rng.standard_normal(200_000) ** 2) >= 1)
         for b, s in zip(own, (1.0, 30.0), strict=True)
@@ -392,13 +392,13 @@ def test_a_quantile_line_flags_that_share_of_the_points() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.5, -1.0])
 def test_a_contamination_of_a_half_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match=r"between 0 and 0\.5"):
-        calibrate.draw(BODIES, Threshold(method="quantile", value=share))
+        draw(BODIES, Threshold(method="quantile", value=share))
 
 
 def test_a_sigma_line_lies_so_many_deviations_above_the_mean() -> None:
     scores = np.random.default_rng(0).standard_normal(PER_WEEK)
     body = learn(scores)
-    calibrated = Calibrated.of(body, calibrate.draw([body], Threshold(method="sigma", value=3.0)))
+    calibrated = Calibrated.of(body, draw([body], Threshold(method="sigma", value=3.0)))
     assert line_score(calibrated) == pytest.approx(scores.mean() + 3 * scores.std(), rel=1e-6)
 
 
@@ -406,14 +406,14 @@ def test_a_dynamic_line_lies_between_the_calm_and_the_incident() -> None:
     scores = np.abs(np.random.default_rng(0).standard_normal(PER_WEEK))
     scores[500:510] = 40.0
     body = learn(scores)
-    line = line_score(Calibrated.of(body, calibrate.draw([body], Threshold(method="dynamic"))))
+    line = line_score(Calibrated.of(body, draw([body], Threshold(method="dynamic"))))
     assert np.delete(scores, np.arange(500, 510)).max() < line < 40.0
 
 
 def test_a_sigma_line_follows_what_was_seen_so_that_one_is_still_the_line() -> None:
     scores = np.random.default_rng(0).standard_normal(PER_WEEK)
     body = learn(scores)
-    line = calibrate.draw([body], Threshold(method="sigma", value=3.0))
+    line = draw([body], Threshold(method="sigma", value=3.0))
     seen = Seen(500.0, 500.0 * np.minimum(2 * SHARES, 1.0))
     at = scores.mean() + 3 * scores.std()
     assert Calibrated.of(body, line, seen).anomaly_score(np.array([at]))[0] == pytest.approx(1.0, rel=1e-6)
@@ -421,13 +421,13 @@ def test_a_sigma_line_follows_what_was_seen_so_that_one_is_still_the_line() -> N
 
 def test_an_unknown_method_is_refused_with_the_known() -> None:
     with pytest.raises(ValueError, match="alarms, quantile, sigma or dynamic"):
-        calibrate.draw(BODIES, Threshold(method="magic"))
+        draw(BODIES, Threshold(method="magic"))
 
 
 def test_without_bodies_the_previous_line_stands() -> None:
-    assert calibrate.draw([], Threshold(), previous=LINE) == LINE
+    assert draw([], Threshold(), previous=LINE) == LINE
     with pytest.raises(ValueError, match="fit first"):
-        calibrate.draw([], Threshold())
+        draw([], Threshold())
 
 
 # -- lines with few alarms to count -------------------------------------------------
@@ -450,32 +450,30 @@ def curve(surprises: list[float], alarms: list[int]) -> Json:
 def test_five_alarms_place_the_line_and_fewer_move_it_along_the_tail() -> None:
     # Ten times the alarms for a tenth of the surprise: p for p.
     body = curve([0.65, 1.65], [50, 5])
-    at_five = calibrate.draw([body], Threshold(alarms_per_week=5 / 4))["surprise"]
-    at_half = calibrate.draw([body], Threshold(alarms_per_week=0.5 / 4))["surprise"]
+    at_five = draw([body], Threshold(alarms_per_week=5 / 4))["surprise"]
+    at_half = draw([body], Threshold(alarms_per_week=0.5 / 4))["surprise"]
     assert (at_five, at_half) == (pytest.approx(1.65), pytest.approx(2.65))
 
 
 def test_where_alarms_fall_faster_than_points_the_line_moves_less() -> None:
     body = curve([1.15, 1.65], [50, 5])
-    line = calibrate.draw([body], Threshold(alarms_per_week=0.5 / 4))["surprise"]
+    line = draw([body], Threshold(alarms_per_week=0.5 / 4))["surprise"]
     assert 1.65 + 0.5 < line < 1.65 + 0.7
 
 
 def test_a_series_goes_along_the_alarms_of_its_monitor_as_far_as_those_are_counted() -> None:
     own, other = curve([1.65], [5]), curve([1.65, 1.68], [90, 9])
-    line = calibrate.draw([own], Threshold(alarms_per_week=5 / 4 / 9.5, per="series"), tail_from=[own, other])
+    line = draw([own], Threshold(alarms_per_week=5 / 4 / 9.5, per="series"), tail_from=[own, other])
     assert line["surprise"] == pytest.approx(1.68, abs=0.01)
 
 
 def test_a_pool_draws_what_its_bodies_do() -> None:
     threshold = Threshold(alarms_per_week=0.2, per="series")
-    pool = calibrate.Pool(BODIES)
-    assert calibrate.draw(BODIES[:1], threshold, tail_from=pool) == calibrate.draw(
-        BODIES[:1], threshold, tail_from=BODIES
-    )
+    pool = Pool(BODIES)
+    assert draw(BODIES[:1], threshold, tail_from=pool) == draw(BODIES[:1], threshold, tail_from=BODIES)
 
 
 def test_between_levels_the_count_runs_from_one_to_the_next() -> None:
     grid = np.array([0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5])
-    count = calibrate._count_at(grid, np.array([1.0, 2.0, 3.0]), np.array([9.0, 2.0, 1.0]))
+    count = _count_at(grid, np.array([1.0, 2.0, 3.0]), np.array([9.0, 2.0, 1.0]))
     np.testing.assert_allclose(count, [9, 9, 5, 2, 1, 1, 0])

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from detectors import registry
-from detectors.base import Detector, Expected, Windows
+from detectors.base import Detector, Expected
 from detectors.gaussian import GaussianDetector
 from detectors.robust_z import RobustZDetector
-from pipelines import card
-from pipelines.card import Trial
-from pipelines.fit import FitTarget, FitTask, Fitted, fit_targets
+from detectors.windows import Windows
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Points, TargetRow
+from pipelines.workers import card
+from pipelines.workers.card import Trial
+from pipelines.workers.fit import FitTarget, FitTask, Fitted, fit_targets
 
 WINDOW = 12
 BLOCK = 96

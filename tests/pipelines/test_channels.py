@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.channels import is_target, made, waiting, wanted
+from pipelines.jobs.channels import is_target, made, waiting, wanted
 from pipelines.monitor import MonitorSpec
 from pipelines.records import SeriesRow, SeriesSpec
 

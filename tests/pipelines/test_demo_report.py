@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.demo_report import WEEK, Flagged, Incident, Report, Watched, compare
+from pipelines.measure.demo_report import DemoReport, Flagged, Incident, Watched, compare
+from pipelines.times import WEEK
 
 LOGINS = "logins{realm=kr-1}"
 OUTAGE = Incident(LOGINS, "login_outage", start=10_000, end=11_200)
@@ -16,7 +17,7 @@ def flagged(start: int, end: int, *, at: int | None = None, series: str = LOGINS
     return Flagged("logins-drop", series, "anomaly", start, end, first_detected=start if at is None else at)
 
 
-def report(*intervals: Flagged, incidents: tuple[Incident, ...] = (OUTAGE,)) -> Report:
+def report(*intervals: Flagged, incidents: tuple[Incident, ...] = (OUTAGE,)) -> DemoReport:
     return compare(incidents, intervals, [Watched("logins-drop", LOGINS, 0, WEEK)], {"logins-drop": 2.0})
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipelines import evidence
-from pipelines.evidence import GRID, LEVELS, PRIOR_ALARMS, SHARES, Realised, Seen
+from pipelines.steps import evidence
+from pipelines.steps.evidence import GRID, LEVELS, PRIOR_ALARMS, SHARES, Realised, Seen
 
 WINDOW = 24
 

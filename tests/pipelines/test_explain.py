@@ -8,14 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from detectors.base import Expected, Windows
+from detectors.base import Expected
 from detectors.gaussian import GaussianDetector
-from pipelines import calibrate, explain, score
-from pipelines.explain import Explained, NotExplainableError, one_in
-from pipelines.fit import FitTarget, FitTask, fit_targets
+from detectors.windows import Windows
+from pipelines.insight import explain
+from pipelines.insight.explain import Explained, NotExplainableError, one_in
 from pipelines.monitor import MonitorSpec, Threshold
-from pipelines.records import Event, Interval, Kind, Points, Status, TargetRow
-from pipelines.score import MODES, LinesAt, Piece, ScoreTarget
+from pipelines.names import Kind, Status
+from pipelines.records import Event, Interval, Points, TargetRow
+from pipelines.steps.line import Calibrated, draw
+from pipelines.workers import score
+from pipelines.workers.fit import FitTarget, FitTask, fit_targets
+from pipelines.workers.judge import in_force, score_targets
+from pipelines.workers.score import MODES
+from pipelines.workers.tasks import LinesAt, Piece, ScoreTarget, ScoreTask
 
 HOUR = 3600
 LEARNED, STEPS = 24 * 21, 24 * 26
@@ -46,7 +52,7 @@ def case(spec: MonitorSpec, *values: np.ndarray) -> Case:
     lines = {
         str(mode): LinesAt(
             np.zeros(1, dtype=np.int64),
-            (calibrate.draw([fitted.calibrations[str(mode)]], spec.threshold),),
+            (draw([fitted.calibrations[str(mode)]], spec.threshold),),
         )
         for mode in MODES
     }
@@ -64,7 +70,7 @@ def case(spec: MonitorSpec, *values: np.ndarray) -> Case:
     end = STEPS * HOUR
     target = ScoreTarget(row, points, (piece,), lines, end, end, (int(ts[-1]),) * len(points))
     weights = {1: fitted.weights}
-    (scored,) = score.score_targets(score.ScoreTask(spec, (target,), weights))
+    (scored,) = score_targets(ScoreTask(spec, (target,), weights))
     (found,) = [each for each in scored.found if each.start <= LAST * HOUR and each.end >= FIRST * HOUR]
     return Case(spec, target, weights, found)
 
@@ -104,7 +110,7 @@ def test_the_score_computed_again_is_the_one_that_flagged_it(
 ) -> None:
     made: Case = request.getfixturevalue(name)
     target = replace(made.target, settled_until=settled_until)
-    (scored,) = score.score_targets(score.ScoreTask(made.spec, (target,), made.weights))
+    (scored,) = score_targets(ScoreTask(made.spec, (target,), made.weights))
     found = max(scored.found, key=lambda each: each.peak_score)
     told = explain.explain(made.spec, target, made.weights, found)
     assert told.mode == ("settled" if settled_until else "live")
@@ -125,8 +131,8 @@ def test_members_share_the_square_of_the_joined_score(several: Case) -> None:
 def test_the_stretch_holds_the_highest_steps_of_the_interval_and_no_others(alone: Case) -> None:
     told = alone.explained().stretch
     steps = score.raw_scores(alone.spec, [alone.target], alone.weights)[0][0]
-    ((_, body, line, seen),) = score.in_force(alone.target, steps, explain.Mode.SETTLED)
-    anomaly = calibrate.Calibrated.of(body, line, seen).anomaly_score(steps.settled)
+    ((_, body, line, seen),) = in_force(alone.target, steps, explain.Mode.SETTLED)
+    anomaly = Calibrated.of(body, line, seen).anomaly_score(steps.settled)
     inside = slice(told.start // HOUR - LEARNED, told.end // HOUR - LEARNED + 1)
     own = anomaly[alone.found.start // HOUR - LEARNED : alone.found.end // HOUR - LEARNED + 1]
     assert told.n_steps == inside.stop - inside.start

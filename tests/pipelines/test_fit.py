@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import auto, prepare
-from pipelines.fit import FitTarget, FitTask, fit_targets
 from pipelines.monitor import MonitorSpec, Period
-from pipelines.prepare import Prepared, Recipe
 from pipelines.records import Points, TargetRow
+from pipelines.steps import prepare
+from pipelines.steps.prepare import Prepared
+from pipelines.steps.recipe import Recipe
+from pipelines.workers import auto
+from pipelines.workers.fit import FitTarget, FitTask, fit_targets
 
 HOUR = 3600
 STEPS = 24 * 21

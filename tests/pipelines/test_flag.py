@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipelines import flag
-from pipelines.records import Interval, Kind, Policy
+from pipelines.names import Kind
+from pipelines.records import Interval, Policy
+from pipelines.steps import flag
 
 unhurried = settings(deadline=None)
 """Other work on the machine is no failure."""

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import masks, regimes
-from pipelines.fit import FitTarget, FitTask, Fitted, fit_targets
 from pipelines.monitor import MonitorSpec, Period
 from pipelines.records import Points, TargetRow
+from pipelines.steps import masks, regimes
+from pipelines.workers.fit import FitTarget, FitTask, Fitted, fit_targets
 
 HOUR = 3600
 STEPS = 24 * 28

@@ -7,33 +7,32 @@ import pytest
 import torch
 
 from detectors import registry
-from pipelines import bank, members
-from pipelines.auto import Member, Traits, View
-from pipelines.members import FittedMember, Scale
-from pipelines.names import AUTO
-from pipelines.records import Mode
+from pipelines.names import AUTO, Mode
+from pipelines.workers import bank, members
+from pipelines.workers.auto import Member, Traits, View
+from pipelines.workers.members import FittedMember, MemberScale
 
 SETTLED = str(Mode.SETTLED)
 
 
-def member(at: int | None, scale: Scale | None = None, recipe: dict | None = None) -> FittedMember:
+def member(at: int | None, scale: MemberScale | None = None, recipe: dict | None = None) -> FittedMember:
     scales = {} if scale is None else {SETTLED: scale}
     return FittedMember(Member("robust_z", {"window": 3}), recipe or {"step_seconds": 60}, scales, at)
 
 
 def test_a_scale_is_told_from_the_median_to_where_the_tail_begins():
     scores = np.append(np.arange(101.0), np.nan)
-    assert Scale.of(scores) == Scale(50.0, pytest.approx(48.0))
-    np.testing.assert_allclose(Scale(50.0, 48.0).of_scores(np.array([2.0, 50.0, 98.0])), [0, 0, 1])
+    assert MemberScale.of(scores) == MemberScale(50.0, pytest.approx(48.0))
+    np.testing.assert_allclose(MemberScale(50.0, 48.0).of_scores(np.array([2.0, 50.0, 98.0])), [0, 0, 1])
 
 
 def test_scores_that_never_move_have_a_scale():
-    assert np.isfinite(Scale.of(np.full(9, 3.0)).of_scores(np.array([3.0, 4.0]))).all()
+    assert np.isfinite(MemberScale.of(np.full(9, 3.0)).of_scores(np.array([3.0, 4.0]))).all()
 
 
 def test_a_scale_of_no_score_is_refused():
     with pytest.raises(ValueError, match="expected scores to learn a scale from, got none"):
-        Scale.of(np.full(3, np.nan))
+        MemberScale.of(np.full(3, np.nan))
 
 
 def test_the_score_of_a_single_detector_is_its_own():
@@ -42,20 +41,20 @@ def test_the_score_of_a_single_detector_is_its_own():
 
 
 def test_several_are_joined_by_the_root_of_their_mean_square():
-    both = [member(0, Scale(0.0, 1.0)), member(1, Scale(10.0, 2.0))]
+    both = [member(0, MemberScale(0.0, 1.0)), member(1, MemberScale(10.0, 2.0))]
     joined = members.combined(both, [np.array([3.0, -5.0]), np.array([18.0, 14.0])], Mode.SETTLED)
     np.testing.assert_allclose(joined, [np.sqrt((9 + 16) / 2), np.sqrt((0 + 4) / 2)])
 
 
 def test_a_member_without_a_score_leaves_the_others_theirs():
-    both = [member(0, Scale(0.0, 1.0)), member(1, Scale(0.0, 1.0))]
+    both = [member(0, MemberScale(0.0, 1.0)), member(1, MemberScale(0.0, 1.0))]
     joined = members.combined(both, [np.array([3.0, np.nan]), np.array([np.nan, np.nan])], Mode.SETTLED)
     np.testing.assert_array_equal(joined, [3.0, np.nan])
 
 
 def test_a_leader_without_a_vote_is_heard_only_where_it_is_alone():
-    silent = replace(member(0, Scale(0.0, 1.0)), member=Member("robust_z", {"window": 3}, votes=False))
-    voter = member(1, Scale(0.0, 1.0))
+    silent = replace(member(0, MemberScale(0.0, 1.0)), member=Member("robust_z", {"window": 3}, votes=False))
+    voter = member(1, MemberScale(0.0, 1.0))
     own = [np.array([9.0]), np.array([2.0])]
     np.testing.assert_allclose(members.combined([silent, voter], own, Mode.SETTLED), [2.0])
     np.testing.assert_allclose(members.combined([silent], own[:1], Mode.SETTLED), [9.0])
@@ -69,7 +68,7 @@ def test_a_version_of_one_detector_is_stored_as_ever():
 
 def test_members_come_back_from_what_is_stored():
     first, second = {"step_seconds": 60, "of": "first"}, {"step_seconds": 60, "of": "second"}
-    scale = Scale(1.5, 2.5)
+    scale = MemberScale(1.5, 2.5)
     three = [member(at, scale, recipe) for at, recipe in enumerate((first, second, second))]
     recipe = members.recipe_of(three)
     assert recipe["step_seconds"] == 60
@@ -87,7 +86,7 @@ def test_every_member_finds_its_own_weights():
         series = torch.randn(1, 40, 1, generator=torch.Generator().manual_seed(seed))
         cls, config = bank.config_of("robust_z", {"window": 3})
         models.append(cls(config).fit(bank.Windows.of(series, 3)))
-    two = [member(0, Scale(0.0, 1.0)), member(1, Scale(0.0, 1.0))]
+    two = [member(0, MemberScale(0.0, 1.0)), member(1, MemberScale(0.0, 1.0))]
     weights = members.packed(two, [bank.pack(model, [0]) for model in models])
     for each, model in zip(two, models, strict=True):
         for name, tensor in each.model(weights).state().items():
@@ -148,7 +147,7 @@ def test_a_member_is_the_same_after_json():
 
 
 def short_and_long() -> list[FittedMember]:
-    scales = {SETTLED: Scale(0.0, 1.0)}
+    scales = {SETTLED: MemberScale(0.0, 1.0)}
     return [
         FittedMember(Member("robust_z", {"window": w}), {"step_seconds": 60}, scales, at)
         for at, w in enumerate((3, 10))

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import poisson
 
-from pipelines import metrics
-from pipelines.metrics import Counts, Nab, Segments
+from pipelines.measure import metrics
+from pipelines.measure.metrics import Counts, Nab, Segments
 
 Pairs = Sequence[tuple[int, int]]
 Labels = NDArray[np.bool_]

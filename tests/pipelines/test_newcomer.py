@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines import newcomer, prepare
-from pipelines.newcomer import Usual
-from pipelines.prepare import ChannelRecipe, Recipe
 from pipelines.records import Points
-from pipelines.slots import DAY
+from pipelines.steps import newcomer, prepare
+from pipelines.steps.newcomer import Usual
+from pipelines.steps.recipe import ChannelRecipe, Recipe
+from pipelines.times import DAY
 
 STEP = 600
 START = 20_000 * DAY

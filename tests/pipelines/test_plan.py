@@ -8,8 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.monitor import WEEK, MonitorSpec
-from pipelines.plan import (
+from pipelines.jobs.plan import (
     History,
     current,
     fingerprint,
@@ -20,8 +19,9 @@ from pipelines.plan import (
     ready_by,
     wanted_slots,
 )
+from pipelines.monitor import MonitorSpec
 from pipelines.records import VersionRow
-from pipelines.slots import DAY
+from pipelines.times import DAY, WEEK
 
 SPEC = MonitorSpec("m", {"metric": ["ccu"]})
 

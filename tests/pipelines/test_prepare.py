@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipelines.prepare import LIMIT, Prepared, Recipe, apply, deviations, learn, restore, unseen
 from pipelines.records import Points
+from pipelines.steps.prepare import LIMIT, Prepared, apply, deviations, learn, restore, unseen
+from pipelines.steps.recipe import Recipe
 
 STEP = 300
 DAY = 86_400

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.reconcile import FAMILY, reconcile
-from pipelines.records import Event, EventChange, Interval, Kind, Status
+from pipelines.names import Kind, Status
+from pipelines.records import Event, EventChange, Interval
+from pipelines.steps.reconcile import FAMILY, reconcile
 
 unhurried = settings(deadline=None)
 """Other work on the machine is no failure."""

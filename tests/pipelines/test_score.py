@@ -8,8 +8,8 @@ import numpy as np
 from safetensors.torch import save
 from test_explain import STEPS, case, fallen
 
-from pipelines import bank, score
 from pipelines.monitor import MonitorSpec
+from pipelines.workers import bank, score
 
 
 def slow(seed: int) -> np.ndarray:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import metrics
-from pipelines.backtest import NAB
-from pipelines.metrics import Nab
+from pipelines.measure import metrics
+from pipelines.measure.backtest import NAB
+from pipelines.measure.metrics import Nab
+from pipelines.measure.scoreboard import MEANS, difference, mean, summarise
 from pipelines.records import Json
-from pipelines.scoreboard import MEANS, difference, mean, summarise
 
 
 def row(series: str, **given: Any) -> Json:

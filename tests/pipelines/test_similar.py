@@ -11,11 +11,13 @@ from drawn import STEP, drift, outage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detectors.base import Windows
 from detectors.gaussian import GaussianConfig, GaussianDetector
-from pipelines import prepare, similar
-from pipelines.records import Kind, Points, Verdict
-from pipelines.similar import Judged, Neighbour, Portrait
+from detectors.windows import Windows
+from pipelines.insight import similar
+from pipelines.insight.similar import Judged, Neighbour, Portrait
+from pipelines.names import Kind, Verdict
+from pipelines.records import Points
+from pipelines.steps import prepare
 
 DAY = 86_400
 
@@ -303,7 +305,7 @@ def test_latents_in_pieces_are_those_at_once(monkeypatch: pytest.MonkeyPatch) ->
     windows = Windows.of(series, 8)
     model = GaussianDetector(GaussianConfig(window=8)).fit(windows)
     whole = similar.latents(model, windows, lambda share: None)
-    monkeypatch.setattr("pipelines.bank.CHUNK_VALUES", 400)
+    monkeypatch.setattr("pipelines.workers.bank.CHUNK_VALUES", 400)
     told: list[float] = []
     np.testing.assert_allclose(similar.latents(model, windows, told.append), whole, atol=1e-6)
     assert len(told) > 3

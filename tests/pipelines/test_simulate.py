@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipelines.measure.simulate import KINDS, PATCH_LIFT, Incident, Simulation, simulate, write
 from pipelines.records import Points, Seconds, Values
-from pipelines.season import DAY, MONDAY, WEEK, utc_offsets
-from pipelines.simulate import KINDS, PATCH_LIFT, Incident, Simulation, simulate, write
+from pipelines.steps.season import MONDAY, utc_offsets
+from pipelines.times import DAY, WEEK
 
 SIMULATION = simulate(0)
 

@@ -11,9 +11,9 @@ import torch
 from drawn import STEP, drift, outage, portrait
 
 from detectors.discriminant import DiscriminantClassifier, DiscriminantConfig
-from pipelines import suggest
-from pipelines.similar import Portrait
-from pipelines.suggest import UNKNOWN, Judgement, Suggestion
+from pipelines.insight import suggest
+from pipelines.insight.similar import Portrait
+from pipelines.insight.suggest import UNKNOWN, Judgement, Suggestion
 
 DAY = 86_400
 MAINTENANCE = Judgement("expected", "maintenance")

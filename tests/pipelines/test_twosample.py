@@ -8,8 +8,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from pipelines import twosample
-from pipelines.twosample import GROUPS, Side
+from pipelines.workers import twosample
+from pipelines.workers.twosample import GROUPS, Side
 
 WINDOW = 24
 
@@ -71,7 +71,7 @@ def test_constant_windows_are_not_told_apart() -> None:
 def test_an_area_is_the_mean_of_those_of_the_groups_that_the_discriminant_did_not_see() -> None:
     one, other = windows(1, 120, 0.6, 8), 1.2 * windows(1, 120, 0.6, 9)
     sides = (side(one), side(other))
-    look = twosample._Look.of(*sides)
+    look = twosample._View.of(*sides)
     features = [look.features(each.values)[0].numpy().astype(np.float64) for each in sides]
     group = sides[0].group[0].numpy()
     won = []

@@ -20,14 +20,15 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from anomaly_service.daemon import Daemon, Settings, Workload, signals_to
+from anomaly_service.daemon.loop import Daemon, Settings, Workload, signals_to
+from anomaly_service.daemon.schedule import MonitorSchedule
+from anomaly_service.daemon.telemetry import Telemetry, configure_logging, serving
 from anomaly_service.db import engine
 from anomaly_service.db.store import SqlStore
-from anomaly_service.schedule import MonitorSchedule
-from anomaly_service.telemetry import Telemetry, configure_logging, serving
-from pipelines.desk import StoppedError
+from pipelines.jobs.monitor_job import StoppedError
 from pipelines.monitor import MonitorSpec
-from pipelines.records import Claim, Json, RunKind
+from pipelines.names import RunKind
+from pipelines.records import Claim, Json
 from pipelines.store import Batch
 
 NOW = datetime(2024, 6, 5, 12, 2, tzinfo=UTC)

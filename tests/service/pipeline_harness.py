@@ -21,15 +21,15 @@ import daemon_harness
 import numpy as np
 from daemon_harness import Process, process
 
-from anomaly_service.daemon import Daemon, Settings, Workload, signals_to
+from anomaly_service.daemon.loop import Daemon, Settings, Workload, signals_to
+from anomaly_service.daemon.schedule import MonitorSchedule, due
+from anomaly_service.daemon.telemetry import configure_logging
 from anomaly_service.db.store import SqlStore
 from anomaly_service.errors import DatabaseUnavailableError
-from anomaly_service.schedule import MonitorSchedule, due
 from anomaly_service.service import Service
-from anomaly_service.telemetry import configure_logging
 from pipelines.executor import Inline
 from pipelines.monitor import MonitorSpec
-from pipelines.records import RunKind, Status
+from pipelines.names import RunKind, Status
 
 START = int(datetime(2024, 6, 3, tzinfo=UTC).timestamp())
 DAY = 86400
@@ -154,7 +154,7 @@ def main() -> None:
             return now()
 
     def load() -> Workload:
-        from anomaly_service.config import load
+        from anomaly_service.config.load import load
 
         service = Clocked(load(args.config), executor=Inline() if args.inline else None)
         monitors = tuple(MonitorSchedule.of(row.id, spec) for row, spec in service.sync())

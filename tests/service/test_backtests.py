@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from anomaly_service import backtests
-from anomaly_service.backtests import Keeper, Results
 from anomaly_service.executors.local import LocalExecutor
-from anomaly_service.labelled import LabelledFile
-from anomaly_service.reviewed import ReviewedSeries
-from pipelines.backtest import Candidate, Labelled
+from anomaly_service.measure import backtests
+from anomaly_service.measure.backtests import Keeper, Results
+from anomaly_service.measure.labelled import LabelledFile
+from anomaly_service.measure.reviewed import ReviewedSeries
+from pipelines.measure.backtest import Candidate, Labelled
 from pipelines.monitor import MonitorSpec, Threshold
 from pipelines.records import Json
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from desks import DAY, DAYS, END, HOUR, START, desk, ingest, monitor, readiness, waves
+from monitor_jobs import DAY, DAYS, END, HOUR, START, ingest, job, monitor, readiness_of, waves
 
 from anomaly_service.db.store import SqlStore
-from pipelines import card, jobs
-from pipelines.card import Card, Trial
-from pipelines.desk import Desk
-from pipelines.plan import fingerprint
+from pipelines.jobs import passes
+from pipelines.jobs.monitor_job import MonitorJob
+from pipelines.jobs.plan import fingerprint
 from pipelines.records import VersionRow
+from pipelines.workers import card
+from pipelines.workers.card import Card, Trial
 
 SPEC = monitor("load")
 WHY = "its samples have 0.01 of the real windows' variance"
@@ -42,12 +43,12 @@ def break_fits(monkeypatch: pytest.MonkeyPatch) -> Break:
     return breaking
 
 
-def ingested(store: SqlStore, *hosts: str) -> Desk:
+def ingested(store: SqlStore, *hosts: str) -> MonitorJob:
     ingest(store, "load", {host: waves(seed) for seed, host in enumerate(hosts)})
-    return desk(store, SPEC)
+    return job(store, SPEC)
 
 
-def stored(at: Desk) -> dict[int, list[VersionRow]]:
+def stored(at: MonitorJob) -> dict[int, list[VersionRow]]:
     """Return every version of each target, broken ones too."""
     rows: dict[int, list[VersionRow]] = {target.id: [] for target in at.targets()}
     for version in at.store.versions(list(rows), every=True):
@@ -55,7 +56,7 @@ def stored(at: Desk) -> dict[int, list[VersionRow]]:
     return rows
 
 
-def scoring(at: Desk, target_id: int) -> set[int]:
+def scoring(at: MonitorJob, target_id: int) -> set[int]:
     """Return the versions that scores name."""
     return {int(version) for version in at.store.scores([target_id], 0, 2**40).version}
 
@@ -64,7 +65,7 @@ def test_a_broken_model_is_kept_and_the_one_before_it_scores_on(store: SqlStore,
     at = ingested(store, "a", "b")
     first, second = (target.id for target in at.targets())
     break_fits(lambda row, start: row == 0 and start > START + DAY)
-    outcome = jobs.backfill(at, END)
+    outcome = passes.backfill(at, END)
     statuses = {i: [version.status for version in rows] for i, rows in stored(at).items()}
     assert statuses[first][0] == "accepted"
     assert set(statuses[first][1:]) == {"candidate"}
@@ -83,7 +84,7 @@ def test_the_view_says_which_model_is_in_use_and_why_others_are_not(
 ) -> None:
     at = ingested(store, "a")
     break_fits(lambda row, start: start > START + DAY)
-    jobs.backfill(at, END)
+    passes.backfill(at, END)
     rows = sorted(store.rows("model_cards"), key=lambda row: row["train_stop_at"])
     assert [bool(row["is_current"]) for row in rows] == [True] + [False] * (len(rows) - 1)
     assert [row["card"]["broken"] for row in rows] == [[]] + [[WHY]] * (len(rows) - 1)
@@ -95,9 +96,9 @@ def test_no_line_is_drawn_from_a_broken_model(new_store: Callable[[], SqlStore],
     for hosts, broken in (("ab", "a"), ("b", "")):
         store = new_store()
         ingest(store, "load", {host: courses[host] for host in hosts})
-        at = desk(store, SPEC)
+        at = job(store, SPEC)
         break_fits(lambda row, start, broken=broken: row == 0 and broken == "a")
-        jobs.backfill(at, END)
+        passes.backfill(at, END)
         lines.append(
             {(line.mode, line.valid_from): line.body["surprise"] for line in store.lines(at.monitor.id)}
         )
@@ -110,9 +111,9 @@ def test_a_first_model_that_is_broken_leaves_the_series_without_one(
 ) -> None:
     at = ingested(store, "a", "b")
     break_fits(lambda row, start: row == 0)
-    outcome = jobs.backfill(at, END)
+    outcome = passes.backfill(at, END)
     assert outcome["fitted"] > 0
-    assert [(each["target"], each["state"]) for each in readiness(at)] == [
+    assert [(each["target"], each["state"]) for each in readiness_of(at)] == [
         ("load{host=a}", "learning"),
         ("load{host=b}", "ready"),
     ]
@@ -126,7 +127,7 @@ def test_the_first_model_in_order_scores_what_lies_before_it_too(store: SqlStore
     at = ingested(store, "a")
     break_fits(lambda row, start: start < START + 7 * DAY)
     for day in range(10, DAYS + 1):
-        jobs.fit(desk(store, SPEC), START + day * DAY)
+        passes.fit(job(store, SPEC), START + day * DAY)
     (rows,) = stored(at).values()
     assert [version.status for version in rows[:2]] == ["candidate"] * 2
     first = next(version for version in rows if version.status == "accepted")
@@ -138,7 +139,7 @@ def test_the_first_model_in_order_scores_what_lies_before_it_too(store: SqlStore
 def test_no_score_of_the_training_span_comes_from_a_broken_model(store: SqlStore, break_fits: Break) -> None:
     at = ingested(store, "a")
     break_fits(lambda row, start: start < START + 3 * DAY)
-    jobs.backfill(at, END)
+    passes.backfill(at, END)
     (rows,) = stored(at).values()
     assert [version.status for version in rows[:2]] == ["candidate", "accepted"]
     assert scoring(at, rows[0].target_id) == {version.id for version in rows[1:]}
@@ -147,24 +148,24 @@ def test_no_score_of_the_training_span_comes_from_a_broken_model(store: SqlStore
 @pytest.mark.parametrize("scope", ["series", "group"])
 def test_a_broken_fit_is_not_tried_again(store: SqlStore, break_fits: Break, scope: str) -> None:
     ingest(store, "load", {host: waves(seed) for seed, host in enumerate("ab")})
-    at = desk(store, monitor("load", scope=scope))
+    at = job(store, monitor("load", scope=scope))
     judged = break_fits(lambda row, start: start > START + DAY)
-    jobs.backfill(at, END)
+    passes.backfill(at, END)
     before = len(judged)
     assert before
-    jobs.fit(at, END)
-    jobs.nightly(at, END, END)
-    jobs.backfill(at, END)
+    passes.fit(at, END)
+    passes.nightly(at, END, END)
+    passes.backfill(at, END)
     assert len(judged) == before
 
 
 def test_another_configuration_is_tried_where_one_came_out_broken(store: SqlStore, break_fits: Break) -> None:
     at = ingested(store, "a")
     break_fits(lambda row, start: True)
-    jobs.backfill(at, END)
-    other = desk(store, monitor("load", params={"window": 8}))
+    passes.backfill(at, END)
+    other = job(store, monitor("load", params={"window": 8}))
     judged = break_fits(lambda row, start: False)
-    outcome = jobs.fit(other, END)
+    outcome = passes.fit(other, END)
     assert judged
     assert outcome["fitted"] >= 1
     (versions,) = other.versions(other.targets()).values()
@@ -175,18 +176,18 @@ def test_a_refit_on_request_that_comes_out_broken_leaves_the_model_of_its_night(
     store: SqlStore, break_fits: Break
 ) -> None:
     at = ingested(store, "a")
-    jobs.backfill(at, END)
+    passes.backfill(at, END)
     before = at.versions(at.targets())
     break_fits(lambda row, start: True)
-    jobs.rescore(at, START + 14 * DAY, END, END, again=True)
+    passes.rescore(at, START + 14 * DAY, END, END, again=True)
     assert at.versions(at.targets()) == before
     assert any(version.status == "candidate" for rows in stored(at).values() for version in rows)
 
 
 def test_of_two_models_of_one_night_the_newer_is_in_use(store: SqlStore) -> None:
     at = ingested(store, "a", "b")
-    jobs.backfill(at, END)
-    jobs.rescore(at, START + 14 * DAY, END, END, again=True)
+    passes.backfill(at, END)
+    passes.rescore(at, START + 14 * DAY, END, END, again=True)
     current = [row["model_version_id"] for row in store.rows("model_cards") if row["is_current"]]
     in_force = at.versions(at.targets()).values()
     assert sorted(current) == sorted(rows[-1].id for rows in in_force)

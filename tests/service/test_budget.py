@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from databases import Databases
-from desks import HOUR, START, desk, ingest, monitor
+from monitor_jobs import HOUR, START, ingest, job, monitor
 from scipy.signal import lfilter
 
 from anomaly_service.db.store import SqlStore
-from pipelines import jobs
+from pipelines.jobs import passes
 from pipelines.monitor import NightlyPlan, Threshold
-from pipelines.records import Kind, Policy, Status
-from pipelines.slots import DAY
+from pipelines.names import Kind, Status
+from pipelines.records import Policy
+from pipelines.times import DAY
 
 WEEK = 7 * DAY
 SERIES, WEEKS = 12, 12
@@ -55,9 +56,9 @@ def test_a_monitor_raises_about_as_many_alarms_as_it_may(
             policy=Policy(),
             nightly=NightlyPlan(),
         )
-        at = desk(store, spec)
-        jobs.backfill(at, END)
-        jobs.nightly(at, END, END)
+        at = job(store, spec)
+        passes.backfill(at, END)
+        passes.nightly(at, END, END)
         # The weeks before the first fit are judged by what was learned from them, so they prove nothing.
         first = min(rows[0].train_stop for rows in at.versions(at.targets()).values())
         found = [

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from desks import DAY, END, HOUR, START, desk, events, hours, ingest, monitor
+from monitor_jobs import DAY, END, HOUR, START, events, hours, ingest, job, monitor
 
 from anomaly_service.db.store import SqlStore
-from pipelines import bank, jobs
-from pipelines.desk import Desk
+from pipelines.jobs import passes
+from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.monitor import Period
-from pipelines.records import Kind
+from pipelines.names import Kind
+from pipelines.workers import bank
 
 LASTS = 8 * HOUR
 PLANNED = Period("maintenance", every="FREQ=DAILY;INTERVAL=2;BYHOUR=2", lasts_seconds=LASTS)
@@ -38,7 +39,7 @@ def store(migrated_sqlite: Path, tmp_path: Path) -> SqlStore:
     return made
 
 
-def flagged(at: Desk, host: str) -> Sequence[tuple[int, int]]:
+def flagged(at: MonitorJob, host: str) -> Sequence[tuple[int, int]]:
     """Return first and last hour since the start of a host's anomalies."""
     found = events(at, Kind.ANOMALY)[host]
     return [((e.interval.start - START) // HOUR, (e.interval.end - START) // HOUR) for e in found]
@@ -51,7 +52,7 @@ def overlaps(found: Sequence[tuple[int, int]], start: int, seconds: int) -> bool
 
 def test_the_days_of_the_test_are_those_of_the_rule() -> None:
     """The rule counts its second days from 1973; the course from the epoch."""
-    from pipelines.regimes import spans
+    from pipelines.steps.regimes import spans
 
     ts, values = course(0)
     for start, stop in spans(PLANNED, "UTC", START, END - 1):
@@ -60,8 +61,8 @@ def test_the_days_of_the_test_are_those_of_the_rule() -> None:
 
 def test_a_planned_drop_is_normal_and_the_same_at_another_time_is_flagged(store: SqlStore) -> None:
     with store:
-        at = desk(store, SPEC)
-        jobs.backfill(at, END)
+        at = job(store, SPEC)
+        passes.backfill(at, END)
         for host in "ab":
             found = flagged(at, host)
             assert overlaps(found, SURPRISE, 5 * HOUR)
@@ -70,8 +71,8 @@ def test_a_planned_drop_is_normal_and_the_same_at_another_time_is_flagged(store:
 
 def test_without_the_calendar_nobody_can_tell_them_apart(store: SqlStore) -> None:
     with store:
-        at = desk(store, replace(SPEC, calendar=()))
-        jobs.backfill(at, END)
+        at = job(store, replace(SPEC, calendar=()))
+        passes.backfill(at, END)
         assert not any(overlaps(flagged(at, host), SURPRISE, 5 * HOUR) for host in "ab")
 
 
@@ -79,18 +80,18 @@ def test_what_is_announced_counts_before_the_next_fit_and_for_the_series_it_name
     local = ("2024-10-25T12:00", "2024-10-25T17:00")
     announced = Period("maintenance", spans=(local,), selector={"host": ["a"]})
     with store:
-        at = desk(store, SPEC)
-        jobs.backfill(at, END)
-        again = desk(store, replace(SPEC, calendar=(PLANNED, announced)))
-        jobs.rescore(again, SURPRISE - DAY, SURPRISE + DAY, END)
+        at = job(store, SPEC)
+        passes.backfill(at, END)
+        again = job(store, replace(SPEC, calendar=(PLANNED, announced)))
+        passes.rescore(again, SURPRISE - DAY, SURPRISE + DAY, END)
         assert not overlaps(flagged(again, "a"), SURPRISE, 5 * HOUR)
         assert overlaps(flagged(again, "b"), SURPRISE, 5 * HOUR)
 
 
 def test_a_version_keeps_the_names_of_its_regimes_and_samples_them(store: SqlStore) -> None:
     with store:
-        at = desk(store, SPEC)
-        jobs.backfill(at, END)
+        at = job(store, SPEC)
+        passes.backfill(at, END)
         newest = store.versions([target.id for target in at.targets()])[-1]
         assert list(newest.recipe["regimes"]) == ["workday", "weekend", "maintenance"]
         cls, config = bank.config_of(newest.detector, newest.config["params"])
@@ -104,8 +105,8 @@ def test_a_newcomer_borrows_a_model_with_the_regimes_that_it_knows(store: SqlSto
         ts, values = course(7)
         late = ts >= END - 2 * DAY
         ingest(store, "load", {"new": (ts[late], values[late])})
-        at = desk(store, replace(SPEC, scope="group"))
-        jobs.backfill(at, END)
+        at = job(store, replace(SPEC, scope="group"))
+        passes.backfill(at, END)
         loans = [v for rows in at.versions(at.targets()).values() for v in rows if v.on_loan]
         assert loans
         for loan in loans:

@@ -14,18 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from desks import DAYS, END, HOUR, START, Course, desk, events, hours, ingest, monitor, spans, waves
+from monitor_jobs import DAYS, END, HOUR, START, Course, events, hours, ingest, job, monitor, spans, waves
 
 from anomaly_service.cli import main
-from anomaly_service.config import load
-from anomaly_service.config_errors import ConfigError
+from anomaly_service.config.errors import ConfigError
+from anomaly_service.config.load import load
 from anomaly_service.db.store import SqlStore
 from anomaly_service.service import Service
-from pipelines import jobs
 from pipelines.executor import Inline
+from pipelines.jobs import passes
 from pipelines.monitor import MonitorSpec, Threshold
-from pipelines.records import Event, Kind, Status, Verdict
-from pipelines.slots import DAY
+from pipelines.names import Kind, Status, Verdict
+from pipelines.records import Event
+from pipelines.times import DAY
 
 NOW = datetime.fromtimestamp(END, UTC)
 LOAD: dict[str, Any] = {
@@ -172,20 +173,20 @@ def cli(*args: str) -> tuple[int, str]:
 
 
 def anomalies(store: SqlStore, spec: MonitorSpec) -> list[Event]:
-    return [e for own in events(desk(store, spec), Kind.ANOMALY).values() for e in own]
+    return [e for own in events(job(store, spec), Kind.ANOMALY).values() for e in own]
 
 
 def test_another_detector_scores_from_the_next_night_on_and_keeps_events_and_reviews(
     filled: SqlStore,
 ) -> None:
     spec = monitor("load")
-    at = desk(filled, spec)
-    jobs.backfill(at, END - DAY)
+    at = job(filled, spec)
+    passes.backfill(at, END - DAY)
     before = anomalies(filled, spec)
     for event in before:
         filled.review(event.id, Verdict.CONFIRMED, by="ann")
     other = replace(spec, detector="robust_z")
-    done = jobs.nightly(desk(filled, other), END, END)
+    done = passes.nightly(job(filled, other), END, END)
     assert done["fitted"] == 3
     newest = {t.id: filled.versions([t.id])[-1] for t in at.targets()}
     assert {v.detector for v in newest.values()} == {"robust_z"}
@@ -196,9 +197,9 @@ def test_another_detector_scores_from_the_next_night_on_and_keeps_events_and_rev
     recent = filled.scores(list(newest), END - 6 * HOUR, END)
     assert set(recent.version) == {v.id for v in newest.values()}
     # The past keeps what it has, even rescored, until a backfill fits it with the new detector too.
-    assert jobs.rescore(desk(filled, other), START, END, END).vanished == []
-    assert jobs.backfill(desk(filled, other), END)["fitted"] == 9
-    assert jobs.backfill(desk(filled, other), END)["fitted"] == 0
+    assert passes.rescore(job(filled, other), START, END, END).vanished == []
+    assert passes.backfill(job(filled, other), END)["fitted"] == 9
+    assert passes.backfill(job(filled, other), END)["fitted"] == 0
     kept = {e.id: e for e in filled.events(list(newest), 0, 2**40)}
     for event in before:
         assert kept[event.id].reviewed
@@ -207,26 +208,26 @@ def test_another_detector_scores_from_the_next_night_on_and_keeps_events_and_rev
 
 def test_another_threshold_moves_the_line_of_the_past_when_it_is_rescored(filled: SqlStore) -> None:
     spec = monitor("load", threshold=Threshold(alarms_per_week=20.0))
-    at = desk(filled, spec)
-    jobs.backfill(at, END)
-    jobs.nightly(at, END, END)
+    at = job(filled, spec)
+    passes.backfill(at, END)
+    passes.nightly(at, END, END)
     before = anomalies(filled, spec)
     lines = {(row.mode, row.valid_from): row.body for row in filled.lines(at.monitor.id)}
-    strict = desk(filled, replace(spec, threshold=Threshold(alarms_per_week=0.2)))
+    strict = job(filled, replace(spec, threshold=Threshold(alarms_per_week=0.2)))
 
-    said = jobs.rescore(strict, START, END, END, dry_run=True)
+    said = passes.rescore(strict, START, END, END, dry_run=True)
     assert len(said.vanished) >= 3
     assert {(row.mode, row.valid_from): row.body for row in filled.lines(at.monitor.id)} == lines
     assert anomalies(filled, strict.spec) == before
 
-    done = jobs.rescore(strict, START, END, END)
+    done = passes.rescore(strict, START, END, END)
     assert {c.event_id for c in done.vanished} == {c.event_id for c in said.vanished}
     after = anomalies(filled, strict.spec)
     assert {e.id for e in before} - {c.event_id for c in done.vanished} == {e.id for e in after}
     assert {(row.mode, row.valid_from) for row in filled.lines(at.monitor.id)} == set(lines)
 
-    back = desk(filled, spec)
-    assert {c.event_id for c in jobs.rescore(back, START, END, END).changed} >= {
+    back = job(filled, spec)
+    assert {c.event_id for c in passes.rescore(back, START, END, END).changed} >= {
         c.event_id for c in done.vanished
     }
     assert spans(anomalies(filled, spec)) == spans(before)
@@ -243,10 +244,10 @@ def test_a_rescored_span_has_the_line_that_a_backfill_with_that_threshold_draws(
     ):
         store = new_store()
         ingest(store, "load", incidents(0, 1, 2))
-        jobs.backfill(desk(store, monitor("load", threshold=first)), END)
-        last = desk(store, monitor("load", threshold=Threshold()))
-        jobs.rescore(last, START, END, END)
-        jobs.nightly(last, END, END)
+        passes.backfill(job(store, monitor("load", threshold=first)), END)
+        last = job(store, monitor("load", threshold=Threshold()))
+        passes.rescore(last, START, END, END)
+        passes.nightly(last, END, END)
         own = [t.id for t in last.targets()]
         # Scores before the first night are cross-fitted, and keep the line they were given.
         scores = store.scores(own, START + 11 * DAY, END)
@@ -261,11 +262,11 @@ def test_a_rescored_span_has_the_line_that_a_backfill_with_that_threshold_draws(
 
 def test_another_policy_holds_for_what_is_rescored(filled: SqlStore) -> None:
     spec = monitor("load", threshold=Threshold(alarms_per_week=9.0))
-    jobs.backfill(desk(filled, spec), END)
-    jobs.nightly(desk(filled, spec), END, END)
+    passes.backfill(job(filled, spec), END)
+    passes.nightly(job(filled, spec), END, END)
     before = anomalies(filled, spec)
     longer = replace(spec, policy=replace(spec.policy, min_duration_seconds=3 * HOUR))
-    jobs.rescore(desk(filled, longer), START + 11 * DAY, END, END)
+    passes.rescore(job(filled, longer), START + 11 * DAY, END, END)
     after = [e for e in anomalies(filled, longer) if e.interval.start > START + 12 * DAY]
     assert after
     assert all(e.interval.end - e.interval.start >= 2 * HOUR for e in after)
@@ -287,9 +288,9 @@ def test_another_policy_holds_for_what_is_rescored(filled: SqlStore) -> None:
     ids=lambda threshold: f"{threshold.method}-{threshold.per}",
 )
 def test_every_threshold_finds_the_incidents(filled: SqlStore, threshold: Threshold) -> None:
-    at = desk(filled, monitor("load", threshold=threshold))
-    jobs.backfill(at, END)
-    jobs.nightly(at, END, END)
+    at = job(filled, monitor("load", threshold=threshold))
+    passes.backfill(at, END)
+    passes.nightly(at, END, END)
     for host, own in events(at, Kind.ANOMALY).items():
         drop = 400 + 30 * int(host)
         assert any(a <= drop + 5 and b >= drop for _, a, b in spans(own))
@@ -303,11 +304,11 @@ def test_storing_scores_near_events_only_changes_no_event(new_store: Callable[[]
     for scores in ("dense", "near_events"):
         store = new_store()
         ingest(store, "load", incidents(0, 1, 2))
-        at = desk(store, monitor("load", scores=scores))
-        jobs.backfill(at, END - 5 * DAY)
+        at = job(store, monitor("load", scores=scores))
+        passes.backfill(at, END - 5 * DAY)
         for day in (4, 3, 2, 1, 0):
-            jobs.tick(at, END - day * DAY)
-            jobs.nightly(at, END - day * DAY, END - day * DAY)
+            passes.tick(at, END - day * DAY)
+            passes.nightly(at, END - day * DAY, END - day * DAY)
         found.append({host: spans(own) for host, own in events(at).items()})
         block = store.scores([t.id for t in at.targets()], 0, 2**40)
         rows.append(len(block.ts))
@@ -328,13 +329,13 @@ def test_storing_scores_near_events_only_changes_no_event(new_store: Callable[[]
 
 def test_a_group_shares_one_model_and_takes_in_a_series_that_joins_later(filled: SqlStore) -> None:
     spec = monitor("load", scope="group")
-    jobs.backfill(desk(filled, spec), END - 12 * DAY)
+    passes.backfill(job(filled, spec), END - 12 * DAY)
     ts, value = waves(3, hours(END - 13 * DAY))
     value[-30:-24] *= 0.3
     ingest(filled, "load", {"3": (ts, value)})
-    at = desk(filled, spec)
+    at = job(filled, spec)
     for day in (9, 6, 3, 1, 0):
-        jobs.nightly(at := desk(filled, spec), END - day * DAY, END - day * DAY)
+        passes.nightly(at := job(filled, spec), END - day * DAY, END - day * DAY)
     shared: dict[int, set[int]] = {}
     for version in filled.versions([t.id for t in at.targets()]):
         shared.setdefault(version.train_stop, set()).add(version.weights_id)
@@ -353,9 +354,9 @@ def test_series_of_different_steps_stand_in_one_monitor(filled: SqlStore) -> Non
     value = 100 + 20 * np.sin(2 * np.pi * ts / DAY) + rng.normal(0, 3, len(ts))
     value[12 * 420 : 12 * 424] *= 0.3
     ingest(filled, "load", {"fast": (ts, value)}, step_seconds=300)
-    at = desk(filled, monitor("load"))
-    jobs.backfill(at, END)
-    jobs.nightly(at, END, END)
+    at = job(filled, monitor("load"))
+    passes.backfill(at, END)
+    passes.nightly(at, END, END)
     found = events(at, Kind.ANOMALY)
     for host in "012":
         drop = 400 + 30 * int(host)

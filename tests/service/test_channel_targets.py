@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from desks import DAYS, END, HOUR, START, Course, desk, events, hours, ingest, monitor, spans, waves
+from monitor_jobs import DAYS, END, HOUR, START, Course, events, hours, ingest, job, monitor, spans, waves
 
 from anomaly_service.db.store import SqlStore
-from anomaly_service.reviewed import reviewed_series
-from pipelines import channels, jobs
-from pipelines.desk import Desk
+from anomaly_service.measure.reviewed import reviewed_series
+from pipelines.jobs import channels, passes, readiness
+from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.monitor import MonitorSpec, Threshold
-from pipelines.records import Kind, Policy, Status, Verdict
-from pipelines.slots import DAY
+from pipelines.names import Kind, Status, Verdict
+from pipelines.records import Policy
+from pipelines.times import DAY
 
 METRICS = ("ccu", "logins", "crashes")
 REALMS = ("eu-1", "kr-1", "us-1")
@@ -55,9 +56,9 @@ def fill(
         ingest(store, metric, each)
 
 
-def backfilled(store: SqlStore, spec: MonitorSpec = SPEC, at: int = END) -> Desk:
-    found = desk(store, spec)
-    jobs.backfill(found, at)
+def backfilled(store: SqlStore, spec: MonitorSpec = SPEC, at: int = END) -> MonitorJob:
+    found = job(store, spec)
+    passes.backfill(found, at)
     return found
 
 
@@ -69,7 +70,7 @@ def hit(metric: str = "crashes", realm: str = "kr-1", factor: float = 1.8) -> di
     return {(metric, realm): changed(course(metric, realm), HIT, HIT + 4, lambda value: value * factor)}
 
 
-def at_hour(at: Desk, hour: int, realm: str = "kr-1") -> list[Any]:
+def at_hour(at: MonitorJob, hour: int, realm: str = "kr-1") -> list[Any]:
     moment = START + hour * HOUR
     return [e for e in events(at)[realm] if e.interval.start <= moment <= e.interval.end]
 
@@ -95,14 +96,14 @@ def test_an_incident_in_one_channel_of_one_realm_is_flagged_there_and_its_share_
 def test_a_repeated_pass_changes_nothing_and_a_review_survives_rescoring(store: SqlStore) -> None:
     fill(store, hit())
     at = backfilled(store)
-    jobs.nightly(at, END, END)
+    passes.nightly(at, END, END)
     before = shown(store)
-    done = jobs.nightly(at, END, END)
+    done = passes.nightly(at, END, END)
     assert (done["settled"]["changed"], shown(store)) == (0, before)
     (event,) = at_hour(at, HIT)
     store.review(event.id, Verdict.CONFIRMED, cause="bad build", by="ann")
-    strict = desk(store, replace(SPEC, threshold=Threshold(alarms_per_week=0.2), detector="robust_z"))
-    jobs.rescore(strict, START, END, END, again=True)
+    strict = job(store, replace(SPEC, threshold=Threshold(alarms_per_week=0.2), detector="robust_z"))
+    passes.rescore(strict, START, END, END, again=True)
     (row,) = shown(store, event_id=event.id)
     assert (row["review_verdict"], row["review_cause"]) == ("confirmed", "bad build")
     assert sum(row["channel_shares"].values()) == pytest.approx(1.0)
@@ -166,7 +167,7 @@ def test_a_channel_that_is_missing_for_a_while_is_an_event_and_the_others_are_sc
     assert gone.interval.shares == {"ccu": 0.0, "logins": 1.0, "crashes": 0.0}
     (event,) = [e for e in at_hour(at, HIT) if e.interval.kind is Kind.ANOMALY]
     assert event.interval.channel == "crashes"
-    jobs.nightly(at, END, END)
+    passes.nightly(at, END, END)
     assert events(at, Kind.DATA_MISSING)["kr-1"] == [gone]
 
 
@@ -176,7 +177,7 @@ def test_a_realm_that_loses_a_channel_is_scored_on_by_the_last_model_that_knew_i
     # Ten days of hours are learned from: by the last fit none of them holds a point.
     at = backfilled(store)
     for day in range(15, DAYS):
-        jobs.nightly(at, START + day * DAY, START + day * DAY)
+        passes.nightly(at, START + day * DAY, START + day * DAY)
     (stale,) = events(at, Kind.STALE)["kr-1"]
     assert (stale.status, stale.interval.channel) == (Status.OPEN, "ccu")
     assert stale.interval.start == START + 340 * HOUR
@@ -184,12 +185,12 @@ def test_a_realm_that_loses_a_channel_is_scored_on_by_the_last_model_that_knew_i
     fitted = {v.target_id: v.train_stop for rows in at.versions(at.targets()).values() for v in rows}
     newest = {t.key: fitted[t.id] for t in at.targets()}
     assert newest[at.targets()[1].key] <= START + 340 * HOUR + 4 * DAY < newest[at.targets()[0].key]
-    done = jobs.backfill(at, END)
+    done = passes.backfill(at, END)
     assert not any("kr-1" in why for why in done["not_ready_why"])
     ingest(store, "ccu", {"kr-1": course("ccu", "kr-1", hours(END, END + DAY))})
     fill_others(store, "kr-1", hours(END, END + DAY))
-    at = desk(store, SPEC)
-    jobs.nightly(at, END + DAY, END + DAY)
+    at = job(store, SPEC)
+    passes.nightly(at, END + DAY, END + DAY)
     (back,) = [e for e in events(at)["kr-1"] if e.id == stale.id]
     assert (back.interval.kind, back.interval.end) == (Kind.DATA_MISSING, END - HOUR)
 
@@ -202,10 +203,10 @@ def fill_others(store: SqlStore, realm: str, ts: np.ndarray) -> None:
 def test_a_channel_that_stops_while_its_target_learns_is_told_and_keeps_its_event(store: SqlStore) -> None:
     stopped = {("crashes", "eu-1"): without(course("crashes", "eu-1"), 100, 130)}
     fill(store, stopped)
-    at = desk(store, SPEC)
-    jobs.backfill(at, START + 6 * DAY)
+    at = job(store, SPEC)
+    passes.backfill(at, START + 6 * DAY)
     (early,) = events(at, Kind.DATA_MISSING)["eu-1"]
-    jobs.backfill(at, END)
+    passes.backfill(at, END)
     (late,) = events(at, Kind.DATA_MISSING)["eu-1"]
     assert (early.id, early.interval.shares) == (late.id, {"ccu": 0.0, "logins": 0.0, "crashes": 1.0})
     assert spans([late]) == [("data_missing", 100, 130)]
@@ -213,8 +214,8 @@ def test_a_channel_that_stops_while_its_target_learns_is_told_and_keeps_its_even
 
 def test_a_channel_that_stops_while_its_target_learns_is_told_by_the_next_tick(store: SqlStore) -> None:
     fill(store, {("crashes", "eu-1"): without(course("crashes", "eu-1"), 100)}, realms=("eu-1",))
-    at = desk(store, SPEC)
-    jobs.tick(at, START + 5 * DAY)
+    at = job(store, SPEC)
+    passes.tick(at, START + 5 * DAY)
     (stale,) = events(at, Kind.STALE)["eu-1"]
     assert (stale.interval.start, stale.interval.channel) == (START + 100 * HOUR, "crashes")
 
@@ -235,28 +236,28 @@ def test_a_new_realm_learns_beside_those_that_are_scored(store: SqlStore) -> Non
     late = hours(END - 3 * DAY, END)
     for metric in METRICS:
         ingest(store, metric, {"us-1": course(metric, "us-1", late)})
-    at = desk(store, SPEC)
-    jobs.nightly(at, END, END)
+    at = job(store, SPEC)
+    passes.nightly(at, END, END)
     newcomer = at.targets()[2]
     assert (newcomer.key, newcomer.scored_until) == ("ccu,logins,crashes{host=us-1}", None)
-    ready = {row["target"]: row for row in readiness(at)}
+    ready = {row["target"]: row for row in readiness_of(at)}
     assert ready[newcomer.key]["state"] == "learning"
     assert ready[newcomer.key]["ready_by"] > END
     assert all(t.scored_until == END - HOUR + 1 for t in at.targets()[:2])
 
 
-def readiness(at: Desk) -> list[dict[str, Any]]:
+def readiness_of(at: MonitorJob) -> list[dict[str, Any]]:
     fitted = {t.key for t in at.targets() if at.versions([t])[t.id]}
-    return jobs.readiness(at.spec, channels.wanted(at.spec, at.series().values()), fitted)
+    return readiness.readiness(at.spec, channels.wanted(at.spec, at.series().values()), fitted)
 
 
 def test_a_target_that_stands_keeps_its_series_when_another_would_match_too(store: SqlStore) -> None:
     fill(store, realms=("kr-1",))
-    before = desk(store, SPEC).targets()
+    before = job(store, SPEC).targets()
     store.ingest(second_crashes())
-    after = desk(store, SPEC)
+    after = job(store, SPEC)
     assert [t.series_ids for t in after.targets()] == [t.series_ids for t in before]
-    assert jobs.backfill(after, END)["fitted"] > 0
+    assert passes.backfill(after, END)["fitted"] > 0
 
 
 def second_crashes() -> Any:
@@ -272,13 +273,13 @@ def test_other_channels_make_other_targets_and_the_old_ones_keep_their_events(st
     fill(store, hit(), realms=("kr-1",))
     at = backfilled(store)
     kept = {row["event_id"] for row in shown(store)}
-    two = desk(store, replace(SPEC, channels=("logins", "crashes")))
+    two = job(store, replace(SPEC, channels=("logins", "crashes")))
     assert [t.key for t in two.targets()] == ["logins,crashes{host=kr-1}"]
-    single = desk(store, replace(SPEC, selector={"metric": ["crashes"]}, channels=(), group_by=()))
+    single = job(store, replace(SPEC, selector={"metric": ["crashes"]}, channels=(), group_by=()))
     assert [t.key for t in single.targets()] == ["crashes{host=kr-1}"]
-    whole = desk(store, replace(SPEC, group_by=()))
+    whole = job(store, replace(SPEC, group_by=()))
     assert [t.key for t in whole.targets()] == ["ccu,logins,crashes"]
-    assert [t.key for t in desk(store, SPEC).targets()] == [t.key for t in at.targets()]
+    assert [t.key for t in job(store, SPEC).targets()] == [t.key for t in at.targets()]
     assert kept
     assert kept <= {row["event_id"] for row in shown(store)}
 

@@ -16,7 +16,7 @@ from databases import Databases
 from pipeline_harness import DAY, START, Play, World, result, series
 
 from anomaly_service.db.store import SqlStore
-from pipelines.records import Verdict
+from pipelines.names import Verdict
 
 CONFIG = """\
 database: {database}

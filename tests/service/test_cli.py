@@ -283,7 +283,7 @@ def test_the_outage_is_flagged(place: Place) -> None:
 
 
 def test_json_rows_have_the_columns_of_the_view(place: Place) -> None:
-    from anomaly_service.config import load
+    from anomaly_service.config.load import load
     from anomaly_service.db.store import SqlStore
 
     with SqlStore(load(place.config).database) as store:

@@ -15,10 +15,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomaly_service import config_reference
-from anomaly_service.config import Config, check_params, hide_password, load
-from anomaly_service.config_errors import ConfigError
-from anomaly_service.config_types import duration_text, parse_duration
+from anomaly_service.config import reference
+from anomaly_service.config.errors import ConfigError
+from anomaly_service.config.load import load
+from anomaly_service.config.params import check_params
+from anomaly_service.config.sections import Config, hide_password
+from anomaly_service.config.values import duration_text, parse_duration
 from anomaly_service.sources.csv import CsvConfig
 from anomaly_service.sources.sql import SqlConfig
 from pipelines.monitor import MonitorSpec, Period
@@ -569,21 +571,21 @@ def test_auto_leaves_nothing_to_set(tmp_path: Path, key: str, message: str) -> N
 
 
 def test_the_reference_in_docs_is_what_the_code_says(tmp_path: Path) -> None:
-    """Write it anew by ``python -m anomaly_service.config_reference docs``."""
-    config_reference.write(tmp_path)
-    for name in (config_reference.SCHEMA_FILE, config_reference.PAGE_FILE):
+    """Write it anew by ``python -m anomaly_service.config.reference docs``."""
+    reference.write(tmp_path)
+    for name in (reference.SCHEMA_FILE, reference.PAGE_FILE):
         assert (DOCS / name).read_text("utf-8") == (tmp_path / name).read_text("utf-8")
 
 
 def test_every_key_is_described() -> None:
-    schema = config_reference.schema()
+    schema = reference.schema()
     for section in [schema, *schema["$defs"].values()]:
         for name, value in section["properties"].items():
             assert "description" in value or "$ref" in value, name
 
 
 def schema_errors(text: str) -> list[Any]:
-    schema = config_reference.schema()
+    schema = reference.schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     return list(jsonschema.Draft202012Validator(schema).iter_errors(yaml.safe_load(text)))
 
@@ -593,7 +595,7 @@ def test_the_schema_takes_what_the_code_takes(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("PORT", "9000")
     for text in (
         WHOLE,
-        config_reference.EXAMPLE,
+        reference.EXAMPLE,
         'http: {port: "${PORT}"}',
         "sources: {a: {kind: csv, path: [x], step: 1h}}",
     ):
@@ -620,7 +622,7 @@ def test_the_schema_refuses_what_the_code_refuses(tmp_path: Path, text: str) -> 
 def test_loading_a_config_imports_nothing_heavy(tmp_path: Path) -> None:
     path = write(tmp_path, WHOLE)
     code = (
-        "import sys; from anomaly_service.config import load; "
+        "import sys; from anomaly_service.config.sections import load; "
         f"load({str(path)!r}).build_sources(); "
         "print([m for m in ('torch', 'pandas', 'sklearn', 'scipy', 'pyarrow', "
         "'sqlalchemy') if m in sys.modules])"

@@ -25,10 +25,11 @@ import structlog
 from daemon_harness import NOW, NotedWork, Process, both_done, eventually, process, states, workload
 from databases import Databases
 
-from anomaly_service.daemon import Daemon, Settings, Workload
+from anomaly_service.daemon.loop import Daemon, Settings, Workload
+from anomaly_service.daemon.telemetry import Telemetry, configure_logging, serving
 from anomaly_service.db.store import SqlStore
-from anomaly_service.telemetry import Telemetry, configure_logging, serving
-from pipelines.records import Claim, Json, RunKind
+from pipelines.names import RunKind
+from pipelines.records import Claim, Json
 
 FAST = Settings(lease_seconds=30.0, poll_seconds=daemon_harness.POLL)
 Start = Callable[..., AbstractContextManager[Process]]

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from desks import desk, ingest, monitor, waves
+from monitor_jobs import ingest, job, monitor, waves
 
-from anomaly_service.config import load
+from anomaly_service.config.load import load
 from anomaly_service.db.store import SqlStore
 from anomaly_service.service import Service
-from pipelines import jobs
-from pipelines.fit import FitTask, fit_targets
+from pipelines.jobs import passes
 from pipelines.monitor import MonitorSpec
-from pipelines.observe import ObserveTask, observe_targets
-from pipelines.score import ScoreTask, score_targets
+from pipelines.workers.fit import FitTask, fit_targets
+from pipelines.workers.judge import score_targets
+from pipelines.workers.recount import ObserveTask, observe_targets
+from pipelines.workers.tasks import ScoreTask
 
 CONFIG = "database: sqlite:///{folder}/anomaly.db\n{more}monitors:\n  load: {{series: {{metric: load}}}}\n"
 
@@ -65,5 +66,5 @@ def test_validate_refuses_a_device_that_is_not_there(
 def test_a_change_of_device_fits_nothing_again(store: SqlStore) -> None:
     ingest(store, "load", {"a": waves(1)})
     end = int(waves(1)[0][-1]) + 1
-    assert jobs.backfill(desk(store, monitor("load", device="cpu")), end)["fitted"] > 0
-    assert jobs.backfill(desk(store, monitor("load", device="auto")), end)["fitted"] == 0
+    assert passes.backfill(job(store, monitor("load", device="cpu")), end)["fitted"] > 0
+    assert passes.backfill(job(store, monitor("load", device="auto")), end)["fitted"] == 0

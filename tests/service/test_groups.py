@@ -7,16 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from desks import END, HOUR, START, Course, desk, events, hours, ingest, monitor, readiness, spans
+from monitor_jobs import END, HOUR, START, Course, events, hours, ingest, job, monitor, readiness_of, spans
 
 from anomaly_service.db.store import SqlStore
-from pipelines import jobs
-from pipelines.desk import Desk
-from pipelines.lend import due_loans
-from pipelines.records import Kind, Mode, VersionRow
-from pipelines.refit import due
-from pipelines.slots import DAY
+from pipelines.jobs import passes
+from pipelines.jobs.group_loans import due_loans
+from pipelines.jobs.monitor_job import MonitorJob
+from pipelines.jobs.refit import due
+from pipelines.names import Kind, Mode
+from pipelines.records import VersionRow
 from pipelines.store import NewVersion
+from pipelines.times import DAY
 
 SPEC = monitor("load", scope="group")
 JOINED = END - 9 * DAY + 5 * HOUR
@@ -33,20 +34,20 @@ def course(seed: int, ts: np.ndarray, size: float = 1.0) -> Course:
 MEMBERS = {str(seed): course(seed, hours()) for seed in range(3)}
 
 
-def grown(store: SqlStore, joined: Course, until: int) -> Desk:
-    """Return the desk of a group whose members are fitted, once the newcomer's points came up to a time."""
+def grown(store: SqlStore, joined: Course, until: int) -> MonitorJob:
+    """Return the job of a group whose members are fitted, once the newcomer's points came up to a time."""
     ingest(store, "load", MEMBERS)
-    jobs.backfill(desk(store, SPEC), int(joined[0][0]) - 2 * HOUR)
+    passes.backfill(job(store, SPEC), int(joined[0][0]) - 2 * HOUR)
     ts, value = joined
     ingest(store, "load", {"new": (ts[ts < until], value[ts < until])})
-    return desk(store, SPEC)
+    return job(store, SPEC)
 
 
-def newcomer(at: Desk) -> int:
+def newcomer(at: MonitorJob) -> int:
     return next(t.id for t in at.targets() if "new" in t.key)
 
 
-def versions(at: Desk) -> tuple[list[VersionRow], dict[int, list[VersionRow]]]:
+def versions(at: MonitorJob) -> tuple[list[VersionRow], dict[int, list[VersionRow]]]:
     """Return the newcomer's versions, and the members' by when their training ended."""
     found = at.versions(at.targets())
     fits: dict[int, list[VersionRow]] = {}
@@ -56,28 +57,28 @@ def versions(at: Desk) -> tuple[list[VersionRow], dict[int, list[VersionRow]]]:
     return found[newcomer(at)], fits
 
 
-def days(store: SqlStore, until: int = END) -> Desk:
+def days(store: SqlStore, until: int = END) -> MonitorJob:
     """Do the ticks and nights from the newcomer's first point on, a day at a time."""
     for now in range(JOINED - JOINED % DAY + DAY, until + 1, DAY):
-        jobs.tick(desk(store, SPEC), now - 12 * HOUR)
-        jobs.nightly(desk(store, SPEC), now - 20 * HOUR, now)
-    return desk(store, SPEC)
+        passes.tick(job(store, SPEC), now - 12 * HOUR)
+        passes.nightly(job(store, SPEC), now - 20 * HOUR, now)
+    return job(store, SPEC)
 
 
 def test_a_newcomer_is_scored_by_the_tick_that_sees_the_end_of_its_first_window(store: SqlStore) -> None:
     joined = course(7, hours(JOINED))
     at = grown(store, joined, JOINED + WINDOW)
-    jobs.tick(at, JOINED + WINDOW - HOUR)
+    passes.tick(at, JOINED + WINDOW - HOUR)
     assert {t.scored_until for t in at.targets() if t.id == newcomer(at)} == {None}
-    learning = readiness(at)[-1]
+    learning = readiness_of(at)[-1]
     assert (learning["state"], learning["ready_by"]) == ("learning", JOINED + WINDOW)
     # The window is over, but nothing after it is there to be scored.
-    jobs.tick(at, JOINED + WINDOW)
+    passes.tick(at, JOINED + WINDOW)
     assert len(store.scores([newcomer(at)], 0, END).ts) == 0
 
     more = joined[0] < JOINED + WINDOW + 3 * HOUR
     ingest(store, "load", {"new": (joined[0][more], joined[1][more])})
-    jobs.tick(at := desk(store, SPEC), JOINED + WINDOW + 3 * HOUR)
+    passes.tick(at := job(store, SPEC), JOINED + WINDOW + 3 * HOUR)
     scores = store.scores([newcomer(at)], 0, END)
     assert scores.ts.tolist() == [JOINED + WINDOW + hour * HOUR for hour in range(3)]
     assert np.isfinite(scores.live_anomaly).all()
@@ -85,12 +86,12 @@ def test_a_newcomer_is_scored_by_the_tick_that_sees_the_end_of_its_first_window(
     assert loan.on_loan
     assert (loan.train_start, loan.train_stop) == (JOINED, JOINED + WINDOW)
     assert {loan.weights_id} == {v.weights_id for v in fits[max(fits)]}
-    assert readiness(at)[-1]["state"] == "ready"
+    assert readiness_of(at)[-1]["state"] == "ready"
 
 
 def test_a_loan_brings_the_calibration_of_the_member_in_the_middle(store: SqlStore) -> None:
     at = grown(store, course(7, hours(JOINED)), JOINED + 2 * WINDOW)
-    jobs.tick(at, JOINED + 2 * WINDOW)
+    passes.tick(at, JOINED + 2 * WINDOW)
     (loan,), fits = versions(at)
     bodies = {
         row.version_id: row.body
@@ -115,7 +116,7 @@ def test_an_incident_of_a_newcomer_is_found_and_nothing_else_is(store: SqlStore)
 def test_a_loan_is_looked_at_anew_as_history_doubles_and_ends_with_the_own_fit(store: SqlStore) -> None:
     short = replace(SPEC, fit_window_seconds=6 * DAY)
     ingest(store, "load", {**MEMBERS, "new": course(7, hours(JOINED))})
-    jobs.backfill(at := desk(store, short), END)
+    passes.backfill(at := job(store, short), END)
     own, fits = versions(at)
     loans = [v for v in own if v.on_loan]
     (first_own,) = (v.train_stop for v in own if not v.on_loan)
@@ -132,7 +133,7 @@ def test_a_loan_is_looked_at_anew_as_history_doubles_and_ends_with_the_own_fit(s
 
 def test_no_member_of_a_group_has_a_model_of_its_own(store: SqlStore) -> None:
     ingest(store, "load", {**MEMBERS, "new": course(7, hours(START + 5 * DAY))})
-    jobs.backfill(at := desk(store, SPEC), END)
+    passes.backfill(at := job(store, SPEC), END)
     own, fits = versions(at)
     assert any(not v.on_loan for v in own)
     assert {v.train_stop for v in own if not v.on_loan} < set(fits)
@@ -152,7 +153,7 @@ def test_a_target_with_too_few_points_for_the_fit_is_lent_its_model(store: SqlSt
     few[-3 * 24 :] = True
     few[0] = True
     ingest(store, "load", {**MEMBERS, "new": (ts[few], value[few])})
-    out = jobs.backfill(at := desk(store, SPEC), END)
+    out = passes.backfill(at := job(store, SPEC), END)
     own, fits = versions(at)
     assert own[0].on_loan
     assert own[0].train_stop == min(fits)
@@ -162,31 +163,31 @@ def test_a_target_with_too_few_points_for_the_fit_is_lent_its_model(store: SqlSt
 
 def test_before_the_group_has_a_model_there_is_none_to_lend(store: SqlStore) -> None:
     ingest(store, "load", {**MEMBERS, "new": course(7, hours(START + 3 * DAY))})
-    at = desk(store, SPEC)
-    jobs.tick(at, START + 8 * DAY)
-    jobs.nightly(at, START + 8 * DAY, START + 8 * DAY)
+    at = job(store, SPEC)
+    passes.tick(at, START + 8 * DAY)
+    passes.nightly(at, START + 8 * DAY, START + 8 * DAY)
     assert not any(at.versions(at.targets()).values())
 
 
 def test_a_tick_lends_nothing_that_a_fit_still_due_could_change(store: SqlStore) -> None:
     ingest(store, "load", MEMBERS)
-    jobs.backfill(at := desk(store, SPEC), END - 9 * DAY)
+    passes.backfill(at := job(store, SPEC), END - 9 * DAY)
     night = due(at, END)[0].slot
     ingest(store, "load", {"new": course(7, hours(night - 2 * HOUR))})
-    at = desk(store, SPEC)
-    jobs.tick(at, night + 8 * HOUR)
+    at = job(store, SPEC)
+    passes.tick(at, night + 8 * HOUR)
     assert versions(at)[0] == []
-    jobs.nightly(at, night, night + 8 * HOUR)
-    jobs.tick(at, night + 8 * HOUR)
+    passes.nightly(at, night, night + 8 * HOUR)
+    passes.tick(at, night + 8 * HOUR)
     (loan,), fits = versions(at)
     assert loan.weights_id == fits[night][0].weights_id
 
 
 def test_a_loan_that_was_not_scored_yet_repeats_no_fit(store: SqlStore) -> None:
     at = grown(store, course(7, hours(JOINED)), END)
-    jobs.nightly(at, END - 3 * DAY, END - 3 * DAY)
+    passes.nightly(at, END - 3 * DAY, END - 3 * DAY)
     loan = next(v for v in versions(at)[0] if v.train_stop in versions(at)[1])
-    jobs.backfill(at, END)
+    passes.backfill(at, END)
     unscored = NewVersion(
         target_id=newcomer(at),
         detector=loan.detector,
@@ -207,18 +208,18 @@ def test_a_newcomer_of_another_step_than_all_members_waits_for_its_own_fit(store
     ingest(store, "load", MEMBERS)
     ts, value = course(7, np.arange(END - 3 * DAY, END, HOUR // 2))
     ingest(store, "load", {"new": (ts, value)}, step_seconds=HOUR // 2)
-    assert jobs.backfill(at := desk(store, SPEC), END)["lent"] == 0
+    assert passes.backfill(at := job(store, SPEC), END)["lent"] == 0
     assert versions(at)[0] == []
 
 
 def test_a_monitor_of_single_series_lends_nothing(store: SqlStore) -> None:
     alone = replace(SPEC, scope="series")
     ingest(store, "load", {**MEMBERS, "new": course(7, hours(JOINED))})
-    assert jobs.backfill(at := desk(store, alone), END)["lent"] == 0
+    assert passes.backfill(at := job(store, alone), END)["lent"] == 0
     assert at.versions(at.targets())[newcomer(at)] == []
 
 
-def left(at: Desk) -> Left:
+def left(at: MonitorJob) -> Left:
     """Return what passes leave: the versions, the settled scores, and the events."""
     found = [
         (v.target_id, v.train_stop, v.on_loan, str(v.recipe))
@@ -252,20 +253,20 @@ Passes = Sequence[tuple[str, float]]
 def after(passes: Passes, store: SqlStore) -> Left:
     """Return what passes leave, each at a time in days since the newcomer's first point."""
     ingest(store, "load", {**MEMBERS, "new": course(7, hours(JOINED))})
-    at = desk(store, SPEC)
+    at = job(store, SPEC)
     for kind, day in passes:
         now = JOINED + int(day * DAY)
         match kind:
             case "tick":
-                jobs.tick(at, now)
+                passes.tick(at, now)
             case "nightly":
-                jobs.nightly(at, now, now)
+                passes.nightly(at, now, now)
             case "backfill":
-                jobs.backfill(at, now)
+                passes.backfill(at, now)
             case "rescore":
-                jobs.rescore(at, JOINED, now, now)
-    jobs.backfill(at, END)
-    jobs.nightly(at, END, END)
+                passes.rescore(at, JOINED, now, now)
+    passes.backfill(at, END)
+    passes.nightly(at, END, END)
     return left(at)
 
 
@@ -294,15 +295,15 @@ def test_a_night_repeated_lends_nothing_again(store: SqlStore) -> None:
     grown(store, course(7, hours(JOINED)), END)
     at = days(store)
     before = left(at)
-    assert jobs.nightly(at, END - 20 * HOUR, END)["lent"] == 0
+    assert passes.nightly(at, END - 20 * HOUR, END)["lent"] == 0
     assert left(at) == before
 
 
 def test_an_explicit_refit_lends_the_new_models(store: SqlStore) -> None:
     ingest(store, "load", {**MEMBERS, "new": course(7, hours(JOINED))})
-    jobs.backfill(at := desk(store, SPEC), END)
+    passes.backfill(at := job(store, SPEC), END)
     before, _ = versions(at)
-    jobs.rescore(at, END - 8 * DAY, END, END, again=True)
+    passes.rescore(at, END - 8 * DAY, END, END, again=True)
     after, fits = versions(at)
     assert [v.train_stop for v in after] == [v.train_stop for v in before]
     newest = {stop: max(v.weights_id for v in rows) for stop, rows in fits.items()}

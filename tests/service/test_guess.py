@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from anomaly_service.config import load
-from anomaly_service.config_starter import starter, starter_for
+from anomaly_service.config.load import load
+from anomaly_service.config.starter import starter, starter_for
 from anomaly_service.sources.csv import CsvSource
 from anomaly_service.sources.guess import GuessError, guess
 

@@ -15,31 +15,32 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 from databases import Databases
-from desks import (
+from monitor_jobs import (
     END,
     HOUR,
     START,
     Course,
-    desk,
     events,
     hours,
     ingest,
+    job,
     monitor,
-    readiness,
+    readiness_of,
     spans,
     waves,
 )
 
 from anomaly_service.cli import main
-from anomaly_service.config import load
+from anomaly_service.config.load import load
 from anomaly_service.db.store import SqlStore
 from anomaly_service.service import Service
-from pipelines import jobs
-from pipelines.desk import Desk
 from pipelines.executor import Inline
+from pipelines.jobs import passes
+from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.monitor import Threshold
-from pipelines.records import Event, Kind, ScoreBlock, Status
-from pipelines.slots import DAY
+from pipelines.names import Kind, Status
+from pipelines.records import Event, ScoreBlock
+from pipelines.times import DAY
 
 N = (END - START) // HOUR
 FACTORS = {"thousands": 1.0, "billions": 1e10, "billionths": 1e-11}
@@ -109,18 +110,18 @@ def store(fresh: Callable[[], str]) -> Iterator[SqlStore]:
 class Watched:
     """What a monitor left, by host."""
 
-    at: Desk
+    at: MonitorJob
     events: dict[str, list[Event]]
     scores: dict[str, ScoreBlock]
     ready: dict[str, dict[str, object]]
 
 
-def watched(at: Desk, end: int = END) -> Watched:
+def watched(at: MonitorJob, end: int = END) -> Watched:
     """Return what backfill and the night after it leave."""
-    jobs.backfill(at, end)
-    jobs.nightly(at, end, end)
+    passes.backfill(at, end)
+    passes.nightly(at, end, end)
     hosts = {at.series()[t.series_ids[0]].spec.labels["host"]: t for t in at.targets()}
-    ready = {row["target"]: row for row in readiness(at)}
+    ready = {row["target"]: row for row in readiness_of(at)}
     return Watched(
         at,
         events(at),
@@ -132,7 +133,7 @@ def watched(at: Desk, end: int = END) -> Watched:
 @pytest.fixture(scope="module")
 def seen(store: SqlStore) -> Watched:
     ingest(store, "hostile", hostile())
-    return watched(desk(store, monitor("hostile")))
+    return watched(job(store, monitor("hostile")))
 
 
 @pytest.mark.parametrize(
@@ -158,9 +159,9 @@ def test_a_constant_series_that_stays_is_normal(seen: Watched) -> None:
 def test_a_constant_series_stays_normal_however_long_the_history_it_is_learned_from(store: SqlStore) -> None:
     ts = hours(START, START + 9 * 7 * DAY)
     ingest(store, "load", {"constant": (ts, np.full(len(ts), 7.0))})
-    at = desk(store, monitor("load", fit_window_seconds=42 * DAY, fit_every_seconds=7 * DAY))
-    jobs.backfill(at, int(ts[-1]) + 1)
-    jobs.nightly(at, int(ts[-1]) + 1, int(ts[-1]) + 1)
+    at = job(store, monitor("load", fit_window_seconds=42 * DAY, fit_every_seconds=7 * DAY))
+    passes.backfill(at, int(ts[-1]) + 1)
+    passes.nightly(at, int(ts[-1]) + 1, int(ts[-1]) + 1)
     assert events(at)["constant"] == []
 
 
@@ -211,9 +212,9 @@ def test_a_new_series_knows_when_its_first_model_may_be_there(seen: Watched) -> 
 
 def test_a_series_without_points_is_learning_without_a_date(store: SqlStore) -> None:
     ingest(store, "empty", {"none": (np.empty(0), np.empty(0))})
-    at = desk(store, monitor("empty"))
-    jobs.backfill(at, END)
-    assert [(row["state"], row["ready_by"]) for row in readiness(at)] == [("learning", None)]
+    at = job(store, monitor("empty"))
+    passes.backfill(at, END)
+    assert [(row["state"], row["ready_by"]) for row in readiness_of(at)] == [("learning", None)]
 
 
 def test_a_series_that_stops_is_stale_until_it_comes_back(seen: Watched) -> None:
@@ -225,7 +226,7 @@ def test_a_series_that_stops_is_stale_until_it_comes_back(seen: Watched) -> None
 
 def test_values_of_any_size_give_the_intervals_of_the_scaled_series(store: SqlStore) -> None:
     ingest(store, "scaled", scaled())
-    found = watched(desk(store, monitor("scaled"))).events
+    found = watched(job(store, monitor("scaled"))).events
     for number in range(3):
         one, *others = (spans(found[f"{unit}{number}"]) for unit in FACTORS)
         assert [kind for kind, _, _ in one] != []
@@ -240,15 +241,15 @@ def test_a_series_is_stale_three_steps_and_the_delay_after_its_last_point(
     stop = END - 10 * HOUR
     courses = {"on": waves(1, hours()), "off": waves(2, hours(START, stop))}
     ingest(store, name, courses, delay_seconds=delay_seconds)
-    at = desk(store, monitor(name))
-    jobs.backfill(at, stop)
+    at = job(store, monitor(name))
+    passes.backfill(at, stop)
     due = stop - HOUR + 3 * HOUR + delay_seconds
-    jobs.tick(at, due - 1)
+    passes.tick(at, due - 1)
     assert events(at, Kind.STALE)["off"] == []
-    jobs.tick(at, due)
+    passes.tick(at, due)
     (stale,) = events(at, Kind.STALE)["off"]
     assert stale.interval.start == stop
-    jobs.tick(at, due + 3 * HOUR)
+    passes.tick(at, due + 3 * HOUR)
     (later,) = events(at, Kind.STALE)["off"]
     assert later.id == stale.id
     assert events(at, Kind.STALE)["on"] == []
@@ -257,27 +258,27 @@ def test_a_series_is_stale_three_steps_and_the_delay_after_its_last_point(
 def test_a_source_that_stops_for_days_has_one_event_that_ends_when_it_comes_back(store: SqlStore) -> None:
     ingest(store, "alone", {"a": waves(2)})
     spec = monitor("alone")
-    jobs.backfill(desk(store, spec), END)
+    passes.backfill(job(store, spec), END)
     for hour in (3, 20, 26, 80):
-        jobs.tick(desk(store, spec), END + hour * HOUR)
-        jobs.nightly(desk(store, spec), END + hour * HOUR, END + hour * HOUR)
-        (stale,) = events(desk(store, spec), Kind.STALE)["a"]
+        passes.tick(job(store, spec), END + hour * HOUR)
+        passes.nightly(job(store, spec), END + hour * HOUR, END + hour * HOUR)
+        (stale,) = events(job(store, spec), Kind.STALE)["a"]
     ingest(store, "alone", {"a": waves(2, hours(END + 80 * HOUR, END + 90 * HOUR))})
-    jobs.tick(desk(store, spec), END + 90 * HOUR)
-    (gap,) = events(desk(store, spec), Kind.DATA_MISSING)["a"]
+    passes.tick(job(store, spec), END + 90 * HOUR)
+    (gap,) = events(job(store, spec), Kind.DATA_MISSING)["a"]
     assert (gap.id, gap.status) == (stale.id, Status.CLOSED)
     assert spans([gap]) == [("data_missing", N, N + 79)]
 
 
 def test_a_tick_sees_a_learning_series_stop_and_come_back(store: SqlStore) -> None:
     ingest(store, "young", {"a": waves(1, hours(START, START + 50 * HOUR))})
-    jobs.tick(desk(store, monitor("young")), START + 51 * HOUR)
-    assert events(desk(store, monitor("young"))) == {"a": []}
-    jobs.tick(desk(store, monitor("young")), START + 60 * HOUR)
-    (stale,) = events(desk(store, monitor("young")), Kind.STALE)["a"]
+    passes.tick(job(store, monitor("young")), START + 51 * HOUR)
+    assert events(job(store, monitor("young"))) == {"a": []}
+    passes.tick(job(store, monitor("young")), START + 60 * HOUR)
+    (stale,) = events(job(store, monitor("young")), Kind.STALE)["a"]
     ingest(store, "young", {"a": waves(1, hours(START + 70 * HOUR, START + 80 * HOUR))})
-    jobs.tick(desk(store, monitor("young")), START + 80 * HOUR)
-    (gap,) = events(desk(store, monitor("young")))["a"]
+    passes.tick(job(store, monitor("young")), START + 80 * HOUR)
+    (gap,) = events(job(store, monitor("young")))["a"]
     assert (gap.id, gap.status) == (stale.id, Status.CLOSED)
     assert spans([gap]) == [("data_missing", 50, 69)]
 
@@ -290,10 +291,10 @@ def test_gaps_of_learning_series_are_the_same_in_whatever_order_they_were_seen(
     with SqlStore(fresh()) as other:
         ingest(other, "hostile", {host: course for host, course in hostile().items() if host in hosts})
         for hour in (40, 100, 300, 20, 500, 505):
-            jobs.tick(desk(other, spec), START + hour * HOUR)
+            passes.tick(job(other, spec), START + hour * HOUR)
             if hour == 300:
-                jobs.nightly(desk(other, spec), START + hour * HOUR, START + hour * HOUR)
-        found = watched(desk(other, spec)).events
+                passes.nightly(job(other, spec), START + hour * HOUR, START + hour * HOUR)
+        found = watched(job(other, spec)).events
     for host in hosts:
         absences = [e for e in found[host] if e.interval.kind in (Kind.STALE, Kind.DATA_MISSING)]
         assert spans(absences) == spans(seen.events[host])
@@ -323,7 +324,7 @@ def test_a_change_of_the_clock_causes_no_event(store: SqlStore, first_day: tuple
     ingest(store, metric, courses, timezone="Europe/Berlin", step_seconds=900)
     # So few alarms that one in the week after the change is not chance.
     spec = monitor(metric, fit_every_seconds=7 * DAY, threshold=Threshold(alarms_per_week=0.1))
-    found = watched(desk(store, spec), start + 24 * DAY).events
+    found = watched(job(store, spec), start + 24 * DAY).events
     assert [e for own in found.values() for e in own if e.interval.end >= change] == []
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from desks import DAY, END, HOUR, START, desk, events, ingest, monitor, spans, waves
+from monitor_jobs import DAY, END, HOUR, START, events, ingest, job, monitor, spans, waves
 
 from anomaly_service.db.store import SqlStore
-from pipelines import jobs, masks
-from pipelines.desk import Desk
+from pipelines.jobs import passes
+from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.monitor import Period
-from pipelines.records import Event, Kind, Verdict
+from pipelines.names import Kind, Verdict
+from pipelines.records import Event
+from pipelines.steps import masks
 
 SPEC = monitor("load", detector="gaussian", season="none")
 DOWN = (18 * 24 + 8, 18 * 24 + 20)
@@ -55,26 +57,26 @@ def test_what_was_confirmed_is_not_learned_from_and_keeps_its_event(store: SqlSt
     with store:
         ingest(store, "load", {"a": course(1)})
         before = START + 20 * DAY
-        at = desk(store, SPEC)
-        jobs.backfill(at, before)
+        at = job(store, SPEC)
+        passes.backfill(at, before)
         event = outage(events(at, Kind.ANOMALY)["a"])
         borders = {"start": START + DOWN[0] * HOUR, "end": START + (DOWN[1] + 30) * HOUR} if moved else {}
         store.review(event.id, Verdict.CONFIRMED, **borders)
-        jobs.nightly(at, END, END)
+        passes.nightly(at, END, END)
         newest = store.versions([target.id for target in at.targets()])[-1]
         assert newest.train_stop > before
         ends = event.interval.start, event.interval.end
         first, last = (borders["start"], borders["end"]) if moved else ends
         assert newest.card["masked_steps"] == (last - first) // HOUR + 1
-        jobs.rescore(at, START + 15 * DAY, END, END)
+        passes.rescore(at, START + 15 * DAY, END, END)
         assert outage(events(at, Kind.ANOMALY)["a"]).id == event.id
 
 
 def test_what_a_reviewer_made_longer_is_found_by_its_tail(store: SqlStore) -> None:
     with store:
         ingest(store, "load", {"a": course(1)})
-        at = desk(store, SPEC)
-        jobs.backfill(at, END)
+        at = job(store, SPEC)
+        passes.backfill(at, END)
         event = outage(events(at, Kind.ANOMALY)["a"])
         end = event.interval.end + 20 * HOUR
         store.review(event.id, Verdict.CONFIRMED, end=end)
@@ -88,10 +90,10 @@ def test_what_a_reviewer_made_longer_is_found_by_its_tail(store: SqlStore) -> No
 def test_no_other_verdict_keeps_anything_from_being_learned(store: SqlStore, verdict: Verdict) -> None:
     with store:
         ingest(store, "load", {"a": course(1)})
-        at = desk(store, SPEC)
-        jobs.backfill(at, START + 20 * DAY)
+        at = job(store, SPEC)
+        passes.backfill(at, START + 20 * DAY)
         store.review(outage(events(at, Kind.ANOMALY)["a"]).id, verdict)
-        jobs.nightly(at, END, END)
+        passes.nightly(at, END, END)
         assert store.versions([target.id for target in at.targets()])[-1].card["masked_steps"] == 0
 
 
@@ -103,11 +105,11 @@ def test_in_a_masked_time_nothing_is_learned_scored_or_missed(
     """A target that is still learning has no scores, but gaps."""
     with store:
         ingest(store, "load", {"a": course(1, empty=empty)})
-        at = desk(store, replace(SPEC, params={"window": window}))
-        jobs.backfill(at, END)
+        at = job(store, replace(SPEC, params={"window": window}))
+        passes.backfill(at, END)
         assert bool(during(at)) == (empty or window == 6)
-        masked = desk(store, replace(at.spec, name="masked", calendar=(MASKED,)))
-        jobs.backfill(masked, END)
+        masked = job(store, replace(at.spec, name="masked", calendar=(MASKED,)))
+        passes.backfill(masked, END)
         assert not during(masked), spans(during(masked))
         scored = [target for target in masked.targets() if target.scored_until]
         assert len(scored) == (window == 6)
@@ -119,7 +121,7 @@ def test_in_a_masked_time_nothing_is_learned_scored_or_missed(
             assert np.isfinite(block.settled[~inside]).sum() > 200
 
 
-def during(at: Desk) -> list[Event]:
+def during(at: MonitorJob) -> list[Event]:
     """Return the events that touch the outage."""
     first, last = (START + hour * HOUR for hour in DOWN)
     return [e for e in events(at)["a"] if e.interval.start <= last and e.interval.end >= first]
@@ -131,8 +133,8 @@ def test_what_a_series_does_in_a_masked_time_changes_no_model_of_it(store: SqlSt
         hour = (ts - START) // HOUR
         wild = np.where((hour >= DOWN[0]) & (hour <= DOWN[1]), 1e5, value)
         ingest(store, "load", {"a": (ts, value), "b": (ts, wild)})
-        at = desk(store, replace(SPEC, calendar=(MASKED,)))
-        jobs.backfill(at, END)
+        at = job(store, replace(SPEC, calendar=(MASKED,)))
+        passes.backfill(at, END)
         a, b = ([(v.train_stop, v.recipe) for v in at.versions([t])[t.id]] for t in at.targets())
         assert a == b
         assert a[-1][0] > START + 20 * DAY
@@ -160,23 +162,23 @@ def test_hour_by_hour_through_a_masked_time_leaves_what_one_pass_leaves(
     with store:
         early = ts < begun
         ingest(store, "load", {"a": (ts[early], value[early])})
-        jobs.backfill(desk(store, spec), begun)
+        passes.backfill(job(store, spec), begun)
         for now in range(begun + HOUR, over + 1, HOUR):
             fresh = (ts >= now - HOUR) & (ts < now)
             if fresh.any():
                 ingest(store, "load", {"a": (ts[fresh], value[fresh])})
-            jobs.tick(desk(store, spec), now)
+            passes.tick(job(store, spec), now)
             if now % DAY == 4 * HOUR:
-                jobs.nightly(desk(store, spec), now, now)
-            found = events(desk(store, spec))["a"]
+                passes.nightly(job(store, spec), now, now)
+            found = events(job(store, spec))["a"]
             assert not [e for e in found if e.interval.kind is not Kind.ANOMALY], spans(found)
-        stepwise = desk(store, spec)
-        jobs.nightly(stepwise, over, over)
+        stepwise = job(store, spec)
+        passes.nightly(stepwise, over, over)
         (tmp_path / "whole.db").write_bytes(migrated_sqlite.read_bytes())
         with SqlStore(f"sqlite:///{tmp_path / 'whole.db'}") as other:
             seen = ts < over
             ingest(other, "load", {"a": (ts[seen], value[seen])})
-            whole = desk(other, spec)
-            jobs.backfill(whole, over)
-            jobs.nightly(whole, over, over)
+            whole = job(other, spec)
+            passes.backfill(whole, over)
+            passes.nightly(whole, over, over)
             assert spans(events(stepwise)["a"]) == spans(events(whole)["a"])

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from commands import Result, anomaly
 
-from anomaly_service.config import load
+from anomaly_service.config.load import load
 from anomaly_service.db.store import SqlStore
-from anomaly_service.reviewed import ReviewedSeries, reviewed_series
+from anomaly_service.measure.reviewed import ReviewedSeries, reviewed_series
 from detectors import registry
-from pipelines.records import Json, Verdict
-from pipelines.scoreboard import summarise
+from pipelines.measure.scoreboard import summarise
+from pipelines.names import Verdict
+from pipelines.records import Json
 
 START = datetime(2025, 1, 6, tzinfo=UTC)
 DAYS = 24

@@ -18,7 +18,8 @@ from anomaly_service.db.migrate import differences, downgrade, migrate
 from anomaly_service.db.store import SqlStore
 from anomaly_service.db.tables import HEAD
 from anomaly_service.errors import SchemaError
-from pipelines.records import EventChange, Interval, Kind, PointBlock, SeriesSpec, Status, Verdict
+from pipelines.names import Kind, Status, Verdict
+from pipelines.records import EventChange, Interval, PointBlock, SeriesSpec
 from pipelines.store import Batch, Ingest
 
 NO_POINTS = PointBlock(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))

@@ -130,7 +130,7 @@ def test_the_image_gets_every_package_that_the_wheel_needs() -> None:
 
 
 def test_the_config_of_the_compose_file_is_one_that_loads(monkeypatch: pytest.MonkeyPatch) -> None:
-    from anomaly_service.config import load
+    from anomaly_service.config.load import load
 
     monkeypatch.setenv("ANOMALY_DATABASE", "postgresql://anomaly:secret@db/anomaly")
     config = load(ROOT / "docker" / "anomaly.yaml")

@@ -11,13 +11,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from anomaly_service.db.store import SqlStore
-from pipelines import jobs
-from pipelines.desk import Desk
 from pipelines.executor import Inline
+from pipelines.jobs import passes
+from pipelines.jobs.fit_times import fit_slots
+from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.monitor import MonitorSpec, NightlyPlan, Threshold
-from pipelines.records import Event, Kind, PointBlock, Policy, SeriesSpec, Status, Verdict
-from pipelines.slots import DAY, fit_slots
+from pipelines.names import Kind, Status, Verdict
+from pipelines.records import Event, PointBlock, Policy, SeriesSpec
 from pipelines.store import Ingest
+from pipelines.times import DAY
 
 STEP = 3600
 DAYS = 30
@@ -74,14 +76,14 @@ def part(keep: np.ndarray) -> PointBlock:
     return PointBlock(block.series[keep], block.ts[keep], block.value[keep])
 
 
-def desk(store: SqlStore, spec: MonitorSpec = SPEC) -> Desk:
+def job(store: SqlStore, spec: MonitorSpec = SPEC) -> MonitorJob:
     row = store.sync_monitors({spec.name: spec.to_json()})[0]
     series = [s for s in store.series() if spec.selects(s.spec.metric, s.spec.labels)]
     store.sync_targets(row.id, [(s.spec.key, (s.id,)) for s in series])
-    return Desk(store, Inline(), row, spec)
+    return MonitorJob(store, Inline(), row, spec)
 
 
-def events(store: SqlStore, at: Desk) -> list[Event]:
+def events(store: SqlStore, at: MonitorJob) -> list[Event]:
     found = store.events([t.id for t in at.targets()], 0, 2**40)
     return [e for e in found if e.status not in (Status.OUTDATED, Status.MERGED)]
 
@@ -91,7 +93,7 @@ Left = tuple[list[tuple[object, ...]], dict[tuple[int, int], float]]
 
 def left(store: SqlStore, spec: MonitorSpec = SPEC) -> Left:
     """What a pass leaves, as the first promise compares it."""
-    at = desk(store, spec)
+    at = job(store, spec)
     rows = [
         (e.target_id, str(e.interval.kind), e.interval.start, e.interval.end, str(e.status),
          round(e.interval.peak_score, 3))
@@ -132,9 +134,9 @@ _CALM: list[Left] = []
 
 def undisturbed(store: SqlStore, spec: MonitorSpec = SPEC) -> None:
     ingest(store)
-    at = desk(store, spec)
-    jobs.backfill(at, END)
-    jobs.nightly(at, END, END)
+    at = job(store, spec)
+    passes.backfill(at, END)
+    passes.nightly(at, END, END)
 
 
 HOURS = st.integers(11 * 24, DAYS * 24)
@@ -146,31 +148,31 @@ PASSES = st.one_of(
 )
 
 
-def run_pass(at: Desk, kind: str, a: int, b: int) -> None:
+def run_pass(at: MonitorJob, kind: str, a: int, b: int) -> None:
     low, high = START + min(a, b) * STEP, START + max(a, b) * STEP + 1
     match kind:
         case "tick":
-            jobs.tick(at, high)
+            passes.tick(at, high)
         case "nightly":
-            jobs.nightly(at, high, high)
+            passes.nightly(at, high, high)
         case "rescore":
-            jobs.rescore(at, low, high, high)
+            passes.rescore(at, low, high, high)
         case "backfill":
-            jobs.backfill(at, high)
+            passes.backfill(at, high)
 
 
 def test_the_incidents_are_found_and_nothing_else_is_an_event_twice(store: SqlStore) -> None:
     undisturbed(store)
-    found = events(store, desk(store))
+    found = events(store, job(store))
     anomalies = [e for e in found if e.interval.kind is Kind.ANOMALY]
-    for number, target in enumerate(desk(store).targets()):
+    for number, target in enumerate(job(store).targets()):
         drop = START + (500 + 30 * number) * STEP
         assert any(
             e.target_id == target.id and e.interval.start <= drop + 5 * STEP and e.interval.end >= drop
             for e in anomalies
         )
     kinds = [(e.target_id, e.interval.kind) for e in found if e.interval.kind is not Kind.ANOMALY]
-    targets = [t.id for t in desk(store).targets()]
+    targets = [t.id for t in job(store).targets()]
     assert sorted(kinds) == [(targets[1], Kind.DATA_MISSING), (targets[2], Kind.STALE)]
 
 
@@ -187,11 +189,11 @@ def test_any_pass_repeated_split_overlapped_or_reordered_leaves_the_same(
 ) -> None:
     busy = new_store()
     ingest(busy)
-    at = desk(busy)
+    at = job(busy)
     for kind, a, b in passes:
         run_pass(at, kind, a, b)
-    jobs.backfill(at, END)
-    jobs.nightly(at, END, END)
+    passes.backfill(at, END)
+    passes.nightly(at, END, END)
     assert_same(calm, left(busy))
 
 
@@ -216,11 +218,11 @@ def test_runs_that_windows_join_are_one_event_in_ticks_as_in_one_pass(
         store = new_store()
         specs = [SeriesSpec("load", {"host": "0"}, step, source="t")]
         store.ingest(Ingest("t", specs, PointBlock(np.zeros(n, dtype=np.int64), ts, value)))
-        jobs.backfill(desk(store, spec), int(ts[first - 20]) + 1)
+        passes.backfill(job(store, spec), int(ts[first - 20]) + 1)
         for stop in stops:
-            jobs.tick(desk(store, spec), int(ts[stop]) + 1)
-        jobs.tick(desk(store, spec), int(ts[n - 100]) + 1)
-        late = [e for e in events(store, desk(store, spec)) if e.interval.end >= ts[first]]
+            passes.tick(job(store, spec), int(ts[stop]) + 1)
+        passes.tick(job(store, spec), int(ts[n - 100]) + 1)
+        late = [e for e in events(store, job(store, spec)) if e.interval.end >= ts[first]]
         found.append([(e.interval.start, e.interval.end) for e in late if e.interval.kind is Kind.ANOMALY])
     assert found[0] == found[1]
 
@@ -232,7 +234,7 @@ def test_several_models_and_their_echoes_are_the_same_after_any_pass(
     calm, busy = new_store(), new_store()
     undisturbed(calm, spec)
     ingest(busy)
-    at = desk(busy, spec)
+    at = job(busy, spec)
     for kind, a, b in (
         ("tick", 400, 400),
         ("rescore", 300, 520),
@@ -240,17 +242,17 @@ def test_several_models_and_their_echoes_are_the_same_after_any_pass(
         ("rescore", 505, 640),
     ):
         run_pass(at, kind, a, b)
-    jobs.backfill(at, END)
-    jobs.nightly(at, END, END)
+    passes.backfill(at, END)
+    passes.nightly(at, END, END)
     assert any(row[1] == "anomaly" for row in left(calm, spec)[0])
     assert_same(left(calm, spec), left(busy, spec))
 
 
 def test_a_nightly_repeated_changes_nothing(store: SqlStore) -> None:
     undisturbed(store)
-    at = desk(store)
+    at = job(store)
     before = [(e.id, e.revision) for e in events(store, at)]
-    done = jobs.nightly(at, END, END)
+    done = passes.nightly(at, END, END)
     assert [(e.id, e.revision) for e in events(store, at)] == before
     assert done["settled"]["appeared"] == done["settled"]["vanished"] == done["settled"]["changed"] == 0
 
@@ -261,26 +263,26 @@ def test_late_and_corrected_points_of_the_late_window_are_rescored(store: SqlSto
     wrong = PointBlock(block.series, block.ts, np.where(recent & (block.series == 0), 7.0, block.value))
     missing = recent & (block.series == 1) & (block.ts < END - 10 * STEP)
     ingest(store, PointBlock(wrong.series[~missing], wrong.ts[~missing], wrong.value[~missing]))
-    at = desk(store)
-    jobs.backfill(at, END)
-    jobs.nightly(at, END, END)
+    at = job(store)
+    passes.backfill(at, END)
+    passes.nightly(at, END, END)
     ingest(store, part(recent))
-    jobs.nightly(replace(at), END, END)
+    passes.nightly(replace(at), END, END)
     assert_same(calm, left(store))
 
 
 def test_reviews_survive_rescoring_with_another_line_and_another_detector(store: SqlStore) -> None:
     undisturbed(store)
-    at = desk(store)
+    at = job(store)
     judged = [e for e in events(store, at) if e.interval.kind is Kind.ANOMALY]
     for event in judged:
         store.review(event.id, Verdict.CONFIRMED, cause="outage", by="ann")
     strict = replace(SPEC, threshold=Threshold(alarms_per_week=0.05))
     other = replace(SPEC, detector="robust_z", params={"window": 6})
     for spec in (strict, other):
-        again = desk(store, spec)
-        jobs.rescore(again, START, END, END, again=True)
-    kept = {e.id: e for e in events(store, desk(store))}
+        again = job(store, spec)
+        passes.rescore(again, START, END, END, again=True)
+    kept = {e.id: e for e in events(store, job(store))}
     for event in judged:
         assert kept[event.id].reviewed
         assert kept[event.id].status in (Status.CLOSED, Status.OPEN, Status.BELOW_LINE)
@@ -293,36 +295,36 @@ def test_a_dry_run_says_what_would_change_and_changes_nothing(store: SqlStore) -
     strict = replace(
         SPEC, detector="robust_z", params={"window": 6}, policy=Policy(min_duration_seconds=20 * STEP)
     )
-    outcome = jobs.rescore(desk(store, strict), START, END, END, dry_run=True)
+    outcome = passes.rescore(job(store, strict), START, END, END, dry_run=True)
     assert outcome.vanished
     assert left(store) == before
 
 
 def test_after_downtime_the_gap_is_scored_in_order_and_in_bites(store: SqlStore) -> None:
     ingest(store)
-    at = desk(store)
-    jobs.backfill(at, START + 12 * DAY)
-    first = jobs.tick(at, END)
+    at = job(store)
+    passes.backfill(at, START + 12 * DAY)
+    first = passes.tick(at, END)
     assert first["more"]
     reached = {t.scored_until for t in at.targets()}
-    assert max(reached) <= START + 12 * DAY + jobs.TICK_SECONDS + STEP  # type: ignore[type-var]
-    while jobs.tick(at, END)["more"]:
+    assert max(reached) <= START + 12 * DAY + passes.TICK_SECONDS + STEP  # type: ignore[type-var]
+    while passes.tick(at, END)["more"]:
         pass
     assert {t.scored_until for t in at.targets()} == {END - STEP + 1, START + 699 * STEP + 1}
 
 
 def test_a_tick_without_new_points_writes_nothing(store: SqlStore) -> None:
     undisturbed(store)
-    assert jobs.tick(desk(store), END)["rows"] == 0
+    assert passes.tick(job(store), END)["rows"] == 0
 
 
 def test_a_series_that_comes_back_keeps_its_event(store: SqlStore) -> None:
     undisturbed(store)
-    at = desk(store)
+    at = job(store)
     stale = next(e for e in events(store, at) if e.interval.kind is Kind.STALE)
     back = np.arange(END - 2 * STEP, END, STEP)
     ingest(store, PointBlock(np.full(len(back), 2), back, np.full(len(back), 100.0)))
-    jobs.nightly(replace(at), END, END)
+    passes.nightly(replace(at), END, END)
     event = next(e for e in events(store, at) if e.id == stale.id)
     assert event.interval.kind is Kind.DATA_MISSING
     assert event.interval.end == END - 3 * STEP
@@ -332,27 +334,27 @@ def test_a_new_version_leaves_live_scores_before_its_time_as_they_were(store: Sq
     block = TELEMETRY.block
     night = fit_slots(SPEC, "", START + 20 * DAY, END)[0]
     ingest(store, part(block.ts < night))
-    jobs.backfill(desk(store), night - DAY)
-    jobs.tick(desk(store), night)
+    passes.backfill(job(store), night - DAY)
+    passes.tick(job(store), night)
     before = live(store, night)
     corrected = part((block.ts < night) & (block.ts > night - 12 * STEP))
     ingest(store, PointBlock(corrected.series, corrected.ts, corrected.value * 1.5))
-    assert jobs.nightly(desk(store), night, night)["fitted"] == 3
+    assert passes.nightly(job(store), night, night)["fitted"] == 3
     assert live(store, night) == before
 
 
 def live(store: SqlStore, until: int) -> dict[tuple[int, int], float]:
     """Return the live scores before a time, by target and time."""
-    block = store.scores([t.id for t in desk(store).targets()], 0, until)
+    block = store.scores([t.id for t in job(store).targets()], 0, until)
     rows = zip(block.target, block.ts, block.live, strict=True)
     return {(int(target), int(ts)): float(score) for target, ts, score in rows if not np.isnan(score)}
 
 
 def test_a_refit_of_a_span_leaves_no_score_of_the_models_it_replaced(store: SqlStore) -> None:
     undisturbed(store)
-    at = desk(store)
+    at = job(store)
     start = START + 16 * DAY
-    jobs.rescore(at, start, START + 22 * DAY, END, again=True)
+    passes.rescore(at, start, START + 22 * DAY, END, again=True)
     targets = [t.id for t in at.targets()]
     in_force = {v.id for rows in at.versions(at.targets()).values() for v in rows}
     block = store.scores(targets, start, END)

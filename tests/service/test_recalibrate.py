@@ -8,18 +8,20 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
-from desks import END, HOUR, START, desk, hours, ingest, monitor, waves
+from monitor_jobs import END, HOUR, START, hours, ingest, job, monitor, waves
 
 from anomaly_service.db.store import SqlStore
-from pipelines import jobs
-from pipelines.calibrate import Calibrated
-from pipelines.desk import Desk
-from pipelines.evidence import GRID, Realised, Seen
 from pipelines.executor import Inline
+from pipelines.jobs import passes
+from pipelines.jobs.fit_times import nights
+from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.monitor import MonitorSpec, Threshold
-from pipelines.observe import ObserveTask
-from pipelines.records import CalibrationRow, LineRow, Mode, Policy, Verdict
-from pipelines.slots import DAY, nights
+from pipelines.names import Mode, Verdict
+from pipelines.records import CalibrationRow, LineRow, Policy
+from pipelines.steps.evidence import GRID, Realised, Seen
+from pipelines.steps.line import Calibrated
+from pipelines.times import DAY
+from pipelines.workers.recount import ObserveTask
 
 SPEC = monitor("load", threshold=Threshold(alarms_per_week=3.0))
 T = TypeVar("T")
@@ -44,14 +46,14 @@ def course(seed: int, louder: float = 1.0, days: float = 24) -> tuple[np.ndarray
     return ts, rhythm + (value - rhythm) * np.where(ts >= END - 10 * DAY, louder, 1.0)
 
 
-def rows(at: Desk) -> list[CalibrationRow]:
+def rows(at: MonitorJob) -> list[CalibrationRow]:
     """Return what nights have seen, in order of target, mode and night."""
     owner = {v.id: v.target_id for own in at.versions(at.targets()).values() for v in own}
     found = [row for row in at.store.calibrations(list(owner)) if "seen" in row.body]
     return sorted(found, key=lambda row: (owner[row.version_id], row.mode, row.valid_from))
 
 
-def counted(at: Desk) -> dict[tuple[Mode, int], Realised]:
+def counted(at: MonitorJob) -> dict[tuple[Mode, int], Realised]:
     """Return what was realised up to each night, by mode and night."""
     lines = at.store.lines(at.monitor.id, target_ids=())
     return {
@@ -61,7 +63,7 @@ def counted(at: Desk) -> dict[tuple[Mode, int], Realised]:
     }
 
 
-def learned(at: Desk) -> tuple[list[tuple[int, str, int, str]], list[LineRow]]:
+def learned(at: MonitorJob) -> tuple[list[tuple[int, str, int, str]], list[LineRow]]:
     """Return everything that nights have learned, ids of versions left out."""
     begins = {v.id: (v.target_id, v.train_stop) for own in at.versions(at.targets()).values() for v in own}
     seen = [(*begins[row.version_id], row.mode, row.valid_from, str(row.body["seen"])) for row in rows(at)]
@@ -69,11 +71,11 @@ def learned(at: Desk) -> tuple[list[tuple[int, str, int, str]], list[LineRow]]:
 
 
 def test_every_night_leaves_a_calibration_of_each_series_and_a_line(filled: SqlStore) -> None:
-    at = desk(filled, SPEC)
-    jobs.backfill(at, END - 2 * DAY)
+    at = job(filled, SPEC)
+    passes.backfill(at, END - 2 * DAY)
     before = {(row.version_id, row.mode, row.valid_from) for row in rows(at)}
     (night,) = nights(SPEC.nightly, END - 2 * DAY + 1, END - DAY + 1)
-    jobs.nightly(at, night, night)
+    passes.nightly(at, night, night)
     new = {(row.version_id, row.mode, row.valid_from) for row in rows(at)} - before
     in_force = {own[-1].id for own in at.versions(at.targets()).values()}
     assert new == {(version, mode, night) for version in in_force for mode in Mode}
@@ -81,8 +83,8 @@ def test_every_night_leaves_a_calibration_of_each_series_and_a_line(filled: SqlS
 
 
 def test_a_night_learns_from_the_day_behind_the_late_window(filled: SqlStore) -> None:
-    at = desk(filled, SPEC)
-    jobs.backfill(at, END)
+    at = job(filled, SPEC)
+    passes.backfill(at, END)
     first = at.versions(at.targets())[1][0].train_stop
     known = counted(at)
     live = {night: found for (mode, night), found in known.items() if mode is Mode.LIVE}
@@ -95,19 +97,19 @@ def test_a_night_learns_from_the_day_behind_the_late_window(filled: SqlStore) ->
 
 
 def test_a_night_repeated_learns_nothing_twice(filled: SqlStore) -> None:
-    at = desk(filled, SPEC)
-    jobs.backfill(at, END)
+    at = job(filled, SPEC)
+    passes.backfill(at, END)
     before = learned(at)
-    jobs.nightly(at, END, END)
-    jobs.backfill(at, END)
+    passes.nightly(at, END, END)
+    passes.backfill(at, END)
     assert learned(at) == before
 
 
 def test_nights_one_by_one_learn_what_they_learn_at_once(new_store: Callable[[], SqlStore]) -> None:
-    at_once, one_by_one = (desk(fill(new_store()), SPEC) for _ in range(2))
-    jobs.backfill(at_once, END)
+    at_once, one_by_one = (job(fill(new_store()), SPEC) for _ in range(2))
+    passes.backfill(at_once, END)
     for night in nights(SPEC.nightly, START + 10 * DAY, END + 1):
-        jobs.nightly(one_by_one, night, night)
+        passes.nightly(one_by_one, night, night)
     seen, lines = learned(at_once)
     seen_too, lines_too = learned(one_by_one)
     assert (seen, lines) == (seen_too, lines_too)
@@ -119,15 +121,15 @@ def test_points_that_change_within_the_late_window_change_nothing_learned(
     found = []
     for corrected in (False, True):
         store = fill(new_store())
-        at = desk(store, SPEC)
+        at = job(store, SPEC)
         night = nights(SPEC.nightly, END - 6 * DAY, END)[1]
         assert night not in {v.train_stop for own in at.versions(at.targets()).values() for v in own}
-        jobs.backfill(at, night - 1)
+        passes.backfill(at, night - 1)
         if corrected:
             ts, value = course(0)
             late = (ts > night - LAG) & (ts < night)
             ingest(store, "load", {"0": (ts[late], 3 * value[late])})
-        jobs.nightly(replace(at, _series={}), night, night)
+        passes.nightly(replace(at, _series={}), night, night)
         found.append(learned(at)[1][-1])
     assert found[0] == found[1]
 
@@ -137,15 +139,15 @@ def test_a_series_that_grew_louder_is_held_to_its_budget_again(new_store: Callab
     for spec in (SPEC, replace(SPEC, nightly=replace(SPEC.nightly, window_seconds=30 * DAY))):
         # With a late window of a month no night has learned anything yet.
         store = fill(new_store(), "0123456", louder=1.35)
-        at = desk(store, replace(spec, fit_every_seconds=60 * DAY))
-        jobs.backfill(at, END)
+        at = job(store, replace(spec, fit_every_seconds=60 * DAY))
+        passes.backfill(at, END)
         alarms.append(len(store.events([t.id for t in at.targets()], END - 5 * DAY, END)))
     assert alarms[0] < 0.7 * alarms[1]
 
 
 def test_a_point_is_held_against_what_was_known_the_night_before_it(filled: SqlStore) -> None:
-    at = desk(filled, SPEC)
-    jobs.backfill(at, END)
+    at = job(filled, SPEC)
+    passes.backfill(at, END)
     versions = at.versions(at.targets())[1]
     block = filled.scores([1], versions[0].train_stop, END)
     lines = [row for row in filled.lines(at.monitor.id) if row.mode is Mode.LIVE]
@@ -168,13 +170,13 @@ def test_what_people_confirmed_as_anomalous_teaches_nothing(new_store: Callable[
         ts, value = course(0)
         value[(ts >= END - 5 * DAY) & (ts < END - 5 * DAY + 6 * HOUR)] *= 0.3
         ingest(store, "load", {"0": (ts, value)})
-        at = desk(store, SPEC)
-        jobs.backfill(at, END - 4 * DAY)
+        at = job(store, SPEC)
+        passes.backfill(at, END - 4 * DAY)
         found = [e for e in store.events([1], END - 5 * DAY, END) if e.interval.peak_score > 1.5]
         assert found
         for event in found if verdict else ():
             store.review(event.id, verdict, by="ann")
-        jobs.backfill(at, END)
+        passes.backfill(at, END)
         last = max(counted(at).items(), key=lambda item: (item[0][0] is Mode.LIVE, item[0][1]))[1]
         learned_of.append((float(last.alarms[GRID > 3].max()), last.weeks))
     nobody, normal, incident = learned_of
@@ -185,13 +187,13 @@ def test_what_people_confirmed_as_anomalous_teaches_nothing(new_store: Callable[
 
 
 def test_alarms_of_another_policy_say_nothing_about_this_one(filled: SqlStore) -> None:
-    at = desk(filled, SPEC)
-    jobs.backfill(at, END - 2 * DAY)
+    at = job(filled, SPEC)
+    passes.backfill(at, END - 2 * DAY)
     assert max(found.weeks for found in counted(at).values()) > 1.0
-    strict = desk(filled, replace(SPEC, policy=Policy(min_duration_seconds=3 * HOUR)))
-    jobs.backfill(strict, END)
+    strict = job(filled, replace(SPEC, policy=Policy(min_duration_seconds=3 * HOUR)))
+    passes.backfill(strict, END)
     # Counted anew, from the first night on: the scores are there to count them in.
-    fresh = desk(filled, replace(SPEC, policy=Policy(min_duration_seconds=3 * HOUR)))
+    fresh = job(filled, replace(SPEC, policy=Policy(min_duration_seconds=3 * HOUR)))
     marks = {
         row.body["realised"]["mark"]
         for row in filled.lines(fresh.monitor.id, target_ids=())
@@ -201,19 +203,19 @@ def test_alarms_of_another_policy_say_nothing_about_this_one(filled: SqlStore) -
 
 
 def test_what_another_policy_realises_is_counted_whichever_command_comes_first(filled: SqlStore) -> None:
-    jobs.backfill(desk(filled, SPEC), END)
-    strict = desk(filled, replace(SPEC, policy=Policy(min_duration_seconds=3 * HOUR)))
-    jobs.backfill(strict, END)
+    passes.backfill(job(filled, SPEC), END)
+    strict = job(filled, replace(SPEC, policy=Policy(min_duration_seconds=3 * HOUR)))
+    passes.backfill(strict, END)
     assert max(found.weeks for found in counted(strict).values()) > 1.0
 
 
 def test_another_threshold_keeps_what_was_realised(filled: SqlStore) -> None:
-    at = desk(filled, SPEC)
-    jobs.backfill(at, END)
+    at = job(filled, SPEC)
+    passes.backfill(at, END)
     before = counted(at)
     for threshold in (Threshold(alarms_per_week=0.5), Threshold(alarms_per_week=1.0, per="series")):
-        other = desk(filled, replace(SPEC, threshold=threshold))
-        jobs.rescore(other, START, END, END)
+        other = job(filled, replace(SPEC, threshold=threshold))
+        passes.rescore(other, START, END, END)
         assert {key: found.to_json() for key, found in counted(other).items()} == {
             key: found.to_json() for key, found in before.items()
         }
@@ -222,11 +224,11 @@ def test_another_threshold_keeps_what_was_realised(filled: SqlStore) -> None:
 def test_a_series_that_joins_makes_up_for_its_nights_and_leaves_the_lines_of_others(
     filled: SqlStore,
 ) -> None:
-    jobs.backfill(desk(filled, SPEC), END - DAY)
+    passes.backfill(job(filled, SPEC), END - DAY)
     before = {(row.mode, row.valid_from): row.body for row in filled.lines(1)}
     ingest(filled, "load", {"9": course(9)})
-    at = desk(filled, SPEC)
-    jobs.backfill(at, END)
+    at = job(filled, SPEC)
+    passes.backfill(at, END)
     (new,) = [t.id for t in at.targets() if t.key.endswith("host=9}")]
     begins = {v.id: v.target_id for own in at.versions(at.targets()).values() for v in own}
     by_target: dict[int, set[int]] = {}
@@ -240,11 +242,11 @@ def test_a_series_that_joins_makes_up_for_its_nights_and_leaves_the_lines_of_oth
 
 
 def test_models_fitted_anew_are_held_against_the_scores_anew(filled: SqlStore) -> None:
-    at = desk(filled, SPEC)
-    jobs.backfill(at, END)
+    at = job(filled, SPEC)
+    passes.backfill(at, END)
     replaced = {v.id for own in at.versions(at.targets()).values() for v in own}
     start = at.versions(at.targets())[1][1].train_stop
-    jobs.rescore(at, start, END, END, again=True)
+    passes.rescore(at, start, END, END, again=True)
     fresh = {v.id for own in at.versions(at.targets()).values() for v in own} - replaced
     assert fresh
     known = {row.version_id for row in rows(at)}
@@ -266,24 +268,24 @@ class Recording(Inline):
 
 def test_a_series_that_stopped_is_not_read_again_every_night(filled: SqlStore) -> None:
     ingest(filled, "load", {"8": course(8, days=12)})
-    at = replace(desk(filled, SPEC), executor=Recording())
-    jobs.backfill(at, END - DAY)
+    at = replace(job(filled, SPEC), executor=Recording())
+    passes.backfill(at, END - DAY)
     (stopped,) = [t for t in at.targets() if t.key.endswith("host=8}")]
     last = max(row.valid_from for row in rows(at) if row.version_id in _ids(at, stopped.id))
     assert last <= START + 12 * DAY + LAG + 2 * DAY
     later = Recording()
     night = nights(SPEC.nightly, END - DAY, END)[0]
-    jobs.nightly(replace(at, executor=later), night, night)
+    passes.nightly(replace(at, executor=later), night, night)
     assert sorted(later.observed) == sorted(t.id for t in at.targets() if t.id != stopped.id)
 
 
-def _ids(at: Desk, target_id: int) -> set[int]:
+def _ids(at: MonitorJob, target_id: int) -> set[int]:
     return {v.id for v in at.versions(at.targets())[target_id]}
 
 
 def test_what_nights_have_seen_is_small(filled: SqlStore) -> None:
-    at = desk(filled, SPEC)
-    jobs.backfill(at, END)
+    at = job(filled, SPEC)
+    passes.backfill(at, END)
     begins = {v.id: v.train_stop for own in at.versions(at.targets()).values() for v in own}
     small = [row for row in rows(at) if row.valid_from != begins[row.version_id]]
     assert small
@@ -299,6 +301,6 @@ def spec_with(**changes: object) -> MonitorSpec:
 def test_groups_and_sparse_scores_are_held_against_what_came_too(
     filled: SqlStore, changes: dict[str, object]
 ) -> None:
-    at = desk(filled, spec_with(**changes))
-    jobs.backfill(at, END)
+    at = job(filled, spec_with(**changes))
+    passes.backfill(at, END)
     assert len({row.valid_from for row in rows(at)}) >= 5

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 from databases import Databases
 
-from anomaly_service.config import load
-from anomaly_service.daemon import Daemon, Workload
+from anomaly_service.config.load import load
+from anomaly_service.daemon.loop import Daemon, Workload
+from anomaly_service.daemon.schedule import MonitorSchedule
 from anomaly_service.db.store import SqlStore
-from anomaly_service.replays import replay, tried
-from anomaly_service.schedule import MonitorSchedule
+from anomaly_service.measure.replays import replay, tried
 from anomaly_service.service import Service
 from pipelines.executor import Inline
+from pipelines.jobs.fit_times import nights
 from pipelines.monitor import MonitorSpec, Threshold
-from pipelines.reconcile import SAME, SAME_IMPACT
-from pipelines.slots import DAY, nights
+from pipelines.steps.reconcile import SAME, SAME_IMPACT
+from pipelines.times import DAY
 
 START = int(datetime(2024, 6, 3, tzinfo=UTC).timestamp())
 STEP = 900

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anomaly_service.figures import NARROWEST, VALUE_HEIGHT, WIDTH, Pictures, draw
-from anomaly_service.report import Report
-from pipelines.backtest import Candidate, Course, Labelled, run
+from anomaly_service.measure.report import Report
+from anomaly_service.measure.svg import NARROWEST, VALUE_HEIGHT, WIDTH, Pictures, draw
+from pipelines.measure.backtest import Candidate, Labelled, Plotted, run
+from pipelines.measure.scoreboard import summarise
 from pipelines.monitor import MonitorSpec, Threshold
 from pipelines.records import Json
-from pipelines.scoreboard import summarise
 
 START = 1_700_000_100
 NASTY = "<script>alert('a & b')</script>\" 'x"
@@ -251,13 +251,13 @@ def test_a_browser_shows_the_sections_in_order(made: Report, page: Page, tmp_pat
 # -- the pictures -------------------------------------------------------------------
 
 
-def course(y: np.ndarray, **given: Any) -> Course:
+def course(y: np.ndarray, **given: Any) -> Plotted:
     """Return a course of values with nothing usual, scored or flagged."""
     nothing, none = np.full(len(y), np.nan), np.empty((0, 2), dtype=np.int64)
     ts = START + 60 * np.arange(len(y), dtype=np.int64)
     usual: dict[str, Any] = {"low": nothing, "high": nothing, "score": nothing}
     usual |= dict.fromkeys(("flagged", "flagged_live", "truth"), none)
-    return Course(Labelled("d", "s", ts, y[:, np.newaxis], (), 60), 0, y, **(usual | given))
+    return Plotted(Labelled("d", "s", ts, y[:, np.newaxis], (), 60), 0, y, **(usual | given))
 
 
 def path(picture: str, name: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from anomaly_service.db.store import SqlStore
-from pipelines.records import RunKind, RunState
+from pipelines.names import RunKind, RunState
 from pipelines.store import Batch, LostClaimError
 
 NOON = datetime(2026, 2, 1, 12, tzinfo=UTC)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomaly_service.schedule import DueRun, MonitorSchedule, due, night, tick_slot
+from anomaly_service.daemon.schedule import DueRun, MonitorSchedule, due, night, tick_slot
+from pipelines.jobs.fit_times import fit_slots, nights
 from pipelines.monitor import MonitorSpec, NightlyPlan
-from pipelines.records import RunKind
-from pipelines.slots import fit_slots, nights
+from pipelines.names import RunKind
 
 BERLIN = ZoneInfo("Europe/Berlin")
 DAY = 86400

@@ -15,8 +15,8 @@ from commands import Result, anomaly
 from databases import Databases
 from sqlalchemy import text
 
-from anomaly_service import similar
 from anomaly_service.db.store import SqlStore
+from anomaly_service.insight import similar
 
 START = datetime(2025, 1, 6, tzinfo=UTC)
 DAYS = 63
@@ -385,7 +385,7 @@ def test_flatlines_are_compared_by_what_they_are_not_by_their_values(changed: Pl
 def test_of_very_many_events_the_reviewed_and_the_newest_are_compared(
     changed: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anomaly_service.similar.COMPARED", 4)
+    monkeypatch.setattr("anomaly_service.insight.similar.COMPARED", 4)
     found = changed.similar(changed.at("eu-1", 1300))
     every = changed.events()
     reviewed = {row["event_id"] for row in every if row["review_verdict"]}

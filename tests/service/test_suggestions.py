@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import anomaly
-from desks import DAY, END, HOUR, START, Course, desk, events, ingest, monitor, waves
+from monitor_jobs import DAY, END, HOUR, START, Course, events, ingest, job, monitor, waves
 
 from anomaly_service.db.store import SqlStore
-from pipelines import advise, jobs
-from pipelines.desk import Desk
-from pipelines.records import Event, EventLook, Kind, Verdict
+from pipelines.jobs import passes, suggestions_pass
+from pipelines.jobs.monitor_job import MonitorJob
+from pipelines.names import Kind, Verdict
+from pipelines.records import Event, EventPortrait
 
 HOSTS = "abcdefghijklmnopqrstuvwx"
 FIRST = 11 * 24
@@ -38,13 +39,13 @@ def course(number: int) -> Course:
     return ts, values
 
 
-def flagged(at: Desk) -> list[Event]:
+def flagged(at: MonitorJob) -> list[Event]:
     """Return the anomalies, in order of time."""
     found = [event for each in events(at, Kind.ANOMALY).values() for event in each]
     return sorted(found, key=lambda event: (event.interval.start, event.id))
 
 
-def judge(at: Desk, some: list[Event]) -> None:
+def judge(at: MonitorJob, some: list[Event]) -> None:
     for event in some:
         if event.interval.direction == "below_expected":
             at.store.review(event.id, Verdict.EXPECTED, cause="maintenance", by="ann")
@@ -52,11 +53,11 @@ def judge(at: Desk, some: list[Event]) -> None:
             at.store.review(event.id, Verdict.CONFIRMED, cause="bots", by="ann")
 
 
-def backfilled(store: SqlStore) -> Desk:
-    """Return the desk of a monitor whose events are there, and all but the last eight judged."""
+def backfilled(store: SqlStore) -> MonitorJob:
+    """Return the job of a monitor whose events are there, and all but the last eight judged."""
     ingest(store, "load", {host: course(number) for number, host in enumerate(HOSTS)})
-    made = desk(store, SPEC)
-    jobs.backfill(made, END)
+    made = job(store, SPEC)
+    passes.backfill(made, END)
     judge(made, flagged(made)[:-8])
     return made
 
@@ -72,10 +73,10 @@ def database(migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def at(database: Path, tmp_path: Path) -> Iterator[Desk]:
+def at(database: Path, tmp_path: Path) -> Iterator[MonitorJob]:
     shutil.copy(database, tmp_path / "judged.db")
     with SqlStore(f"sqlite:///{tmp_path / 'judged.db'}") as store:
-        yield desk(store, SPEC)
+        yield job(store, SPEC)
 
 
 def shown(store: SqlStore) -> dict[int, tuple[str | None, str | None]]:
@@ -84,15 +85,15 @@ def shown(store: SqlStore) -> dict[int, tuple[str | None, str | None]]:
     return {row["event_id"]: (row["suggested_verdict"], row["suggested_cause"]) for row in rows}
 
 
-def looks(at: Desk) -> list[EventLook | None]:
-    return [look for _, look in at.store.looks(at.monitor.id, 500)]
+def looks(at: MonitorJob) -> list[EventPortrait | None]:
+    return [look for _, look in at.store.event_portraits(at.monitor.id, 500)]
 
 
 def test_later_events_are_suggested_what_their_like_were_judged(store: SqlStore) -> None:
     at = backfilled(store)
     found = flagged(at)
     assert set(shown(at.store).values()) == {(None, None)}
-    assert jobs.tick(at, END)["suggested"] == 8
+    assert passes.tick(at, END)["suggested"] == 8
     told = shown(at.store)
     for event in found[-8:]:
         like = (
@@ -106,7 +107,7 @@ def test_later_events_are_suggested_what_their_like_were_judged(store: SqlStore)
     assert 0.8 < queue[0]["suggestion_probability"] <= 1
 
 
-def test_suggesting_leaves_events_and_reviews_as_they_are(at: Desk) -> None:
+def test_suggesting_leaves_events_and_reviews_as_they_are(at: MonitorJob) -> None:
     def left() -> list[Any]:
         found = flagged(at)
         return [
@@ -116,93 +117,95 @@ def test_suggesting_leaves_events_and_reviews_as_they_are(at: Desk) -> None:
         ]
 
     before = left()
-    assert advise.advise(at) == 8
+    assert suggestions_pass.advise(at) == 8
     assert left() == before
 
 
 def test_a_pass_that_is_repeated_suggests_the_same_and_writes_nothing(
-    at: Desk, monkeypatch: pytest.MonkeyPatch
+    at: MonitorJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs.tick(at, END)
+    passes.tick(at, END)
     before = looks(at)
-    written: list[list[EventLook]] = []
-    monkeypatch.setattr(at.store, "write_looks", lambda claim, rows: written.append(list(rows)))
-    assert advise.advise(at) == 8
+    written: list[list[EventPortrait]] = []
+    monkeypatch.setattr(at.store, "write_event_portraits", lambda claim, rows: written.append(list(rows)))
+    assert suggestions_pass.advise(at) == 8
     assert written == []
     # Looked at again, everything comes out the same.
-    monkeypatch.setattr(advise, "_is_current", lambda event, look: False)
-    assert advise.advise(at) == 8
+    monkeypatch.setattr(suggestions_pass, "_is_current", lambda event, look: False)
+    assert suggestions_pass.advise(at) == 8
     assert written == [[]]
     assert looks(at) == before
 
 
 @pytest.mark.parametrize("kind", ["nightly", "backfill", "fit", "rescore"])
-def test_every_pass_suggests_what_a_tick_does(at: Desk, kind: str) -> None:
+def test_every_pass_suggests_what_a_tick_does(at: MonitorJob, kind: str) -> None:
     match kind:
         case "nightly":
-            jobs.nightly(at, END, END)
+            passes.nightly(at, END, END)
         case "backfill":
-            jobs.backfill(at, END)
+            passes.backfill(at, END)
         case "fit":
-            jobs.fit(at, END)
+            passes.fit(at, END)
         case "rescore":
-            jobs.rescore(at, END - DAY, END, END)
+            passes.rescore(at, END - DAY, END, END)
     assert sum(verdict is not None for verdict, _ in shown(at.store).values()) == 8
 
 
-def test_a_dry_run_suggests_nothing(at: Desk) -> None:
-    jobs.rescore(at, END - DAY, END, END, dry_run=True)
+def test_a_dry_run_suggests_nothing(at: MonitorJob) -> None:
+    passes.rescore(at, END - DAY, END, END, dry_run=True)
     assert set(shown(at.store).values()) == {(None, None)}
 
 
-def test_another_review_changes_what_is_suggested(at: Desk) -> None:
-    jobs.tick(at, END)
+def test_another_review_changes_what_is_suggested(at: MonitorJob) -> None:
+    passes.tick(at, END)
     outages = [e for e in flagged(at)[:-8] if e.interval.direction == "below_expected"]
     for event in outages:
         at.store.review(event.id, Verdict.FALSE_POSITIVE, cause="probe")
-    jobs.tick(at, END)
+    passes.tick(at, END)
     told = shown(at.store)
     for event in flagged(at)[-8:]:
         if event.interval.direction == "below_expected":
             assert told[event.id] == ("false_positive", "probe")
 
 
-def test_an_unlike_event_is_unknown(at: Desk) -> None:
+def test_an_unlike_event_is_unknown(at: MonitorJob) -> None:
     hour = FIRST - 5
     ts, values = course(0)
     values[hour] += 2000
     ingest(at.store, "load", {"a": (ts, values)})
-    jobs.rescore(at, START, END, END)
+    passes.rescore(at, START, END, END)
     event = next(e for e in flagged(at) if e.interval.start <= START + hour * HOUR <= e.interval.end)
     assert shown(at.store)[event.id] == ("unknown", None)
 
 
-def test_what_was_seen_outlives_the_points(at: Desk) -> None:
-    jobs.tick(at, END)
+def test_what_was_seen_outlives_the_points(at: MonitorJob) -> None:
+    passes.tick(at, END)
     before = shown(at.store)
     judged = flagged(at)[0]
     at.store.delete_points_before(END)
     at.store.review(judged.id, Verdict.EXPECTED, cause="maintenance", comment="looked again")
-    advise.advise(at)
+    suggestions_pass.advise(at)
     assert shown(at.store) == before
     assert all(look is not None and look.shape is not None for look in looks(at))
 
 
-def test_without_a_review_nothing_is_looked_at(at: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    unjudged = [(replace(event, reviewed=False), look) for event, look in at.store.looks(at.monitor.id, 500)]
+def test_without_a_review_nothing_is_looked_at(at: MonitorJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    unjudged = [
+        (replace(event, reviewed=False), look) for event, look in at.store.event_portraits(at.monitor.id, 500)
+    ]
     monkeypatch.setattr(at.store, "looks", lambda monitor, limit: unjudged)
-    monkeypatch.delattr("pipelines.portraits.shapes")
-    assert advise.advise(at) == 0
+    monkeypatch.delattr("pipelines.insight.portraits.shapes")
+    assert suggestions_pass.advise(at) == 0
 
 
-def test_the_list_of_intervals_shows_suggestions_once_there_are_some(at: Desk, tmp_path: Path) -> None:
+def test_the_list_of_intervals_shows_suggestions_once_there_are_some(at: MonitorJob, tmp_path: Path) -> None:
     config = tmp_path / "anomaly.yaml"
     url = at.store.engine.url.render_as_string(hide_password=False)
     config.write_text(f"database: {url}\nsources: {{}}\nmonitors: {{load: {{series: {{metric: load}}}}}}\n")
     before = anomaly("intervals", "--config", config)
     assert before.code == 0, before.err
     assert "suggestion" not in before.out
-    jobs.tick(at, END)
+    passes.tick(at, END)
     event = flagged(at)[-1].id
     lines = anomaly("intervals", "--config", config, "-n", 500).out.splitlines()
     assert lines[0].rstrip().endswith("suggestion")

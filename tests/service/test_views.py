@@ -12,19 +12,8 @@ from sqlalchemy import inspect, text
 
 from anomaly_service.db import views
 from anomaly_service.db.store import SqlStore
-from pipelines.records import (
-    EventChange,
-    EventLook,
-    Interval,
-    Kind,
-    PointBlock,
-    RunKind,
-    RunState,
-    ScoreBlock,
-    SeriesSpec,
-    Status,
-    Verdict,
-)
+from pipelines.names import Kind, RunKind, RunState, Status, Verdict
+from pipelines.records import EventChange, EventPortrait, Interval, PointBlock, ScoreBlock, SeriesSpec
 from pipelines.store import Batch, Ingest, NewVersion
 
 PAGE = Path(__file__).parents[2] / "docs" / "sql.md"
@@ -163,11 +152,11 @@ def test_a_suggestion_is_shown_until_somebody_is_sure(store: SqlStore) -> None:
     target = watched(store)[0]
     ids = [flag(store, target, interval(T0 + 3600 * k, T0 + 3600 * k)) for k in range(4)]
     looks = [
-        EventLook(ids[0], 1, None, "expected", "patch", 0.75),
-        EventLook(ids[1], 1, None, "unknown"),
-        EventLook(ids[2], 1, {"n_steps": 3}),
+        EventPortrait(ids[0], 1, None, "expected", "patch", 0.75),
+        EventPortrait(ids[1], 1, None, "unknown"),
+        EventPortrait(ids[2], 1, {"n_steps": 3}),
     ]
-    store.write_looks(None, looks)
+    store.write_event_portraits(None, looks)
     wanted = ("suggested_verdict", "suggested_cause", "suggestion_probability")
 
     def shown(view: str) -> dict[int, tuple[object, ...]]:

@@ -1,0 +1,236 @@
+"""Commands people meet first: try, init and validate."""
+
+from __future__ import annotations
+
+import csv
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from anomaly_service.cli import tables
+from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, load, moment, opened, serving
+
+if TYPE_CHECKING:
+    from anomaly_service.sources.guess import Guess
+
+Json = dict[str, Any]
+PANEL = "First steps"
+TOO_SHORT = "No series has enough history for a model yet."
+
+Timezone = Annotated[
+    str | None,
+    typer.Option("--timezone", metavar="ZONE", help="Of times without a zone, and of days and weeks: UTC."),
+]
+Detector = Annotated[str | None, typer.Option("--detector", help="Any of `anomaly detectors`.")]
+Alarms = Annotated[
+    float | None,
+    typer.Option("--alarms-per-week", help="False alarms a week of all series together: 1, or less."),
+]
+
+
+@app.command("try", rich_help_panel=PANEL)
+def try_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A CSV or Parquet file, or a pattern of them.")],
+    keep: Annotated[
+        Path | None, typer.Option("--keep", metavar="DIR", help="Keep config and database in this folder.")
+    ] = None,
+    timezone: Timezone = None,
+    detector: Detector = None,
+    alarms: Alarms = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many intervals.")] = 50,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Keep the config in this file, the database beside.")
+    ] = None,
+    now: Now = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find anomalies in a file: no config, nothing to set up."""
+    from anomaly_service.sources.guess import guess
+
+    guessed = guess(file, timezone=timezone)
+    # A file that was exported an hour ago is not one that stopped an hour ago.
+    at = moment(now, "--now") or datetime.fromtimestamp(guessed.stop, UTC)
+    tables.note(f"{file} reads as:")
+    for word in guessed.words:
+        tables.note(f"  {word}")
+    with ExitStack() as stack:
+        kept = config or (keep / CONFIG if keep else None)
+        path = kept or Path(stack.enter_context(TemporaryDirectory(prefix="anomaly-"))) / CONFIG
+        _start(path, guessed, detector=detector, alarms_per_week=alarms)
+        found = _tried(path, at)
+        rejected = _rejected(found.ingested)
+    _print_intervals(_highest(found.intervals, limit), found, as_json=as_json)
+    left_out = [f"Left out: {why}" for why in found.left_out]
+    for line in (*rejected, *left_out, *_what_next(file, kept, found, limit)):
+        tables.note(line)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What ``anomaly try`` saw: the outcome of ingesting, which series had to be left out and why, the
+    monitors' targets, and the intervals."""
+
+    ingested: list[Json]
+    left_out: list[str]
+    monitors: list[Json]
+    intervals: list[Json]
+
+
+def _tried(path: Path, at: datetime) -> Tried:
+    with serving(load(path), at) as service:
+        ingested = service.ingest()
+        left_out = [why for each in service.backfill().values() for why in each.get("left_out_why", ())]
+        return Tried(ingested, left_out, service.validate(), service.store.rows("flagged_intervals"))
+
+
+def _highest(intervals: list[Json], limit: int) -> list[Json]:
+    """Return at most so many intervals, those with the highest scores, in order of time."""
+    highest = sorted(intervals, key=lambda row: -row["peak_score"])[:limit]
+    return sorted(highest, key=lambda row: row["start_at"])
+
+
+def _rejected(ingested: list[Json]) -> list[str]:
+    """Return what to say of rows that could not be read; their list may be gone in a moment."""
+    lines = []
+    for source in ingested:
+        if source["error"]:
+            lines.append(f"Not all could be read: {source['error']}")
+        if source["rejected"]:
+            with Path(source["rejects_file"]).open(newline="", encoding="utf-8") as file:
+                first = next(csv.DictReader(file))
+            lines.append(
+                f"{source['rejected']:,} rows could not be read, the first one in line {first['line']}: "
+                f"{first['reason']}."
+            )
+    return lines
+
+
+def _print_intervals(intervals: list[Json], found: Tried, *, as_json: bool) -> None:
+    columns = ("start_at", "end_at", "duration", "series", "kind", "direction", "score", "expected", "seen")
+    named = [
+        {
+            **row,
+            "duration": tables.duration(row["duration_seconds"]),
+            "score": row["peak_score"],
+            "expected": row["yhat_at_peak"],
+            "seen": row["y_at_peak"],
+        }
+        for row in intervals
+    ]
+    empty = "Nothing is flagged." if _is_ready(found) else TOO_SHORT
+    tables.rows(intervals if as_json else named, columns, as_json=as_json, empty=empty)
+
+
+def _is_ready(found: Tried) -> bool:
+    return any(target["state"] == "ready" for monitor in found.monitors for target in monitor["targets"])
+
+
+def _what_next(file: str, kept: Path | None, found: Tried, limit: int) -> list[str]:
+    """Return where to go from here."""
+    lines = []
+    if found.intervals and not _is_ready(found):
+        lines.append(f"{TOO_SHORT} What is flagged goes by a rule.")
+    if len(found.intervals) > limit:
+        left = len(found.intervals) - limit
+        lines.append(f"{left} more with lower scores; --limit {len(found.intervals)} shows them all.")
+    lines.append("A score of 1 is the line. More or fewer: --alarms-per-week; look another way: --detector.")
+    if kept is None:
+        lines.append(
+            f"Nothing was kept. To go on from here: anomaly try {file} --keep DIR, or anomaly init {file}"
+        )
+    else:
+        lines.append(f"Kept. Go on with: anomaly intervals --config {kept}, anomaly daemon --config {kept}")
+    return lines
+
+
+@app.command(rich_help_panel=PANEL)
+def init(
+    file: Annotated[
+        str | None, typer.Argument(metavar="[FILE]", help="A CSV or Parquet file, or a pattern of them.")
+    ] = None,
+    database: Annotated[
+        str | None, typer.Option("--database", metavar="URL", help="Instead of SQLite.")
+    ] = None,
+    timezone: Timezone = None,
+    detector: Detector = None,
+    season: Annotated[str | None, typer.Option("--season", help="none, daily, weekly or auto.")] = None,
+    fit_every: Annotated[
+        str | None, typer.Option("--fit-every", metavar="DURATION", help="Time between two fits, such as 7d.")
+    ] = None,
+    fit_window: Annotated[
+        str | None, typer.Option("--fit-window", metavar="DURATION", help="History of a fit, such as 42d.")
+    ] = None,
+    alarms: Alarms = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a config file that is there.")] = False,
+    config: ConfigPath = CONFIG,
+    now: Now = None,
+) -> None:
+    """Write a config file, for files like yours where you name one, and create the database."""
+    from anomaly_service.sources.guess import guess
+
+    guessed = guess(file, timezone=timezone) if file else None
+    choices = {
+        "database": database,
+        "detector": detector,
+        "season": season,
+        "fit_every": fit_every,
+        "fit_window": fit_window,
+        "alarms_per_week": alarms,
+    }
+    _start(config, guessed, force=force, **choices)
+    for word in guessed.words if guessed else ():
+        tables.note(f"  {word}")
+    tables.say(
+        f"Wrote {config} and created its database. Look through it, then: anomaly ingest, anomaly backfill"
+    )
+
+
+def _start(path: Path, guessed: Guess | None, *, force: bool = False, **choices: Any) -> None:
+    """Write a config file that loads, and create its database.
+
+    Raises:
+        FileExistsError: a config file is there already.
+        ConfigError: a choice is none that a config file may hold; nothing is left behind.
+    """
+    from anomaly_service.config.starter import starter, starter_for
+    from anomaly_service.db.migrate import migrate
+
+    given = {name: value for name, value in choices.items() if value is not None}
+    text = starter_for(guessed, folder=path.parent, **given) if guessed else starter(**given)
+    before = path.read_text(encoding="utf-8") if path.is_file() else None
+    if before is not None and not force:
+        raise FileExistsError(f"{path} is there already; --force replaces it, --config names another")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    try:
+        migrate(load(path).database)
+    except BaseException:
+        if before is None:
+            path.unlink()
+        else:
+            path.write_text(before, encoding="utf-8")
+        raise
+
+
+@app.command(rich_help_panel=PANEL)
+def validate(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
+    """Check the config file, and say per monitor what it watches and when it can judge."""
+    from anomaly_service.cli.status import validation_lines
+    from anomaly_service.config.params import check_params
+
+    loaded = load(config)
+    check_params(loaded)
+    with opened(config, now, quiet=True) as service:
+        found = service.validate()
+    if as_json:
+        tables.say(json.dumps(found, indent=1))
+        return
+    tables.say(f"{config} is a good config file.")
+    for line in validation_lines(found):
+        tables.say(line)

@@ -1,0 +1,204 @@
+"""How the service stands, in words for the person on call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from anomaly_service.cli.tables import duration
+from anomaly_service.daemon.telemetry import left_out, unread
+from pipelines.times import iso
+
+if TYPE_CHECKING:
+    from anomaly_service.service import Service
+
+Json = dict[str, Any]
+NAMED = 5
+"""At most so many series are named in a line; the rest is counted."""
+WHOLE = {"nightly", "backfill"}
+"""Kinds of runs that fit and score all there is: what an earlier run left out, they tried again."""
+
+
+def standing(service: Service) -> Json:
+    """Return what ``anomaly status`` tells: rows of the health views, and the runs that matter."""
+    store = service.store
+    runs = sorted(store.rows("run_log"), key=lambda run: (run["scheduled_for"], run["run_id"]))
+    return {
+        "now": iso(service.now),
+        "sources": store.rows("source_health"),
+        "monitors": store.rows("monitor_health", {"enabled": True}),
+        "series": [row for row in store.rows("series_health") if row["state"] != "ok"],
+        "waiting": service.waiting(),
+        "last_tick": _last(runs, "tick"),
+        "last_nightly": _last(runs, "nightly"),
+        "failed_runs": [run for run in runs if run["state"] == "failed"],
+        "retried_runs": [run for run in runs if run["state"] in ("waiting", "running") and run["error"]],
+        "left_out": _left_out(runs),
+    }
+
+
+def _last(runs: Sequence[Json], kind: str) -> Json | None:
+    """Return the newest run of a kind that was done."""
+    return next((run for run in reversed(runs) if run["kind"] == kind and run["state"] == "done"), None)
+
+
+def _left_out(runs: Sequence[Json]) -> list[Json]:
+    """Return what the newest runs left out, each with when and in which kind of work.
+
+    A monitor's newest run of a kind counts, unless one of those that do everything came after it.
+    """
+    found: list[Json] = []
+    seen: dict[str, set[str]] = {}
+    ended = [run for run in runs if run["state"] == "done" and run["finished_at"]]
+    for run in sorted(ended, key=lambda run: (run["finished_at"], run["run_id"]), reverse=True):
+        later = seen.setdefault(run["monitor"], set())
+        if run["kind"] not in later and not later & WHOLE:
+            about = {name: run[name] for name in ("run_id", "kind", "monitor", "finished_at")}
+            found += [{**about, "why": why} for why in left_out(run["outcome"] or {})]
+        later.add(run["kind"])
+    return found
+
+
+def status_lines(found: Json) -> Iterator[str]:
+    """Yield the status as sentences."""
+    now = found["now"]
+    tick = found["last_tick"]
+    errors = unread(tick["outcome"] or {}) if tick else {}
+    yield from (_source_line(source, now, errors.pop(source["source"], "")) for source in found["sources"])
+    # One that was never read is in no view.
+    yield from (f"Source {name} could not be read: {why}" for name, why in errors.items())
+    if not found["sources"]:
+        yield "No points yet; run: anomaly ingest"
+    yield from (_monitor_line(monitor) for monitor in found["monitors"])
+    yield _run_line("tick", found["last_tick"], now)
+    yield _run_line("night", found["last_nightly"], now)
+    yield from _series_lines(found["series"])
+    yield from _waiting_lines(found["waiting"])
+    yield from _left_out_lines(found["left_out"])
+    yield from _retry_lines(found["retried_runs"])
+    yield from _failure_lines(found["failed_runs"])
+    if not (found["left_out"] or found["retried_runs"] or found["failed_runs"]):
+        yield "No run failed."
+
+
+def _source_line(source: Json, now: str, error: str) -> str:
+    rejected = source["rows_rejected"]
+    problem = f"; {rejected:,} rows could not be read, see the rejects files" if rejected else ""
+    newest = source["newest_at"]
+    age = f"newest point {newest}, {_ago(newest, now)}" if newest else "no points yet"
+    last = f" The last read failed: {error}" if error else ""
+    return f"Source {source['source']}: {source['series']} series, {age}{problem}.{last}"
+
+
+def _monitor_line(monitor: Json) -> str:
+    parts = [_counted(monitor["targets"], monitor["config"].get("channels", ()))]
+    if monitor["learning"]:
+        parts.append(f"{monitor['learning']} still learning")
+    parts.append(f"{monitor['open_events']} intervals open")
+    if monitor["scored_until"]:
+        parts.append(f"scored until {monitor['scored_until']}")
+    return f"Monitor {monitor['monitor']} ({monitor['detector']}): {', '.join(parts)}."
+
+
+def _run_line(what: str, run: Json | None, now: str) -> str:
+    if run is None:
+        return f"No {what} yet; the daemon runs them: anomaly daemon"
+    at = run["finished_at"]
+    return f"Last {what} ended {at} ({_ago(at, now)}) and took {duration(run['duration_seconds'])}."
+
+
+def _series_lines(series: Sequence[Json]) -> Iterator[str]:
+    told = {
+        "stale": "stopped: no points although their source has newer ones",
+        "learning": "learning: no model yet, `anomaly validate` says when",
+        "empty": "empty: known, but without a single point",
+        "unmonitored": "watched by no monitor",
+    }
+    for state, meaning in told.items():
+        names = [row["series"] for row in series if row["state"] == state]
+        if names:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            yield f"{len(names)} series {meaning}: {', '.join(names[:NAMED])}{more}."
+
+
+def _waiting_lines(waiting: Sequence[Json]) -> Iterator[str]:
+    for row in waiting[:NAMED]:
+        yield f"Monitor {row['monitor']} does not watch {row['target']}: {row['why']}."
+    if len(waiting) > NAMED:
+        yield f"{len(waiting) - NAMED} more are not watched; `anomaly validate --json` names them all."
+
+
+def _left_out_lines(left_out: Sequence[Json]) -> Iterator[str]:
+    for row in left_out[:NAMED]:
+        yield (
+            f"Left out of the {row['kind']} of {row['monitor']} that ended {row['finished_at']}: {row['why']}"
+        )
+    if len(left_out) > NAMED:
+        yield f"{len(left_out) - NAMED} more were left out; `anomaly status --json` names them."
+
+
+def _retry_lines(runs: Sequence[Json]) -> Iterator[str]:
+    for run in runs[:NAMED]:
+        yield (
+            f"The {run['kind']} of {run['monitor'] or 'all monitors'} scheduled for {run['scheduled_for']} "
+            f"failed and is tried again (attempts so far: {run['attempts']}): {run['error']}"
+        )
+
+
+def _failure_lines(runs: Sequence[Json]) -> Iterator[str]:
+    if runs:
+        last = runs[-1]
+        yield (
+            f"{len(runs)} runs failed, the last one ({last['kind']} of {last['monitor'] or 'all monitors'}, "
+            f"scheduled for {last['scheduled_for']}): {last['error']}"
+        )
+
+
+def _ago(at: str, now: str) -> str:
+    seconds = (datetime.fromisoformat(now) - datetime.fromisoformat(at)).total_seconds()
+    return f"{duration(seconds)} ago" if seconds >= 0 else f"{duration(-seconds)} ahead of now"
+
+
+def validation_lines(found: Sequence[Json]) -> Iterator[str]:
+    """Yield, for every monitor, what it watches and since when it can judge."""
+    for monitor in found:
+        targets, channels = monitor["targets"], monitor["channels"]
+        yield f"Monitor {monitor['monitor']} ({monitor['detector']}): {_matched(targets, channels)}"
+        yield from (f"  {line}" for line in _history(targets))
+
+
+def _matched(targets: Sequence[Json], channels: Sequence[str]) -> str:
+    if not targets:
+        keys = "`series`, `channels` and `group_by`" if channels else "`series`"
+        return f"no series match; check {keys} against `anomaly series`."
+    steps = sorted({target["step_seconds"] for target in targets})
+    every = " or ".join(duration(step) for step in steps)
+    return f"{_counted(len(targets), channels)}, a point every {every}."
+
+
+def _counted(targets: int, channels: Sequence[str]) -> str:
+    """Return how many targets there are, and of what."""
+    if not channels:
+        return f"{targets} series"
+    return f"{targets} target{'' if targets == 1 else 's'} of {', '.join(channels)}"
+
+
+def _history(targets: Sequence[Json]) -> Iterator[str]:
+    waiting = [target for target in targets if target["state"] == "waiting"]
+    targets = [target for target in targets if target["state"] != "waiting"]
+    known = [target for target in targets if target["first_at"]]
+    if known:
+        first, last = min(t["first_at"] for t in known), max(t["last_at"] for t in known)
+        yield f"History from {first} to {last}."
+    learning = [target for target in known if target["state"] == "learning"]
+    ready = len(known) - len(learning)
+    if ready:
+        yield f"Ready: {ready}."
+    if learning:
+        dates = sorted(target["ready_by"] for target in learning)
+        by = dates[0] if dates[0] == dates[-1] else f"between {dates[0]} and {dates[-1]}"
+        yield f"Learning: {len(learning)}; their first models can be fitted {by}."
+    if len(known) < len(targets):
+        yield f"Without a single point: {len(targets) - len(known)}."
+    yield from (f"Not watched: {target['target']}: {target['why']}." for target in waiting)

@@ -1,0 +1,192 @@
+"""How results look: tables, JSON, and a bar per stage (plain lines where there is no terminal)."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import Any, Self
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pipelines.times import iso
+
+Row = Mapping[str, Any]
+
+
+def say(text: str) -> None:
+    """Print a line of the result."""
+    typer.echo(text)
+
+
+def note(text: str) -> None:
+    """Print a line that is not the result, such as what was guessed."""
+    typer.echo(text, err=True)
+
+
+def rows(found: Sequence[Row], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
+    """Print rows as a table of some columns, or all of them as JSON."""
+    if as_json:
+        say(json.dumps([{name: plain(value) for name, value in row.items()} for row in found], indent=1))
+    elif found:
+        table([[row.get(name) for name in columns] for row in found], columns)
+    else:
+        note(empty)
+
+
+def table(cells: Iterable[Sequence[object]], columns: Sequence[str], *, title: str | None = None) -> None:
+    """Print a table; numbers are set to the right."""
+    filled = [[text(value) for value in row] for row in cells]
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for i, name in enumerate(columns):
+        numeric = bool(filled) and all(_looks_numeric(row[i]) for row in filled)
+        shown.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row in filled:
+        shown.add_row(*row)
+    _stdout().print(shown)
+
+
+def _stdout() -> Console:
+    # Without a terminal nothing is to be cut off or wrapped: the reader is a file or another program.
+    wide = None if sys.stdout.isatty() else 10_000
+    return Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=wide)
+
+
+def _looks_numeric(cell: str) -> bool:
+    return not cell or cell.lstrip("-+").replace(",", "").replace(".", "", 1).rstrip(" %").isdigit()
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON holds it: times in ISO 8601 UTC."""
+    if isinstance(value, datetime):
+        return iso(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, float) and value != value:
+        return None
+    return value
+
+
+def text(value: object) -> str:
+    """Return a value as a table shows it."""
+    value = plain(value)
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+        case dict():
+            return ",".join(f"{k}={v}" for k, v in value.items())
+        case _:
+            return str(value)
+
+
+def at(seconds: int) -> str:
+    """Return epoch seconds as a minute in UTC.
+
+    >>> at(0)
+    '1970-01-01 00:00'
+    """
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def leading(shares: Mapping[str, float]) -> str:
+    """Return the channel with the largest share, and the share.
+
+    >>> leading({"ccu": 0.052, "logins": 0.001, "crashes": 0.947})
+    'crashes 95%'
+    """
+    name = max(shares, key=shares.__getitem__, default="")
+    return f"{name} {shares[name]:.0%}" if name else ""
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration in words.
+
+    >>> duration(5400), duration(40), duration(3 * 86400 + 7200)
+    ('1 h 30 min', '40 s', '3 d 2 h')
+    """
+    if seconds is None:
+        return ""
+    left = round(seconds)
+    parts = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        if left >= size:
+            parts.append(f"{left // size} {unit}")
+            left %= size
+    return " ".join(parts[:2]) or "0 s"
+
+
+class Stages:
+    """A bar for every stage of work; ``update`` is what the service calls.
+
+    Args:
+        parts: monitors that take part: a stage is done when it is done for all of them.
+        quiet: show nothing.
+    """
+
+    def __init__(self, *, parts: int = 1, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._parts = parts
+        self._shares: dict[str, dict[str, float]] = {}
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._began: dict[str, float] = {}
+        self._heard = time.monotonic()
+        self._done: set[str] = set()
+
+    def __enter__(self) -> Self:
+        if not self._quiet and sys.stderr.isatty():
+            self._bars = Progress(
+                TextColumn("{task.description:<10}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+            )
+            self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            # Monitors with nothing to do say nothing, so a stage may end without having been told.
+            for stage in self._shares:
+                self._show(stage, 1.0)
+        if self._bars is not None:
+            self._bars.stop()
+
+    def update(self, stage: str, share: float) -> None:
+        """Show that ``share`` (0 to 1) of a stage is done; ``fit logins`` is the stage fit's part logins."""
+        if self._quiet:
+            return
+        name, _, part = stage.partition(" ")
+        shares = self._shares.setdefault(name, {})
+        shares[part] = share
+        self._show(name, sum(shares.values()) / max(len(shares), self._parts if part else 1))
+
+    def _show(self, stage: str, share: float) -> None:
+        if self._bars is not None:
+            self._show_bar(self._bars, stage, share)
+        else:
+            self._show_line(stage, share)
+
+    def _show_bar(self, bars: Progress, stage: str, share: float) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = bars.add_task(stage, total=1.0)
+        bars.update(self._tasks[stage], completed=share)
+
+    def _show_line(self, stage: str, share: float) -> None:
+        now = time.monotonic()
+        # A stage is first heard of when part of it is done: it began where the last one was heard of.
+        began = self._began.setdefault(stage, self._heard)
+        self._heard = now
+        if share >= 1 and stage not in self._done:
+            self._done.add(stage)
+            note(f"{stage}: done in {now - began:.1f} s")

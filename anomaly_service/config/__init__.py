@@ -1,0 +1,1 @@
+"""The config file: one YAML file, checked as a whole before anything acts on it."""

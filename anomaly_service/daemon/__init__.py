@@ -1,0 +1,1 @@
+"""The daemon: what is due, who does it, and what it tells."""

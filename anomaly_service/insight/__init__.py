@@ -1,0 +1,1 @@
+"""What the command line, pages and programs ask of what is stored."""

@@ -1,0 +1,1 @@
+"""Backtests, replays and the demo, with their reports."""

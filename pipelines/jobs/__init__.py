@@ -1,0 +1,1 @@
+"""Passes at the store: plan, read, hand out, commit."""

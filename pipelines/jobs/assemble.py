@@ -1,0 +1,113 @@
+"""What a worker needs to score targets: points, models, calibrations and lines, read batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pipelines.jobs.lines import LineBook
+from pipelines.jobs.monitor_job import MonitorJob
+from pipelines.jobs.refit import FirstScores
+from pipelines.records import CalibrationRow, Json, TargetRow, VersionRow
+from pipelines.steps.evidence import Seen
+from pipelines.steps.recipe import Recipe
+from pipelines.workers.tasks import Piece, ScoreTarget, SeenAt
+
+Part = tuple[VersionRow, int, int]
+"""A version, and the half-open span that is its to score."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One target to be scored.
+
+    Attributes:
+        parts: which version scores what, in order of time.
+        settled_until, observed_until: as in ``ScoreTarget``.
+        first: scores of the span before the first version, where they are new.
+    """
+
+    target: TargetRow
+    parts: tuple[Part, ...]
+    settled_until: int
+    observed_until: int
+    first: FirstScores | None = None
+
+
+def assemble(
+    job: MonitorJob, asked: Sequence[Asked], book: LineBook
+) -> tuple[tuple[ScoreTarget, ...], dict[int, bytes]]:
+    """Return the targets as a worker takes them, and the weights of their models by id."""
+    used = {version.id: version for each in asked for version, _, _ in each.parts}
+    known = _Calibrations(job.store.calibrations(sorted(used)))
+    low, high = _span(asked)
+    points = job.points([each.target for each in asked], low - _context(job, used.values()), high)
+    lines = book.of([each.target.id for each in asked], low, high)
+    series = job.series()
+    targets = tuple(
+        ScoreTarget(
+            target=each.target,
+            points=points[each.target.id],
+            pieces=tuple(_piece(each, part, known) for part in each.parts),
+            lines=lines[each.target.id],
+            settled_until=each.settled_until,
+            observed_until=each.observed_until,
+            newest=tuple(series[i].last_ts or 0 for i in each.target.series_ids),
+        )
+        for each in asked
+    )
+    return targets, job.store.weights({version.weights_id for version in used.values()})
+
+
+def _span(asked: Sequence[Asked]) -> tuple[int, int]:
+    """Return the span of all parts, with a margin of half a step for the last point of it."""
+    starts = [start for each in asked for _, start, _ in each.parts]
+    stops = [stop + window_seconds(v) for each in asked for v, _, stop in each.parts]
+    return (min(starts), max(stops)) if starts else (0, 0)
+
+
+def _context(job: MonitorJob, versions: Iterable[VersionRow]) -> int:
+    """Return how far back points are needed for the first scores to be exact, seconds."""
+    recipes = [(Recipe.from_json(v.recipe), v) for v in versions]
+    return max((recipe.context_seconds + window_seconds(v) for recipe, v in recipes), default=0)
+
+
+def window_seconds(version: VersionRow) -> int:
+    """Return the length of a version's own window: one of an older configuration may look further back."""
+    from pipelines.workers import members
+
+    window = members.window(version.detector, version.config["params"], version.recipe)
+    return int(window * version.recipe["step_seconds"])
+
+
+class _Calibrations:
+    """The calibrations of some versions: what their fits taught, and what was seen since."""
+
+    def __init__(self, rows: Iterable[CalibrationRow]) -> None:
+        self.bodies: dict[int, dict[str, Json]] = {}
+        self.seen: dict[int, dict[str, SeenAt]] = {}
+        for row in sorted(rows, key=lambda row: row.valid_from):
+            if "knots" in row.body:
+                self.bodies.setdefault(row.version_id, {})[str(row.mode)] = row.body
+            if "seen" in row.body:
+                own = self.seen.setdefault(row.version_id, {})
+                known = own.get(str(row.mode), SeenAt())
+                own[str(row.mode)] = known.then(row.valid_from, Seen.from_json(row.body["seen"]))
+
+
+def _piece(asked: Asked, part: Part, known: _Calibrations) -> Piece:
+    version, start, stop = part
+    unseen = asked.first is not None and stop <= version.train_stop
+    return Piece(
+        version_id=version.id,
+        detector=version.detector,
+        params=version.config["params"],
+        recipe=version.recipe,
+        weights_id=version.weights_id,
+        bodies=known.bodies[version.id],
+        start=start,
+        stop=stop,
+        learned_steps=(version.train_stop - version.train_start) // asked.target.step_seconds,
+        seen=known.seen.get(version.id, {}),
+        unseen=asked.first.scores if asked.first is not None and unseen else None,
+    )

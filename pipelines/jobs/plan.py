@@ -1,0 +1,163 @@
+"""What is due and what scores what: functions of config, stored rows and data time, without a clock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pipelines.jobs.fit_times import fit_days, fit_slots, nights
+from pipelines.monitor import MonitorSpec
+from pipelines.records import Json, SeriesRow, TargetRow, VersionRow
+from pipelines.times import DAY
+
+FIRST_FIT_SECONDS = 14 * DAY
+"""A first model waits for two weeks, so that it has seen every hour of the week twice, or for fit.window."""
+
+
+@dataclass(frozen=True)
+class History:
+    """What is known of a target's data: times of its first and newest point, epoch seconds.
+
+    Attributes:
+        first: from here on all its series have points.
+        whole: the newest point of the series that is furthest behind; None where there is but one.
+    """
+
+    first: int
+    newest: int
+    whole: int | None = None
+
+    @property
+    def complete(self) -> int:
+        """Up to when all its series have points."""
+        return self.newest if self.whole is None else self.whole
+
+
+def histories(targets: Iterable[TargetRow], series: Mapping[int, SeriesRow]) -> dict[int, History]:
+    """Return the history of every target whose series all have points, by target id."""
+    found = {}
+    for target in targets:
+        rows = [series[i] for i in target.series_ids]
+        firsts = [row.first_ts for row in rows if row.first_ts is not None]
+        newest = [row.last_ts for row in rows if row.last_ts is not None]
+        if len(firsts) == len(rows):
+            found[target.id] = History(max(firsts), max(newest), min(newest))
+    return found
+
+
+def ready_by(spec: MonitorSpec, history: History, least: int = 0) -> int:
+    """Return when a target's first model may be fitted, epoch seconds.
+
+    Args:
+        least: the shortest span a model can be learned from, seconds; longer than two weeks where
+            points are far apart.
+    """
+    wait = min(spec.fit_window_seconds, max(FIRST_FIT_SECONDS, least))
+    after = history.first + wait
+    return nights(spec.nightly, after, after + 3 * DAY)[0]
+
+
+def wanted_slots(spec: MonitorSpec, key: str, history: History, until: int, least: int = 0) -> list[int]:
+    """Return every scheduled fit of a target up to ``until``: its first night, then the regular ones.
+
+    None once no point came since the slot before: a series that stopped has nothing new to teach,
+    and would otherwise be tried again every night, at more slots every week. One of several is enough.
+    """
+    first = ready_by(spec, history, least)
+    if first > until:
+        return []
+    last = min(until, history.complete + fit_days(spec) * DAY)
+    return [first, *fit_slots(spec, key, first + 1, last + 1)]
+
+
+def group_slots(
+    spec: MonitorSpec, known: Mapping[int, History], least: Mapping[int, int], until: int
+) -> dict[int, list[int]]:
+    """Return every scheduled fit of a group up to ``until`` that each of its targets takes part in.
+
+    The group begins with the target that is ready first; from then on the nights of the group's name
+    hold for all. A target takes part once it is ready itself, or will be within a day, so that series
+    which begin on one day learn together from the first night on.
+
+    Args:
+        known: the targets' histories, by id.
+        least: the shortest span a model of each can be learned from, seconds.
+    """
+    ready = {i: ready_by(spec, history, least[i]) for i, history in known.items()}
+    first = min(ready.values(), default=until + 1)
+    slots = [first, *fit_slots(spec, spec.name, first + 1, until + 1)] if first <= until else []
+    last = {i: history.newest + fit_days(spec) * DAY for i, history in known.items()}
+    return {i: [slot for slot in slots if ready[i] - DAY <= slot <= max(last[i], first)] for i in known}
+
+
+def loan_slots(
+    spec: MonitorSpec, history: History, models: Sequence[int], window_seconds: int, until: int
+) -> list[int]:
+    """Return when a target without a model of its own is lent its group's, ascending.
+
+    At the end of its first window; with every new model of the group; and on the nights at which its
+    history has doubled since it was last looked at, so that its scale is learned anew.
+
+    Args:
+        models: when the training of the group's models ended, ascending, at least one.
+        window_seconds: the length of a window of the target.
+    """
+    first = max(history.first + window_seconds, models[0])
+    if first > until:
+        return []
+    slots = [first]
+    for night in nights(spec.nightly, first + 1, until + 1):
+        doubled = night - history.first >= 2 * (slots[-1] - history.first)
+        if doubled or night in models:
+            slots.append(night)
+    return slots
+
+
+def fingerprint(spec: MonitorSpec) -> str:
+    """Return what tells apart versions that the monitor, as configured now, would and would not fit."""
+    parts: Json = {
+        "detector": spec.detector,
+        "params": spec.params,
+        "scope": spec.scope,
+        "season": spec.season,
+        "fit_window": spec.fit_window_seconds,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def current(spec: MonitorSpec, versions: Iterable[VersionRow]) -> list[VersionRow]:
+    """Return the accepted versions of the monitor as configured now, else of what it was before."""
+    accepted = [v for v in versions if v.status == "accepted"]
+    ours = [v for v in accepted if v.config.get("fingerprint") == fingerprint(spec)]
+    newest: dict[int, VersionRow] = {}
+    for version in sorted(ours or accepted, key=lambda v: (v.train_stop, v.id)):
+        newest[version.train_stop] = version
+    return list(newest.values())
+
+
+def pieces(versions: Sequence[VersionRow], start: int, stop: int) -> list[tuple[VersionRow, int, int]]:
+    """Return which version scores what of a span: the newest whose training ended by then.
+
+    Args:
+        versions: of one target, ascending in ``train_stop``.
+        start, stop: half-open span; what lies before the first version's training end is left out.
+    """
+    out = []
+    for version, later in zip(versions, [*versions[1:], None], strict=True):
+        a = max(start, version.train_stop)
+        b = stop if later is None else min(stop, later.train_stop)
+        if a < b:
+            out.append((version, a, b))
+    return out
+
+
+def newest_by(versions: Mapping[int, Sequence[VersionRow]], at: int) -> list[VersionRow]:
+    """Return every target's newest version whose training ended at or before ``at``."""
+    found = []
+    for rows in versions.values():
+        until = [v for v in rows if v.train_stop <= at]
+        if until:
+            found.append(until[-1])
+    return found

@@ -1,0 +1,298 @@
+"""Fit what is due, store the versions, and draw the line anew from what they have not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipelines.batches import batches, targets_per_task
+from pipelines.jobs import lines
+from pipelines.jobs.monitor_job import MonitorJob
+from pipelines.jobs.plan import History, current, fingerprint, group_slots, histories, wanted_slots
+from pipelines.monitor import MonitorSpec
+from pipelines.records import Json, Points, TargetRow, VersionRow
+from pipelines.steps import masks
+from pipelines.store import NewVersion
+from pipelines.workers.fit import FitOutcome, FitTarget, FitTask, Fitted, NotReady, fit_targets, least_seconds
+from pipelines.workers.tasks import UnseenScores
+
+TOLD = 5
+"""The reasons of at most so many targets without a model are told; the rest is counted."""
+
+
+@dataclass(frozen=True)
+class Due:
+    """One fit that is wanted and not there yet."""
+
+    target: TargetRow
+    slot: int
+    first: bool
+
+
+@dataclass(frozen=True)
+class FirstScores:
+    """Scores of a first version's training span, by models that did not see their block."""
+
+    version: VersionRow
+    scores: UnseenScores
+
+
+@dataclass
+class Refitted:
+    """What a round of fits did.
+
+    Attributes:
+        versions: stored versions, by target.
+        unseen: what the first version of a new target left of its training span, by target id.
+        not_ready: targets without enough data for one of the fits, with the reason.
+        broken: fits whose card says that they must not be used, with the reason.
+        lent: stored versions with a model of the group, of targets that have none of their own.
+        refused: reasons why a line could not be drawn as asked.
+    """
+
+    versions: list[VersionRow]
+    unseen: dict[int, FirstScores]
+    not_ready: list[NotReady]
+    broken: list[NotReady]
+    refused: list[str]
+    lent: list[VersionRow] = field(default_factory=list)
+
+    def summary(self) -> Json:
+        fitted = {version.target_id for version in [*self.versions, *self.lent]}
+        # Slots come in order of time: of several reasons the newest holds.
+        without = {each.target_id: f"{each.key}: {each.why}" for each in self.not_ready}
+        reasons = [why for target_id, why in without.items() if target_id not in fitted]
+        return {
+            "fitted": len(self.versions),
+            "lent": len(self.lent),
+            "not_ready": len(reasons),
+            "not_ready_why": reasons[:TOLD],
+            "broken": len(self.broken),
+            "broken_why": [f"{each.key}: {each.why}" for each in self.broken[:TOLD]],
+            "line_refused": self.refused,
+        }
+
+
+def due(job: MonitorJob, until: int, *, missing: bool = False, again_from: int | None = None) -> list[Due]:
+    """Return the fits of a monitor that are wanted up to a data time, oldest first.
+
+    Args:
+        until: epoch seconds.
+        missing: also those that are older than a target's newest version (backfill).
+        again_from: slots from here on are wanted even where a version is there (refit).
+    """
+    targets = job.targets()
+    known = histories(targets, job.series())
+    stored = _stored(job, targets)
+    have = _fitted_slots(job, stored)
+    broken = _broken_slots(job, stored)
+    planned = _slots(job, targets, known, until)
+    found = []
+    for target in targets:
+        if target.id not in known:
+            continue
+        done, since = have[target.id]
+        slots = planned[target.id]
+        tried = broken[target.id]
+        for slot in slots:
+            wanted = slot not in done | tried and (missing or slot > since)
+            if wanted or (again_from is not None and slot >= again_from):
+                # The second slot counts too, for a target that had too little data on its first night;
+                # one whose fit came out broken does not.
+                first = not done and slot in [each for each in slots if each not in tried][:2]
+                found.append(Due(target, slot, first))
+    return sorted(found, key=lambda each: each.slot)
+
+
+def due_between(job: MonitorJob, start: int, stop: int) -> list[Due]:
+    """Return the fits that a half-open span asks for and that are not there, from the last before it on."""
+    targets = job.targets()
+    known = histories(targets, job.series())
+    there = {i: {v.train_stop for v in rows if not v.on_loan} for i, rows in job.versions(targets).items()}
+    planned = _slots(job, targets, known, stop - 1)
+    if job.spec.scope == "group":
+        # All of a group are fitted together, or the shared model would be another.
+        lacking = {slot for i, slots in planned.items() for slot in slots if slot not in there[i]}
+        there = {i: own - lacking for i, own in there.items()}
+    found = []
+    for target in targets:
+        slots = planned.get(target.id, [])
+        first = max((slot for slot in slots if slot <= start), default=start)
+        found += [
+            Due(target, slot, first=False) for slot in slots if slot >= first and slot not in there[target.id]
+        ]
+    return sorted(found, key=lambda each: each.slot)
+
+
+def _slots(
+    job: MonitorJob, targets: Sequence[TargetRow], known: Mapping[int, History], until: int
+) -> dict[int, list[int]]:
+    """Return the scheduled fits of every target with a history, by target id."""
+    spec = job.spec
+    least = {target.id: least_seconds(spec, target.step_seconds) for target in targets}
+    if spec.scope == "group":
+        return group_slots(spec, known, least, until)
+    keys = {target.id: target.key for target in targets}
+    return {i: wanted_slots(spec, keys[i], history, until, least[i]) for i, history in known.items()}
+
+
+def _stored(job: MonitorJob, targets: Sequence[TargetRow]) -> dict[int, list[VersionRow]]:
+    """Return every stored version of the targets, broken ones too, by target id."""
+    found: dict[int, list[VersionRow]] = {target.id: [] for target in targets}
+    for version in job.store.versions(list(found), every=True):
+        found[version.target_id].append(version)
+    return found
+
+
+def _fitted_slots(
+    job: MonitorJob, stored: Mapping[int, Sequence[VersionRow]]
+) -> dict[int, tuple[set[int], int]]:
+    """Return the slots that each target has a version of, and after which slot fits are due.
+
+    Versions of another configuration do not count as fitted, but after a change of detector only
+    what the newest of them left open is due: the past keeps the scores it has. Nor do those whose
+    job ended before their scores were stored: their fit is repeated, which stores no second version.
+    """
+    mark = fingerprint(job.spec)
+    out = {}
+    pending: set[int] = set()
+    for target_id, versions in stored.items():
+        every = [v for v in current(job.spec, versions) if not v.on_loan]
+        pending |= {v.train_stop for v in every if not v.scored}
+        rows = [v for v in every if v.scored]
+        ours = {v.train_stop for v in rows if v.config.get("fingerprint") == mark}
+        theirs = max((v.train_stop for v in rows), default=0)
+        out[target_id] = (ours, max(ours) if ours else theirs - 1)
+    if job.spec.scope == "group":
+        # All of a group are fitted together again, or the shared model would be another.
+        together = set().union(*(ours for ours, _ in out.values())) - pending if out else set()
+        return {i: (together, max(together, default=0)) for i in out}
+    return out
+
+
+def _broken_slots(job: MonitorJob, stored: Mapping[int, Sequence[VersionRow]]) -> dict[int, set[int]]:
+    """Return the slots whose fit, as configured now, came out broken: another on the same data would too."""
+    mark = fingerprint(job.spec)
+    return {
+        target_id: {
+            v.train_stop for v in versions if v.status == "candidate" and v.config.get("fingerprint") == mark
+        }
+        for target_id, versions in stored.items()
+    }
+
+
+def refit(job: MonitorJob, wanted: Sequence[Due], *, generation: int = 0) -> Refitted:
+    """Fit, store and calibrate; then draw the line at every slot where a version began.
+
+    Args:
+        generation: tells the versions of an explicit refit from those they follow.
+    """
+    done = Refitted([], {}, [], [], [])
+    for task, outcome in job.executor.map(fit_targets, _tasks(job, wanted, done)):
+        job.check_stop()
+        _store(job, task, outcome, done, generation)
+        job.on_progress("fit", len(done.versions) / max(1, len(wanted)))
+    drawn = lines.draw(job, sorted({v.train_stop for v in done.versions}))
+    job.store.add_lines(job.claim, drawn.rows)
+    done.refused += drawn.refused
+    return done
+
+
+def _tasks(job: MonitorJob, wanted: Sequence[Due], done: Refitted) -> Iterator[FitTask]:
+    """Yield tasks, reading the points of a few targets once for all their slots."""
+    by_target: dict[int, list[Due]] = {}
+    for each in wanted:
+        by_target.setdefault(each.target.id, []).append(each)
+    for group in batches(by_target.values(), _batch_size(job, wanted)):
+        asked = [each for dues in group for each in dues]
+        slots = sorted({each.slot for each in asked})
+        window = job.spec.fit_window_seconds
+        span = slots[0] - window, slots[-1]
+        points = job.points([dues[0].target for dues in group], *span)
+        incidents = job.confirmed(list(points), *span)
+        for slot in slots:
+            yield FitTask(
+                job.spec,
+                tuple(fit_target(each, points, job.spec, incidents) for each in asked if each.slot == slot),
+            )
+
+
+def _batch_size(job: MonitorJob, wanted: Sequence[Due]) -> int:
+    if job.spec.scope == "group":
+        return max(1, len(wanted))
+    step = min((each.target.step_seconds for each in wanted), default=1)
+    return min(64, targets_per_task(job.spec.fit_window_seconds / step))
+
+
+def fit_target(
+    each: Due,
+    points: Mapping[int, tuple[Points, ...]],
+    spec: MonitorSpec,
+    incidents: Mapping[int, Sequence[tuple[int, int]]],
+) -> FitTarget:
+    """Return a target with its points of the span that a fit is learned from.
+
+    Args:
+        points: by target id, of at least that span.
+        incidents: first and last second of what is not learned from, by target id.
+    """
+    target, start = each.target, each.slot - spec.fit_window_seconds
+    cut = []
+    for whole in points[target.id]:
+        a, b = np.searchsorted(whole.ts, [start, each.slot])
+        cut.append(Points(whole.ts[a:b], whole.value[a:b]))
+    calendar = spec.calendar_of(target.labels)
+    return FitTarget(
+        target,
+        masks.without(cut, masks.of_calendar(calendar, target.timezone, start, each.slot)),
+        start,
+        each.slot,
+        keep_unseen=each.first,
+        masked=tuple(masks.of_steps(a, b, target.step_seconds) for a, b in incidents[target.id]),
+    )
+
+
+def _store(job: MonitorJob, task: FitTask, outcome: FitOutcome, done: Refitted, generation: int) -> None:
+    targets = {asked.target.id: asked.target for asked in task.targets}
+    for each in outcome.not_ready:
+        if each.failed:
+            job.leave_out(targets[each.target_id], each.why)
+        else:
+            done.not_ready.append(each)
+
+    def add(some: Sequence[Fitted]) -> list[tuple[Fitted, VersionRow]]:
+        new = [_new_version(job, fitted, generation) for fitted in some]
+        return list(zip(some, job.store.add_versions(job.claim, new), strict=True))
+
+    for fitted, version in job.each_stored(outcome.fitted, lambda own: targets[own.target_id], add):
+        if version.status != "accepted":
+            why = "; ".join(version.card.get("broken", fitted.broken))
+            done.broken.append(NotReady(version.target_id, targets[version.target_id].key, why))
+            continue
+        done.versions.append(version)
+        earliest = done.unseen.get(version.target_id)
+        if fitted.unseen is not None and (
+            earliest is None or version.train_stop < earliest.version.train_stop
+        ):
+            done.unseen[version.target_id] = FirstScores(version, fitted.unseen)
+
+
+def _new_version(job: MonitorJob, fitted: Fitted, generation: int) -> NewVersion:
+    config: Json = {"params": job.spec.params, "fingerprint": fingerprint(job.spec)}
+    if generation:
+        config["generation"] = generation
+    return NewVersion(
+        target_id=fitted.target_id,
+        detector=job.spec.detector,
+        train_start=fitted.start,
+        train_stop=fitted.stop,
+        recipe=fitted.recipe,
+        config=config,
+        weights=fitted.weights,
+        card=fitted.card,
+        status=fitted.status,
+        shared_weights=fitted.group,
+        calibrations=fitted.calibrations,
+    )

@@ -1,0 +1,395 @@
+"""Score a span of targets and bring their events up to date: what every job shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from pipelines.batches import batches, targets_per_task
+from pipelines.failures import Failed
+from pipelines.jobs.assemble import Asked, Part, assemble, window_seconds
+from pipelines.jobs.lines import LineBook
+from pipelines.jobs.monitor_job import MonitorJob
+from pipelines.jobs.plan import pieces
+from pipelines.jobs.refit import FirstScores
+from pipelines.names import Status
+from pipelines.records import Event, EventChange, Interval, Json, ScoreBlock, TargetRow, VersionRow
+from pipelines.steps import flag
+from pipelines.steps.reconcile import reconcile
+from pipelines.store import Batch, StaleEventsError
+from pipelines.workers.judge import score_targets
+from pipelines.workers.tasks import Scored, ScoreTask
+
+NEAR = 0.5
+"""Rows from this anomaly_score on are kept where only those near events are."""
+
+DENSE_TARGETS = 500
+"""``scores: auto`` keeps every row up to so many targets."""
+
+FLAT_STEPS = 1_000
+"""A flat run shows its length only where the span reaches back to its begin, but no further than this."""
+
+COMMIT_TIMES = 3
+"""How often events are reconciled anew because people judged them while their scores were computed."""
+
+WIDEN_TIMES = 8
+"""How often a span is widened after an interval that reaches its border, doubling every time."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """What is asked for one target; times are epoch seconds, spans half-open.
+
+    Attributes:
+        start, stop: the scores to compute and store.
+        live_from: live scores are written from here on; before, they stay what they were.
+        settled_until: settled scores are written, and count, below this.
+        observed_until: the grid goes up to here; what is missing at its end has stopped.
+        first: scores of the span before the first version, where they are new.
+        new_versions: the span is everything that the versions trained from its start on change.
+    """
+
+    target: TargetRow
+    start: int
+    stop: int
+    live_from: int
+    settled_until: int
+    observed_until: int
+    first: FirstScores | None = None
+    new_versions: bool = False
+
+
+@dataclass
+class Outcome:
+    """What a pass changed; ``failed`` are the ids of targets that were left out."""
+
+    targets: int = 0
+    rows: int = 0
+    appeared: list[EventChange] = field(default_factory=list)
+    changed: list[EventChange] = field(default_factory=list)
+    vanished: list[EventChange] = field(default_factory=list)
+    failed: set[int] = field(default_factory=set)
+
+    def note(self, changes: Sequence[EventChange]) -> None:
+        for change in changes:
+            gone = change.status in (Status.OUTDATED, Status.MERGED)
+            kind = self.vanished if gone else self.appeared if change.event_id is None else self.changed
+            kind.append(change)
+
+    def summary(self) -> Json:
+        return {
+            "targets": self.targets,
+            "rows": self.rows,
+            "appeared": len(self.appeared),
+            "changed": len(self.changed),
+            "vanished": len(self.vanished),
+        }
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """A span, widened so that no event and no interval crosses the border of what is flagged."""
+
+    span: Span
+    low: int
+    high: int
+    versions: tuple[VersionRow, ...]
+    events: tuple[Event, ...]
+    widened: int = 0
+
+
+def score_spans(job: MonitorJob, spans: Sequence[Span], *, stage: str, dry_run: bool = False) -> Outcome:
+    """Score, flag, reconcile and commit every span; with ``dry_run`` commit nothing."""
+    outcome = Outcome(targets=len(spans))
+    versions = job.versions([span.target for span in spans])
+    book = LineBook(job, dry_run=dry_run)
+    dense = _dense(job)
+    todo = [span for span in spans if versions[span.target.id] and book.any]
+    finished, done = 0, set[int]()
+
+    def commit(some: Sequence[tuple[_Stretch, Scored]]) -> list[int]:
+        return _commit(job, some, outcome, dense=dense, dry_run=dry_run)
+
+    stretches = [_Stretch(span, span.start, span.stop, tuple(versions[span.target.id]), ()) for span in todo]
+    while stretches:
+        again: list[_Stretch] = []
+        for group, scored in _scored(job, stretches, book):
+            job.check_stop()
+            ready = []
+            for stretch, result in zip(group, scored, strict=True):
+                if isinstance(result, Failed):
+                    job.leave_out(stretch.span.target, f"not scored: {result.why}")
+                elif (wider := _wider(stretch, result, job)) is not None:
+                    again.append(wider)
+                else:
+                    ready.append((stretch, result))
+            done.update(job.each_stored(ready, lambda each: each[0].span.target, commit))
+            finished += len(ready)
+            job.on_progress(stage, finished / max(1, len(todo)))
+        stretches = again
+    outcome.failed = {span.target.id for span in todo} - done
+    return outcome
+
+
+def _scored(
+    job: MonitorJob, stretches: Sequence[_Stretch], book: LineBook
+) -> Iterator[tuple[list[_Stretch], list[Scored | Failed]]]:
+    groups: dict[int, list[_Stretch]] = {}
+
+    def tasks() -> Iterator[ScoreTask]:
+        for group in batches(sorted(stretches, key=_length), _batch_size(stretches)):
+            placed = [_placed(job, stretch, events) for stretch, events in _with_events(job, group)]
+            task = _task(job, placed, book)
+            groups[id(task)] = placed
+            yield task
+
+    for task, scored in job.executor.map(score_targets, tasks()):
+        yield groups.pop(id(task)), scored
+
+
+def _length(stretch: _Stretch) -> int:
+    return stretch.high - stretch.low
+
+
+def _batch_size(stretches: Sequence[_Stretch]) -> int:
+    steps = np.mean([_length(stretch) / stretch.span.target.step_seconds for stretch in stretches])
+    # Every target brings its context along, about two days of it.
+    return targets_per_task(float(steps) + 600)
+
+
+def _with_events(job: MonitorJob, group: Sequence[_Stretch]) -> list[tuple[_Stretch, list[Event]]]:
+    """Return the stretches with every event of their targets that may reach into what is flagged."""
+    margin = 4 * max(_margin(job, stretch) for stretch in group)
+    low, high = (
+        min(stretch.low for stretch in group) - margin,
+        max(stretch.high for stretch in group) + margin,
+    )
+    by_target: dict[int, list[Event]] = {stretch.span.target.id: [] for stretch in group}
+    for event in job.store.events(list(by_target), low, high):
+        by_target[event.target_id].append(event)
+    return [(stretch, by_target[stretch.span.target.id]) for stretch in group]
+
+
+def _margin(job: MonitorJob, stretch: _Stretch) -> int:
+    """Return how far apart two intervals may lie and still have to do with each other, seconds."""
+    policy = job.spec.policy
+    flat = stretch.versions[-1].recipe["channels"][0]["usual_flat"]
+    steps = 2 * max(policy.missing_after_steps, min(flag.flat_limit(flat), FLAT_STEPS))
+    # A run reaches a window beyond the steps that are odd by themselves, and is trimmed to those; and what
+    # is an echo depends on the scores a longest window around it.
+    reach = max(window_seconds(v) for v in stretch.versions)
+    return flag.context_seconds(policy) + steps * stretch.span.target.step_seconds + reach
+
+
+def _placed(job: MonitorJob, stretch: _Stretch, events: Sequence[Event]) -> _Stretch:
+    """Return the stretch widened to hold a margin, and whole every event that touches it."""
+    margin = _margin(job, stretch)
+    low, high = stretch.low - margin, stretch.high + margin
+    for event in sorted(events, key=lambda e: -e.interval.end):
+        if event.interval.end >= low - margin and event.interval.start <= high:
+            low = min(low, event.interval.start - margin)
+    for event in sorted(events, key=lambda e: e.interval.start):
+        if event.interval.start <= high + margin and event.interval.end >= low:
+            high = max(high, event.interval.end + margin)
+    low = max(low, _floor(stretch))
+    high = min(high, stretch.span.observed_until)
+    near = tuple(e for e in events if e.interval.end >= low and e.interval.start < high)
+    return replace(stretch, low=low, high=max(high, stretch.high), events=near)
+
+
+def _floor(stretch: _Stretch) -> int:
+    """Return the earliest time that can be scored again."""
+    if stretch.span.first is not None:
+        return min(int(stretch.span.first.scores.ts[0]), stretch.span.start)
+    return stretch.versions[0].train_stop
+
+
+def _task(job: MonitorJob, stretches: Sequence[_Stretch], book: LineBook) -> ScoreTask:
+    asked = [
+        Asked(
+            target=stretch.span.target,
+            parts=tuple(_parts(stretch)),
+            settled_until=stretch.span.settled_until,
+            observed_until=stretch.span.observed_until,
+            first=stretch.span.first,
+        )
+        for stretch in stretches
+    ]
+    targets, weights = assemble(job, asked, book)
+    return ScoreTask(job.spec, targets, weights)
+
+
+def _parts(stretch: _Stretch) -> list[Part]:
+    found = pieces(stretch.versions, stretch.low, stretch.high)
+    first = stretch.span.first
+    if first is not None and stretch.low < first.version.train_stop:
+        stop = min(first.version.train_stop, stretch.high)
+        return [(first.version, stretch.low, stop), *found]
+    return found
+
+
+def _wider(stretch: _Stretch, result: Scored, job: MonitorJob) -> _Stretch | None:
+    """Return the stretch with a wider span where an interval reaches its border, else None."""
+    if stretch.widened >= WIDEN_TIMES:
+        return None
+    margin = _margin(job, stretch)
+    reach = margin * 2**stretch.widened * 4
+    low, high = stretch.low, stretch.high
+    starts = [found.start for found in result.found]
+    ends = [found.end for found in result.found]
+    if starts and min(starts) - low < margin and low > _floor(stretch):
+        low = max(low - reach, _floor(stretch))
+    if ends and high - max(ends) < margin and high < stretch.span.observed_until:
+        high = min(high + reach, stretch.span.observed_until)
+    if (low, high) == (stretch.low, stretch.high):
+        return None
+    return replace(stretch, low=low, high=high, widened=stretch.widened + 1)
+
+
+def _commit(
+    job: MonitorJob,
+    ready: Sequence[tuple[_Stretch, Scored]],
+    outcome: Outcome,
+    *,
+    dense: bool,
+    dry_run: bool,
+) -> list[int]:
+    """Commit what was found, or with ``dry_run`` only note it; return the ids of the targets."""
+    stored = {} if dense else _stored(job, ready)
+    none = np.empty(0, dtype=np.int64)
+    blocks = [
+        _kept(stretch, result, stored.get(stretch.span.target.id, none), dense=dense, job=job)
+        for stretch, result in ready
+    ]
+    block = _joined(blocks)
+    changes = [change for stretch, result in ready for change in _changes(stretch, result, stretch.events)]
+    outcome.note(changes if dry_run else _commit_from_newest(job, ready, block, changes))
+    outcome.rows += len(block.ts)
+    return [stretch.span.target.id for stretch, _ in ready]
+
+
+def _commit_from_newest(
+    job: MonitorJob,
+    ready: Sequence[tuple[_Stretch, Scored]],
+    block: ScoreBlock,
+    changes: Sequence[EventChange],
+) -> Sequence[EventChange]:
+    """Commit; where somebody judged an event meanwhile, reconcile anew from the events as they are now."""
+    for _ in range(COMMIT_TIMES):
+        try:
+            job.store.commit(job.claim, _batch(ready, block, changes))
+        except StaleEventsError:
+            ready = [
+                (replace(stretch, events=tuple(_events_now(job, stretch))), result)
+                for stretch, result in ready
+            ]
+            changes = [
+                change for stretch, result in ready for change in _changes(stretch, result, stretch.events)
+            ]
+        else:
+            return changes
+    job.store.commit(job.claim, _batch(ready, block, changes))
+    return changes
+
+
+def _events_now(job: MonitorJob, stretch: _Stretch) -> list[Event]:
+    return job.store.events([stretch.span.target.id], stretch.low, stretch.high)
+
+
+def _batch(
+    ready: Sequence[tuple[_Stretch, Scored]], block: ScoreBlock, changes: Sequence[EventChange]
+) -> Batch:
+    return Batch(
+        scores=block,
+        changes=changes,
+        scored_until={stretch.span.target.id: stretch.span.stop for stretch, _ in ready},
+        settled_until={stretch.span.target.id: stretch.span.settled_until for stretch, _ in ready},
+        scored_from={
+            stretch.span.target.id: stretch.span.start for stretch, _ in ready if stretch.span.new_versions
+        },
+        expect={event.id: event.revision for stretch, _ in ready for event in stretch.events},
+    )
+
+
+def _changes(stretch: _Stretch, result: Scored, events: Sequence[Event]) -> list[EventChange]:
+    target = stretch.span.target
+    return reconcile(
+        events,
+        [_whole(interval, stretch) for interval in result.found],
+        target_id=target.id,
+        span=(stretch.low, stretch.high),
+        detected_at=stretch.span.stop + target.delay_seconds,
+    )
+
+
+def _whole(interval: Interval, stretch: _Stretch) -> Interval:
+    """Return the interval as people should see it.
+
+    One that reaches the border of a span inside the history is not open: more is known. A live
+    alarm is raised when its step is over and its points are due.
+    """
+    ongoing = interval.open and stretch.high >= stretch.span.observed_until
+    target = stretch.span.target
+    raised = interval.detected_at
+    if raised is not None:
+        raised += target.step_seconds + target.delay_seconds
+    return replace(interval, open=ongoing, detected_at=raised)
+
+
+def _stored(job: MonitorJob, ready: Sequence[tuple[_Stretch, Scored]]) -> dict[int, np.ndarray]:
+    """Return the times of rows that an earlier pass kept, by target id.
+
+    They are kept whatever they score now, or they would go on showing what hindsight took back.
+    """
+    spans = [
+        stretch.span for stretch, _ in ready if stretch.span.start < (stretch.span.target.scored_until or 0)
+    ]
+    if not spans:
+        return {}
+    ids = [span.target.id for span in spans]
+    block = job.store.scores(ids, min(span.start for span in spans), max(span.stop for span in spans))
+    return {i: block.ts[block.target == i] for i in ids}
+
+
+def _kept(
+    stretch: _Stretch, result: Scored, stored: np.ndarray, *, dense: bool, job: MonitorJob
+) -> ScoreBlock:
+    """Return the rows of the span itself that the storage mode keeps."""
+    span = stretch.span
+    ts = result.ts.astype(np.int64)
+    live = ts >= span.live_from
+    settled = ts < span.settled_until
+    keep = (ts >= span.start) & (ts < span.stop)
+    keep &= (live & np.isfinite(result.live)) | (settled & np.isfinite(result.settled))
+    if not dense:
+        keep &= _near(result, ts, span.target.step_seconds * job.window) | np.isin(ts, stored)
+    nan = np.full(len(ts), np.nan)
+    return ScoreBlock(
+        target=np.full(int(keep.sum()), span.target.id, dtype=np.int64),
+        ts=ts[keep],
+        version=result.version.astype(np.int64)[keep],
+        live=np.where(live, result.live, nan)[keep],
+        live_anomaly=np.where(live, result.live_anomaly, nan)[keep],
+        settled=np.where(settled, result.settled, nan)[keep],
+        settled_anomaly=np.where(settled, result.settled_anomaly, nan)[keep],
+    )
+
+
+def _near(result: Scored, ts: np.ndarray, reach: int) -> np.ndarray:
+    near = (result.live_anomaly >= NEAR) | (result.settled_anomaly >= NEAR)
+    for found in result.found:
+        near |= (ts >= found.start - reach) & (ts <= found.end + reach)
+    return near
+
+
+def _joined(blocks: Sequence[ScoreBlock]) -> ScoreBlock:
+    names = ScoreBlock.__dataclass_fields__
+    return ScoreBlock(**{name: np.concatenate([getattr(b, name) for b in blocks]) for name in names})
+
+
+def _dense(job: MonitorJob) -> bool:
+    if job.spec.scores == "auto":
+        return len(job.targets()) <= DENSE_TARGETS
+    return job.spec.scores == "dense"

@@ -1,0 +1,1 @@
+"""How good a detector is, and series to try it on."""

@@ -1,0 +1,1 @@
+"""What happens to series: pure functions of arrays and frozen dataclasses."""

@@ -1,0 +1,1 @@
+"""What runs inside a worker process: a bank fits, scores and judges; no store."""
