@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine import URL
 
+from anomaly_service import HOME
 from anomaly_service.db import views
 from anomaly_service.db.engine import make_engine, transaction
 from anomaly_service.db.tables import HEAD
@@ -17,6 +18,9 @@ from anomaly_service.errors import SchemaError
 
 if TYPE_CHECKING:
     from alembic.config import Config
+
+SCRIPTS = HOME / "migrations"
+"""Found by path: a folder of that name in the working directory must not be taken for it."""
 
 _PARTITION = re.compile(r"(points|scores)_\d{6}")
 # Any number: one migration at a time per database, also when two daemons start together.
@@ -96,15 +100,13 @@ def is_ours(name: str | None, type_: str, parents: MutableMapping[Any, Any]) -> 
 
 @contextmanager
 def _alembic(url: str | URL) -> Iterator[tuple[Config, Connection]]:
-    import migrations
-
     engine = make_engine(url)
     try:
         with transaction(engine, write=True) as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             views.drop(connection)
-            yield _config(migrations.__path__[0], connection), connection
+            yield _config(str(SCRIPTS), connection), connection
     finally:
         engine.dispose()
 
