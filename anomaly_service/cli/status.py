@@ -46,18 +46,20 @@ def _last(runs: Sequence[Json], kind: str) -> Json | None:
 def _left_out(runs: Sequence[Json]) -> list[Json]:
     """Return what the newest runs left out, each with when and in which kind of work.
 
-    A monitor's newest run of a kind counts, unless one of those that do everything came after it.
+    A monitor's newest run of a kind counts, unless one of those that do everything came after it; what
+    several say is told once.
     """
-    found: list[Json] = []
+    found: dict[tuple[str, str], Json] = {}
     seen: dict[str, set[str]] = {}
     ended = [run for run in runs if run["state"] == "done" and run["finished_at"]]
     for run in sorted(ended, key=lambda run: (run["finished_at"], run["run_id"]), reverse=True):
         later = seen.setdefault(run["monitor"], set())
         if run["kind"] not in later and not later & WHOLE:
             about = {name: run[name] for name in ("run_id", "kind", "monitor", "finished_at")}
-            found += [{**about, "why": why} for why in left_out(run["outcome"] or {})]
+            for why in left_out(run["outcome"] or {}):
+                found.setdefault((run["monitor"], why), {**about, "why": why})
         later.add(run["kind"])
-    return found
+    return list(found.values())
 
 
 def status_lines(found: Json) -> Iterator[str]:

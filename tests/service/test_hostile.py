@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 from databases import Databases
+from hostile_series import N, hostile
 from monitor_jobs import (
     END,
     HOUR,
@@ -42,42 +43,8 @@ from pipelines.names import Kind, Status
 from pipelines.records import Event, ScoreBlock
 from pipelines.times import DAY
 
-N = (END - START) // HOUR
 FACTORS = {"thousands": 1.0, "billions": 1e10, "billionths": 1e-11}
 """Values around 100 are taken to around 1e12 and 1e-9."""
-
-
-def constant(value: float) -> np.ndarray:
-    return np.full(N, value)
-
-
-def hostile() -> dict[str, Course]:
-    rng = np.random.default_rng(1)
-    ts = hours()
-    values = {
-        "constant": constant(7.0),
-        "spike": constant(5.0),
-        "hair": constant(5.0),
-        "shift": constant(7.0),
-        "zero": constant(0.0),
-        "counts": rng.poisson(2.0, N).astype(float),
-        "ties": rng.integers(0, 3, N).astype(float),
-        "rare": (rng.random(N) < 0.02).astype(float),
-    }
-    values["spike"][400] = 6.0
-    values["hair"][400] = 5.001
-    values["shift"][400:] = 8.0
-    values["zero"][400:403] = 1.0
-    values["counts"][400:404] = 25.0
-    courses = {host: (ts, value) for host, value in values.items()}
-    courses |= {f"calm{seed}": waves(seed) for seed in range(3)}
-    courses["stops"] = tuple(column[:500] for column in waves(5))  # type: ignore[assignment]  # two columns
-    gap = np.r_[0:450, 462:N]
-    courses["gap"] = tuple(column[gap] for column in waves(6))  # type: ignore[assignment]
-    courses["never"] = tuple(column[:30] for column in waves(7))  # type: ignore[assignment]
-    courses["few"] = tuple(column[np.r_[0:20, N - 20 : N]] for column in waves(8))  # type: ignore[assignment]
-    courses["new"] = tuple(column[-100:] for column in waves(9))  # type: ignore[assignment]
-    return courses
 
 
 def scaled() -> dict[str, Course]:
