@@ -43,7 +43,7 @@ def ingested(store: SqlStore, courses: dict[str, Course] | None = None, **given:
 
 
 def again(at: MonitorJob) -> MonitorJob:
-    """Return the job of the next job."""
+    """Return the next job of the same monitor."""
     return job(at.store, at.spec)  # type: ignore[arg-type]  # a SqlStore in these tests
 
 

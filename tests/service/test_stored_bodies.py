@@ -32,7 +32,6 @@ OTHERS = ("calm0", "gauge", "spike", "shift", "gap")
 """Hosts with a second metric."""
 
 
-
 @dataclass(frozen=True)
 class Confirmed:
     """That somebody confirmed an event, which later batches expect of it."""
