@@ -78,7 +78,8 @@ class NewVersion:
         weights: safetensors bytes of one bank member.
         shared_weights: equal numbers share one stored copy (group scope); None stores its own.
         stored_weights: the row of weights that are there already, in place of ``weights``.
-        calibrations: body per mode, ``valid_from`` the version's train_stop.
+        recipe, config: JSON, as in ``VersionRow``.
+        calibrations: by mode, JSON as in ``CalibrationRow``, valid from the version's train_stop.
     """
 
     target_id: int

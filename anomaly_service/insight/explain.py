@@ -119,7 +119,7 @@ def _version(store: SqlStore, event: Event) -> VersionRow:
         raise NotExplainableError("the model version that scored it is not stored any more")
     (version,) = (v for v in store.versions([event.target_id], every=True) if v.id == version_id)
     try:
-        for member in members.stored(version.detector, version.config["params"], version.recipe):
+        for member in members.of_version(version):
             member.config  # noqa: B018  # loads the detector
     except UnknownDetectorError as error:
         raise NotExplainableError(f"a detector of its version cannot be loaded, {error}") from None

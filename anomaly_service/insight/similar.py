@@ -281,14 +281,14 @@ def _encoder(store: SqlStore, asked: _Asked) -> _Encoder:
         )
     (version,) = (v for v in store.versions([asked.target.id], every=True) if v.id == version_id)
     try:
-        lead, *_ = members.stored(version.detector, version.config["params"], version.recipe)
+        lead, *_ = members.of_version(version)
         cls, config = lead.config
     except UnknownDetectorError as error:
         raise NotComparableError(f"its version's detector cannot be loaded, {error}") from None
     if not issubclass(cls, Encodes):
         raise NotComparableError(f"detector {lead.detector} has no latent space; see `anomaly detectors`")
     (weights,) = store.weights([version.weights_id]).values()
-    return _Encoder(lead.model(weights), config.window, Recipe.from_json(version.recipe))
+    return _Encoder(lead.model(weights), config.window, lead.recipe)
 
 
 def _first_point(store: SqlStore, target: TargetRow, start: int, event: Event) -> int:

@@ -262,7 +262,7 @@ def _usable(way: _Way, target_ids: Sequence[int]) -> list[VersionRow]:
     mark = fingerprint(way.spec)
     by_target: dict[int, list[VersionRow]] = {}
     for version in way.real.versions(target_ids):
-        if version.config.get("fingerprint") == mark and version.train_stop < way.stop:
+        if version.origin.fingerprint == mark and version.train_stop < way.stop:
             by_target.setdefault(version.target_id, []).append(version)
     return [
         version

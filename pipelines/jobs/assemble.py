@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pipelines.jobs.lines import LineBook
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.refit import FirstScores
-from pipelines.records import CalibrationRow, Json, TargetRow, VersionRow
-from pipelines.steps.evidence import Seen
+from pipelines.records import CalibrationRow, TargetRow, VersionRow
+from pipelines.steps.bodies import Body, CalibrationEntry
 from pipelines.steps.recipe import Recipe
 from pipelines.workers.tasks import Piece, ScoreTarget, SeenAt
 
@@ -76,23 +76,24 @@ def window_seconds(version: VersionRow) -> int:
     """Return the length of a version's own window: one of an older configuration may look further back."""
     from pipelines.workers import members
 
-    window = members.window(version.detector, version.config["params"], version.recipe)
-    return int(window * version.recipe["step_seconds"])
+    of = members.of_version(version)
+    return members.longest(of) * of[0].recipe.step_seconds
 
 
 class _Calibrations:
     """The calibrations of some versions: what their fits taught, and what was seen since."""
 
     def __init__(self, rows: Iterable[CalibrationRow]) -> None:
-        self.bodies: dict[int, dict[str, Json]] = {}
+        self.bodies: dict[int, dict[str, Body]] = {}
         self.seen: dict[int, dict[str, SeenAt]] = {}
         for row in sorted(rows, key=lambda row: row.valid_from):
-            if "knots" in row.body:
-                self.bodies.setdefault(row.version_id, {})[str(row.mode)] = row.body
-            if "seen" in row.body:
+            entry = CalibrationEntry.from_json(row.body)
+            if entry.fit is not None:
+                self.bodies.setdefault(row.version_id, {})[str(row.mode)] = entry.fit
+            if entry.seen is not None:
                 own = self.seen.setdefault(row.version_id, {})
                 known = own.get(str(row.mode), SeenAt())
-                own[str(row.mode)] = known.then(row.valid_from, Seen.from_json(row.body["seen"]))
+                own[str(row.mode)] = known.then(row.valid_from, entry.seen)
 
 
 def _piece(asked: Asked, part: Part, known: _Calibrations) -> Piece:
@@ -101,7 +102,7 @@ def _piece(asked: Asked, part: Part, known: _Calibrations) -> Piece:
     return Piece(
         version_id=version.id,
         detector=version.detector,
-        params=version.config["params"],
+        params=version.origin.params,
         recipe=version.recipe,
         weights_id=version.weights_id,
         bodies=known.bodies[version.id],

@@ -17,6 +17,7 @@ from pipelines.jobs.refit import FirstScores
 from pipelines.names import Status
 from pipelines.records import Event, EventChange, Interval, Json, ScoreBlock, TargetRow, VersionRow
 from pipelines.steps import flag
+from pipelines.steps.recipe import Recipe
 from pipelines.steps.reconcile import reconcile
 from pipelines.store import Batch, StaleEventsError
 from pipelines.workers.judge import score_targets
@@ -175,7 +176,7 @@ def _with_events(job: MonitorJob, group: Sequence[_Stretch]) -> list[tuple[_Stre
 def _margin(job: MonitorJob, stretch: _Stretch) -> int:
     """Return how far apart two intervals may lie and still have to do with each other, seconds."""
     policy = job.spec.policy
-    flat = stretch.versions[-1].recipe["channels"][0]["usual_flat"]
+    flat = Recipe.from_json(stretch.versions[-1].recipe).channels[0].usual_flat
     steps = 2 * max(policy.missing_after_steps, min(flag.flat_limit(flat), FLAT_STEPS))
     # A run reaches a window beyond the steps that are odd by themselves, and is trimmed to those; and what
     # is an echo depends on the scores a longest window around it.
