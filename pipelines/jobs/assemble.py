@@ -10,7 +10,6 @@ from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.refit import FirstScores
 from pipelines.records import CalibrationRow, TargetRow, VersionRow
 from pipelines.steps.bodies import Body, CalibrationEntry
-from pipelines.steps.recipe import Recipe
 from pipelines.workers.tasks import Piece, ScoreTarget, SeenAt
 
 Part = tuple[VersionRow, int, int]
@@ -41,7 +40,7 @@ def assemble(
     used = {version.id: version for each in asked for version, _, _ in each.parts}
     known = _Calibrations(job.store.calibrations(sorted(used)))
     low, high = _span(asked)
-    points = job.points([each.target for each in asked], low - _context(job, used.values()), high)
+    points = job.points([each.target for each in asked], low - _context(used.values()), high)
     lines = book.of([each.target.id for each in asked], low, high)
     series = job.series()
     targets = tuple(
@@ -66,18 +65,19 @@ def _span(asked: Sequence[Asked]) -> tuple[int, int]:
     return (min(starts), max(stops)) if starts else (0, 0)
 
 
-def _context(job: MonitorJob, versions: Iterable[VersionRow]) -> int:
+def _context(versions: Iterable[VersionRow]) -> int:
     """Return how far back points are needed for the first scores to be exact, seconds."""
-    recipes = [(Recipe.from_json(v.recipe), v) for v in versions]
-    return max((recipe.context_seconds + window_seconds(v) for recipe, v in recipes), default=0)
+    from pipelines.workers import members
+
+    of = [members.of_version(version) for version in versions]
+    return max((each[0].recipe.context_seconds + members.longest_seconds(each) for each in of), default=0)
 
 
 def window_seconds(version: VersionRow) -> int:
     """Return the length of a version's own window: one of an older configuration may look further back."""
     from pipelines.workers import members
 
-    of = members.of_version(version)
-    return members.longest(of) * of[0].recipe.step_seconds
+    return members.longest_seconds(members.of_version(version))
 
 
 class _Calibrations:

@@ -157,6 +157,11 @@ def longest(members: Sequence[FittedMember]) -> int:
     return max(member.window for member in members)
 
 
+def longest_seconds(members: Sequence[FittedMember]) -> int:
+    """Return how long the longest window of a version is."""
+    return longest(members) * members[0].recipe.step_seconds
+
+
 def shortest_window(detector: str, params: Json) -> int:
     """Return the steps of the shortest window that a monitor's settings may ask for."""
     if detector == AUTO:
