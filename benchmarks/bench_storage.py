@@ -35,6 +35,8 @@ from anomaly_service.sources.ingest import ingest
 from pipelines.monitor import MonitorSpec
 from pipelines.names import Mode
 from pipelines.records import CalibrationRow, PointBlock, Points, ScoreBlock, SeriesSpec
+from pipelines.steps import bodies
+from pipelines.steps.bodies import CalibrationEntry
 from pipelines.steps.evidence import Seen
 from pipelines.store import Batch, Ingest, NewVersion
 from pipelines.times import DAY
@@ -444,7 +446,7 @@ def fits(detector: str, window: int) -> list[NewVersion]:
             vars(config),
             each.weights,
             each.card,
-            calibrations=each.calibrations,
+            calibrations=bodies.of_fit(each.calibrations),
         )
         for each in done.fitted
     ]
@@ -477,7 +479,7 @@ def bench_versions(found: list[Database]) -> None:
 
 def _night(database: Database, versions: list[NewVersion], nights: int = 20) -> float:
     """Return the bytes the calibrations grow by with every night, both modes of a series together."""
-    seen = Seen.none().then(Seen.of(np.random.default_rng(0).exponential(size=8064), 24), 1.0).to_json()
+    seen = Seen.none().then(Seen.of(np.random.default_rng(0).exponential(size=8064), 24), 1.0)
     with SqlStore(url := database.fresh()) as store:
         targets = _targets(store)
         own = [replace(v, target_id=t.id) for v, t in zip(versions, targets, strict=False)]
@@ -485,7 +487,11 @@ def _night(database: Database, versions: list[NewVersion], nights: int = 20) -> 
         before = database.size(url, "calibration")
         for night in range(1, nights + 1):
             at = stored[0].train_stop + night * DAY
-            rows = [CalibrationRow(v.id, mode, at, {"seen": seen}) for v in stored for mode in Mode]
+            rows = [
+                CalibrationRow(v.id, mode, at, CalibrationEntry(seen=seen).to_json())
+                for v in stored
+                for mode in Mode
+            ]
             store.add_calibrations(None, rows)
         return (database.size(url, "calibration") - before) / (nights * len(stored))
 

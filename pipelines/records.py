@@ -1,5 +1,8 @@
 """The rows that pass between sources, jobs and the store: frozen, without behaviour of their own.
 
+What versions, calibrations and lines are made of stands in their rows as JSON, so that neither rows nor store
+need to know it; the dataclass that each names reads and writes it.
+
 Times in bulk data are whole epoch seconds in UTC (int64); single moments are aware datetimes.
 Spans are half-open, ``start <= t < stop``; an Interval's and an Event's ends both belong to it.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -264,14 +268,50 @@ class TargetRow:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a version was made by; it tells apart those of one target whose training ended together.
+
+    Its JSON bears no format number: a digest of it is part of the version's key, so it stays as it is.
+
+    Attributes:
+        params: the monitor's, fields of the detector's Config.
+        fingerprint: of all of the monitor's settings that a fit depends on.
+        on_loan: weights and calibration are those of the group: the target was not part of its fit.
+        generation: how many explicit refits it comes after.
+    """
+
+    params: Json
+    fingerprint: str = ""
+    on_loan: bool = False
+    generation: int = 0
+
+    def to_json(self) -> Json:
+        return {
+            "params": self.params,
+            "fingerprint": self.fingerprint,
+            **({"on_loan": True} if self.on_loan else {}),
+            **({"generation": self.generation} if self.generation else {}),
+        }
+
+    @classmethod
+    def from_json(cls, values: Json) -> Origin:
+        return cls(
+            params=values.get("params", {}),
+            fingerprint=values.get("fingerprint", ""),
+            on_loan=bool(values.get("on_loan")),
+            generation=values.get("generation", 0),
+        )
+
+
+@dataclass(frozen=True)
 class VersionRow:
     """A stored model of one target: immutable.
 
     Attributes:
         train_start, train_stop: the training span, half-open, epoch seconds; the version scores
             timestamps from ``train_stop`` on, until a newer one's.
-        recipe: what prepare learned, JSON.
-        config: the detector's Config as JSON, and what told the version apart when it was made.
+        recipe: what prepare learned, JSON of ``pipelines.workers.members``.
+        config: JSON of its ``Origin``.
         weights_id: row of the shared weights (one bank member).
         card: the model card, JSON.
         status: ``accepted``, ``candidate`` or ``failed``.
@@ -292,17 +332,20 @@ class VersionRow:
     card: Json = field(default_factory=dict)
     scored: bool = True
 
+    @cached_property
+    def origin(self) -> Origin:
+        return Origin.from_json(self.config)
+
     @property
     def on_loan(self) -> bool:
-        """True where weights and calibration are those of the group: the target was not part of its fit."""
-        return bool(self.config.get("on_loan"))
+        return self.origin.on_loan
 
 
 @dataclass(frozen=True)
 class CalibrationRow:
     """One version's score statistics on data it did not see, for one mode; append-only.
 
-    ``body`` is JSON that only ``pipelines.steps.calibrate`` reads.
+    ``body`` is JSON of a ``pipelines.steps.bodies.CalibrationEntry``.
     """
 
     version_id: int
@@ -315,7 +358,7 @@ class CalibrationRow:
 class LineRow:
     """Tail and line of a monitor (or of one target, ``per: series``) from a data time on; append-only.
 
-    ``body`` is JSON that only ``pipelines.steps.calibrate`` reads: pooled tail, line as a surprise, evidence.
+    ``body`` is JSON of a ``pipelines.steps.bodies.LineEntry``.
     """
 
     monitor_id: int

@@ -1,4 +1,7 @@
-"""What a job asks of storage: every method is one transaction, begun and ended inside it."""
+"""What is asked of storage, by who asks: every method is one transaction, begun and ended inside it.
+
+Times are epoch seconds unless they are datetimes; spans are half-open.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,8 @@ class NewVersion:
         weights: safetensors bytes of one bank member.
         shared_weights: equal numbers share one stored copy (group scope); None stores its own.
         stored_weights: the row of weights that are there already, in place of ``weights``.
-        calibrations: body per mode, ``valid_from`` the version's train_stop.
+        recipe, config: JSON, as in ``VersionRow``.
+        calibrations: by mode, JSON as in ``CalibrationRow``, valid from the version's train_stop.
     """
 
     target_id: int
@@ -120,17 +124,24 @@ class StaleEventsError(RuntimeError):
     """An event changed while its scores were computed; reconcile again from the stored events."""
 
 
-class Store(Protocol):
-    """Times are epoch seconds unless they are datetimes; spans are half-open."""
+class PointReader(Protocol):
+    """What jobs and explanations ask of series: they take nothing in."""
 
-    # series and points
-    def progress(self, source: str) -> dict[str, Json]: ...
-    def ingest(self, batch: Ingest) -> Ingested: ...
     def series(self, source: str | None = None) -> list[SeriesRow]: ...
     def points(self, series_ids: Sequence[int], start: int, stop: int) -> PointBlock: ...
+
+
+class PointStore(PointReader, Protocol):
+    """Series and their points, for those that take them in."""
+
+    def progress(self, source: str) -> dict[str, Json]: ...
+    def ingest(self, batch: Ingest) -> Ingested: ...
     def delete_points_before(self, ts: int) -> int: ...
 
-    # monitors and targets
+
+class ModelStore(Protocol):
+    """Monitors, their targets, and the models with which those are scored."""
+
     def sync_monitors(self, monitors: dict[str, Json]) -> list[MonitorRow]:
         """Make the monitors what the config says; the removed are disabled and keep their events.
 
@@ -147,7 +158,6 @@ class Store(Protocol):
 
     def targets(self, monitor_id: int) -> list[TargetRow]: ...
 
-    # versions, calibrations, lines
     def add_versions(self, claim: Claim | None, versions: Sequence[NewVersion]) -> list[VersionRow]:
         """Store fits; what exists for a (target, train_stop, detector, config) is returned as stored."""
         ...
@@ -190,7 +200,10 @@ class Store(Protocol):
         """
         ...
 
-    # scores and events
+
+class EventStore(Protocol):
+    """What scores came to: events, what people said of them, and the scores themselves."""
+
     def commit(self, claim: Claim | None, batch: Batch) -> list[Event]:
         """Write scores, event changes and watermarks in one transaction; return the events changed.
 
@@ -235,7 +248,10 @@ class Store(Protocol):
         """Write portraits, each in place of what stands for its event; events and reviews stay."""
         ...
 
-    # runs
+
+class RunStore(Protocol):
+    """Work that is due, waiting or claimed."""
+
     def schedule(self, kind: RunKind, monitor_id: int | None, scheduled_for: datetime) -> bool:
         """Add a waiting run; False where (kind, monitor, scheduled_for) exists already."""
         ...
@@ -251,3 +267,15 @@ class Store(Protocol):
         ...
 
     def last_run(self, kind: RunKind, monitor_id: int | None = None) -> datetime | None: ...
+
+
+class SeriesStore(PointReader, ModelStore, Protocol):
+    """What it takes to look at a stretch of a target again with the model it had."""
+
+
+class JobStore(SeriesStore, EventStore, Protocol):
+    """What a monitor's job works at."""
+
+
+class Store(PointStore, JobStore, RunStore, Protocol):
+    """All of it."""

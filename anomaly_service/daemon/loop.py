@@ -30,7 +30,7 @@ from pipelines.failures import reason
 from pipelines.jobs.monitor_job import StoppedError
 from pipelines.names import RunKind, RunState
 from pipelines.records import Claim, Json
-from pipelines.store import LostClaimError, Store
+from pipelines.store import LostClaimError, RunStore
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Runner(Protocol):
 class Workload:
     """What a config file comes to: the store, the monitors' schedules, and who does the work."""
 
-    store: Store
+    store: RunStore
     monitors: tuple[MonitorSchedule, ...]
     runner: Runner
     close: Callable[[], None] = lambda: None
@@ -241,7 +241,7 @@ class Daemon:
         return self._workload
 
     @property
-    def _store(self) -> Store:
+    def _store(self) -> RunStore:
         return self._loaded.store
 
     # -- one run ----------------------------------------------------------------------
@@ -392,7 +392,7 @@ class Daemon:
 class _Heartbeat:
     """Keeps the lease of a run while the context lasts, from a thread of its own."""
 
-    def __init__(self, store: Store, claim: Claim, lease_seconds: float, telemetry: Telemetry) -> None:
+    def __init__(self, store: RunStore, claim: Claim, lease_seconds: float, telemetry: Telemetry) -> None:
         self.is_lost = False
         self._store = store
         self._claim = claim

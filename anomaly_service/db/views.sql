@@ -1,5 +1,8 @@
 -- The public SQL contract, documented in docs/sql.md. Times are written @time(epoch seconds), which becomes
 -- a timestamp on PostgreSQL and ISO 8601 text in UTC on SQLite. Columns are added here, never taken away.
+--
+-- What stands as JSON is shown whole, never taken apart: its fields are known to the dataclass alone that wrote
+-- it. The one exception is the detector in the config of a monitor, which MonitorSpec (pipelines/monitor.py) wrote.
 
 CREATE VIEW flagged_intervals AS
 WITH shown AS (

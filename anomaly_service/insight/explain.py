@@ -17,11 +17,11 @@ from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.monitor import MonitorSpec
 from pipelines.names import Status
 from pipelines.records import Event, Json, MonitorRow, SeriesSpec, TargetRow, VersionRow
+from pipelines.store import JobStore, ModelStore, PointReader
 from pipelines.times import iso_seconds
 from pipelines.workers import members
 
 if TYPE_CHECKING:
-    from anomaly_service.db.store import SqlStore
     from anomaly_service.service import Service
 
 NEAREST = 3
@@ -81,7 +81,7 @@ def explain(service: Service, event_id: int, n: int = NEAREST) -> Explanation:
     return found
 
 
-def _series(store: SqlStore, target: TargetRow) -> list[SeriesSpec]:
+def _series(store: PointReader, target: TargetRow) -> list[SeriesSpec]:
     specs = {row.id: row.spec for row in store.series()}
     return [specs[i] for i in target.series_ids]
 
@@ -93,7 +93,7 @@ def _channels(event: Event, series: Sequence[SeriesSpec]) -> list[Json]:
 
 
 def _add_score(
-    found: Explanation, store: SqlStore, event: Event, target: TargetRow, series: Sequence[str]
+    found: Explanation, store: JobStore, event: Event, target: TargetRow, series: Sequence[str]
 ) -> None:
     """Compute again what the models of an anomaly said; where it cannot be, tell what is stored of it."""
     (monitor,) = (each for each in store.monitors() if each.id == target.monitor_id)
@@ -108,7 +108,7 @@ def _add_score(
     found.notes += _doubts(event, version, explained)
 
 
-def _version(store: SqlStore, event: Event) -> VersionRow:
+def _version(store: ModelStore, event: Event) -> VersionRow:
     """Return the version that scored the peak of an event.
 
     Raises:
@@ -119,7 +119,7 @@ def _version(store: SqlStore, event: Event) -> VersionRow:
         raise NotExplainableError("the model version that scored it is not stored any more")
     (version,) = (v for v in store.versions([event.target_id], every=True) if v.id == version_id)
     try:
-        for member in members.stored(version.detector, version.config["params"], version.recipe):
+        for member in members.of_version(version):
             member.config  # noqa: B018  # loads the detector
     except UnknownDetectorError as error:
         raise NotExplainableError(f"a detector of its version cannot be loaded, {error}") from None
@@ -127,7 +127,7 @@ def _version(store: SqlStore, event: Event) -> VersionRow:
 
 
 def _explained(
-    store: SqlStore, monitor: MonitorRow, target: TargetRow, event: Event, version: VersionRow
+    store: JobStore, monitor: MonitorRow, target: TargetRow, event: Event, version: VersionRow
 ) -> Explained:
     """Return what the version says of the event, from its points and those that its windows reach."""
     spec = MonitorSpec.from_json(monitor.config)

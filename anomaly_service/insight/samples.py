@@ -88,9 +88,9 @@ def draw(
     newest = min(known[i].last_ts or 0 for i in target.series_ids)
     end = newest + 1 if stop is None else stop
     version = _version(job.versions([target])[target.id], target.key, end)
-    lead, *_ = members.stored(version.detector, version.config["params"], version.recipe)
+    lead, *_ = members.of_version(version)
     cls, config = lead.config
-    recipe = Recipe.from_json(version.recipe)
+    recipe = lead.recipe
     start = end - config.window * recipe.step_seconds
     first = start - recipe.context_seconds
     points = job.points([target], first, end + recipe.step_seconds)[target.id]

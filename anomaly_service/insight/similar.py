@@ -19,6 +19,7 @@ from pipelines.records import Event, Json, TargetRow
 from pipelines.steps.prepare import Prepared
 from pipelines.steps.recipe import Recipe
 from pipelines.steps.reconcile import FAMILY
+from pipelines.store import ModelStore, PointReader
 from pipelines.workers import bank, members
 
 if TYPE_CHECKING:
@@ -273,7 +274,7 @@ def _windows(store: SqlStore, asked: _Asked, n: int, progress: Callable[[str, fl
     return [_window_row(store, asked, each, int(a), int(b)) for each, a, b in spans]
 
 
-def _encoder(store: SqlStore, asked: _Asked) -> _Encoder:
+def _encoder(store: ModelStore, asked: _Asked) -> _Encoder:
     version_id = asked.event.interval.version_id
     if version_id is None:
         raise NotComparableError(
@@ -281,17 +282,17 @@ def _encoder(store: SqlStore, asked: _Asked) -> _Encoder:
         )
     (version,) = (v for v in store.versions([asked.target.id], every=True) if v.id == version_id)
     try:
-        lead, *_ = members.stored(version.detector, version.config["params"], version.recipe)
+        lead, *_ = members.of_version(version)
         cls, config = lead.config
     except UnknownDetectorError as error:
         raise NotComparableError(f"its version's detector cannot be loaded, {error}") from None
     if not issubclass(cls, Encodes):
         raise NotComparableError(f"detector {lead.detector} has no latent space; see `anomaly detectors`")
     (weights,) = store.weights([version.weights_id]).values()
-    return _Encoder(lead.model(weights), config.window, Recipe.from_json(version.recipe))
+    return _Encoder(lead.model(weights), config.window, lead.recipe)
 
 
-def _first_point(store: SqlStore, target: TargetRow, start: int, event: Event) -> int:
+def _first_point(store: PointReader, target: TargetRow, start: int, event: Event) -> int:
     """Return when the stored points of a target begin, not before ``start``."""
     firsts = [s.first_ts for s in store.series() if s.id in target.series_ids]
     known = [first for first in firsts if first is not None]

@@ -14,14 +14,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from anomaly_service.db.store import SqlStore
+from anomaly_service.measure.scratch import Scratch
 from pipelines.jobs import channels
 from pipelines.monitor import MonitorSpec, Threshold
 from pipelines.names import AUTO
-from pipelines.records import Json, LineRow, MonitorRow, PointBlock, SeriesRow, TargetRow, VersionRow
-from pipelines.store import Batch, Ingest, NewVersion
+from pipelines.records import Json, LineRow, MonitorRow, SeriesRow, TargetRow, VersionRow
+from pipelines.store import Batch, NewVersion, PointReader, SeriesStore
 from pipelines.times import iso_seconds
 
 if TYPE_CHECKING:
@@ -67,57 +65,6 @@ class Replayed:
         return threshold.alarms_per_week * budgets * (self.stop - self.start) / (7 * DAY)
 
 
-class Scratch(SqlStore):
-    """A store that reads series and points from another database, up to a time, and keeps the rest itself."""
-
-    def __init__(self, url: str, real: SqlStore, series: Sequence[SeriesRow], stop: int) -> None:
-        super().__init__(url)
-        self._real, self._stop = real, stop
-        none = PointBlock(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-        self.ingest(Ingest("replay", [row.spec for row in series], none))
-        own = {row.spec.key: row.id for row in super().series()}
-        self._real_ids = {own[row.spec.key]: row.id for row in series}
-        last = self._last_points([row for row in series if _goes_on(row, stop)])
-        self._rows = [self._as_of(row, own[row.spec.key], last) for row in series]
-
-    def _as_of(self, row: SeriesRow, own_id: int, last: Mapping[int, int]) -> SeriesRow:
-        """Return the series as it was known at the time: its last point is none of later."""
-        known = last.get(row.id) if _goes_on(row, self._stop) else row.last_ts
-        if row.first_ts is None or known is None or row.first_ts >= self._stop:
-            return SeriesRow(own_id, row.spec, None, None)
-        return SeriesRow(own_id, row.spec, row.first_ts, known)
-
-    def _last_points(self, series: Sequence[SeriesRow]) -> dict[int, int]:
-        """Return when the last point before the end came, by series id, looking further back step by step."""
-        first = min((row.first_ts or 0 for row in series), default=self._stop)
-        found: dict[int, int] = {}
-        reach = DAY
-        while left := sorted({row.id for row in series} - set(found)):
-            block = self._real.points(left, self._stop - reach, self._stop)
-            ends = np.flatnonzero(np.diff(block.series, append=-1))
-            found |= dict(zip(block.series[ends].tolist(), block.ts[ends].tolist(), strict=True))
-            if self._stop - reach <= first:
-                break
-            reach *= 4
-        return found
-
-    def series(self, source: str | None = None) -> list[SeriesRow]:
-        return [row for row in self._rows if source in (None, row.spec.source)]
-
-    def points(self, series_ids: Sequence[int], start: int, stop: int) -> PointBlock:
-        back = {self._real_ids[i]: i for i in series_ids}
-        block = self._real.points(sorted(back), start, min(stop, self._stop))
-        own = np.array([back[i] for i in sorted(back)], dtype=np.int64)
-        series = own[np.searchsorted(sorted(back), block.series)] if len(block) else block.series
-        order = np.lexsort((block.ts, series))
-        return PointBlock(series[order], block.ts[order], block.value[order])
-
-
-def _goes_on(row: SeriesRow, stop: int) -> bool:
-    """True where a series has points before and after a moment."""
-    return row.first_ts is not None and row.first_ts < stop and (row.last_ts or 0) >= stop
-
-
 def tried(spec: MonitorSpec, threshold: Threshold | None, detector: str | None) -> MonitorSpec:
     """Return a monitor's settings with another threshold or detector; of ``params`` the window stays.
 
@@ -133,7 +80,7 @@ def tried(spec: MonitorSpec, threshold: Threshold | None, detector: str | None) 
 
 
 def replay(
-    real: SqlStore,
+    real: SeriesStore,
     executor: Executor,
     specs: Mapping[str, MonitorSpec],
     start: int,
@@ -151,14 +98,15 @@ def replay(
 
 
 @contextmanager
-def _scratch(real: SqlStore, series: Sequence[SeriesRow], stop: int) -> Iterator[Scratch]:
+def _scratch(real: PointReader, series: Sequence[SeriesRow], stop: int) -> Iterator[Scratch]:
     from anomaly_service.db.migrate import migrate
+    from anomaly_service.db.store import SqlStore
 
     with TemporaryDirectory(prefix="anomaly-replay-") as folder:
         url = f"sqlite:///{Path(folder) / 'replay.db'}"
         migrate(url)
-        with Scratch(url, real, series, stop) as scratch:
-            yield scratch
+        with SqlStore(url) as own:
+            yield Scratch(own, real, series, stop)
 
 
 def _selects(spec: MonitorSpec, row: SeriesRow) -> bool:
@@ -169,7 +117,7 @@ def _selects(spec: MonitorSpec, row: SeriesRow) -> bool:
 class _Way:
     """One monitor's replay."""
 
-    real: SqlStore
+    real: SeriesStore
     scratch: Scratch
     executor: Executor
     spec: MonitorSpec
@@ -194,7 +142,7 @@ def _replayed(way: _Way) -> Replayed:
     while ticked["more"]:
         ticked = passes.tick(job, way.stop - 1)
     told = {**done.summary(), **job.told_left_out()}
-    rows = way.scratch.rows("flagged_intervals", {"monitor": way.spec.name})
+    rows = way.scratch.flagged_intervals(way.spec.name)
     first, last = (iso_seconds(each) for each in (way.start, way.stop))
     raised = [row for row in rows if first <= row["first_detected_at"] < last]
     raised.sort(key=lambda row: (row["start_at"], row["series"]))
@@ -262,7 +210,7 @@ def _usable(way: _Way, target_ids: Sequence[int]) -> list[VersionRow]:
     mark = fingerprint(way.spec)
     by_target: dict[int, list[VersionRow]] = {}
     for version in way.real.versions(target_ids):
-        if version.config.get("fingerprint") == mark and version.train_stop < way.stop:
+        if version.origin.fingerprint == mark and version.train_stop < way.stop:
             by_target.setdefault(version.target_id, []).append(version)
     return [
         version

@@ -14,6 +14,7 @@ from anomaly_service.db.store import SqlStore
 from pipelines.monitor import MonitorSpec
 from pipelines.names import Verdict
 from pipelines.records import Json, Seconds, TargetRow, Values
+from pipelines.store import PointReader
 
 if TYPE_CHECKING:
     from pipelines.measure.backtest import Labelled
@@ -93,7 +94,7 @@ def _labelled(store: SqlStore, monitor: str, target: TargetRow, events: list[Jso
     )
 
 
-def _columns(store: SqlStore, target: TargetRow) -> tuple[Seconds, Values]:
+def _columns(store: PointReader, target: TargetRow) -> tuple[Seconds, Values]:
     """Return every time at which one of a target's series has a point, and a column of values for each."""
     block = store.points(target.series_ids, 0, FOREVER)
     ts = np.unique(block.ts)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from anomaly_service.sources.base import Reading, Reject, Source, SourceError
 from pipelines.records import Json
-from pipelines.store import Ingest, Store
+from pipelines.store import Ingest, PointStore
 
 ROTATE_BYTES = 64 << 20
 """A rejects file of 64 MiB is put aside as ``.old``, in place of the one before."""
@@ -37,7 +37,7 @@ class SourceOutcome:
 
 
 def ingest(
-    store: Store,
+    store: PointStore,
     sources: Sequence[Source],
     now: datetime,
     on_progress: Callable[[str, float], None] = lambda stage, share: None,
@@ -74,7 +74,7 @@ def ingest(
 
 
 def _batches(
-    store: Store, source: Source, now: datetime, outcome: SourceOutcome, rejects: Path | None
+    store: PointStore, source: Source, now: datetime, outcome: SourceOutcome, rejects: Path | None
 ) -> Iterator[float]:
     """Store batch by batch; yields the share of the source that is done."""
     try:
@@ -85,7 +85,9 @@ def _batches(
         outcome.error = str(error)
 
 
-def _store(store: Store, batch: Ingest, outcome: SourceOutcome, now: datetime, rejects: Path | None) -> None:
+def _store(
+    store: PointStore, batch: Ingest, outcome: SourceOutcome, now: datetime, rejects: Path | None
+) -> None:
     """Store a batch, and note what it brought."""
     if isinstance(batch, Reading) and batch.rejects and rejects is not None:
         # Before the batch is stored: a crash in between lists a row twice rather than never.

@@ -180,7 +180,7 @@ class _Place:
 
 def _calibrated(target: ScoreTarget, place: _Place) -> Calibrated:
     """Return the calibration in force at the peak."""
-    if not target.lines[str(place.mode)].bodies:
+    if not target.lines[str(place.mode)].lines:
         raise NotExplainableError("its monitor has no line any more")
     (found,) = (
         Calibrated.of(body, line, seen)

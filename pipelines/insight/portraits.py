@@ -11,14 +11,14 @@ from pipelines.records import Event, Points, TargetRow, VersionRow
 from pipelines.steps import prepare
 from pipelines.steps.prepare import Prepared
 from pipelines.steps.recipe import Recipe
-from pipelines.store import Store
+from pipelines.store import ModelStore, PointReader, SeriesStore
 
 TARGETS_AT_ONCE = 64
 """Versions of so many targets are read together: with a weekly profile each takes some 10 KiB."""
 
 
 def shapes(
-    store: Store,
+    store: SeriesStore,
     targets: Mapping[int, TargetRow],
     events: Sequence[Event],
     on_progress: Callable[[float], None] = lambda share: None,
@@ -36,18 +36,18 @@ def shapes(
     return out
 
 
-def prepared(store: Store, target: TargetRow, recipe: Recipe, start: int, stop: int) -> Prepared:
+def prepared(store: PointReader, target: TargetRow, recipe: Recipe, start: int, stop: int) -> Prepared:
     """Return a span of a target, prepared, with the context that its recipe needs read before it."""
     points = _points(store, target, start - recipe.context_seconds, stop + recipe.step_seconds)
     return prepare.apply(recipe, points, start, stop)
 
 
-def _points(store: Store, target: TargetRow, start: int, stop: int) -> tuple[Points, ...]:
+def _points(store: PointReader, target: TargetRow, start: int, stop: int) -> tuple[Points, ...]:
     by_series = split(store.points(target.series_ids, start, stop), sorted(target.series_ids))
     return tuple(by_series[i] for i in target.series_ids)
 
 
-def _recipes(store: Store, events: Sequence[Event]) -> dict[int, Recipe]:
+def _recipes(store: ModelStore, events: Sequence[Event]) -> dict[int, Recipe]:
     """Return the recipe that prepares the points of every event, by event id."""
     out = {}
     by_target: dict[int, list[Event]] = {}
@@ -65,7 +65,9 @@ def _recipes(store: Store, events: Sequence[Event]) -> dict[int, Recipe]:
     return out
 
 
-def _shape(store: Store, target: TargetRow, event: Event, recipe: Recipe | None) -> similar.Shape | None:
+def _shape(
+    store: PointReader, target: TargetRow, event: Event, recipe: Recipe | None
+) -> similar.Shape | None:
     # A flatline's values are what season and level make of one number, and a gap has none.
     if recipe is None or event.interval.kind is not Kind.ANOMALY:
         return None

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pipelines.jobs.lines import LineBook
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.refit import FirstScores
-from pipelines.records import CalibrationRow, Json, TargetRow, VersionRow
-from pipelines.steps.evidence import Seen
-from pipelines.steps.recipe import Recipe
+from pipelines.records import CalibrationRow, TargetRow, VersionRow
+from pipelines.steps.bodies import Body, CalibrationEntry
 from pipelines.workers.tasks import Piece, ScoreTarget, SeenAt
 
 Part = tuple[VersionRow, int, int]
@@ -41,7 +40,7 @@ def assemble(
     used = {version.id: version for each in asked for version, _, _ in each.parts}
     known = _Calibrations(job.store.calibrations(sorted(used)))
     low, high = _span(asked)
-    points = job.points([each.target for each in asked], low - _context(job, used.values()), high)
+    points = job.points([each.target for each in asked], low - _context(used.values()), high)
     lines = book.of([each.target.id for each in asked], low, high)
     series = job.series()
     targets = tuple(
@@ -66,33 +65,35 @@ def _span(asked: Sequence[Asked]) -> tuple[int, int]:
     return (min(starts), max(stops)) if starts else (0, 0)
 
 
-def _context(job: MonitorJob, versions: Iterable[VersionRow]) -> int:
+def _context(versions: Iterable[VersionRow]) -> int:
     """Return how far back points are needed for the first scores to be exact, seconds."""
-    recipes = [(Recipe.from_json(v.recipe), v) for v in versions]
-    return max((recipe.context_seconds + window_seconds(v) for recipe, v in recipes), default=0)
+    from pipelines.workers import members
+
+    of = [members.of_version(version) for version in versions]
+    return max((each[0].recipe.context_seconds + members.longest_seconds(each) for each in of), default=0)
 
 
 def window_seconds(version: VersionRow) -> int:
     """Return the length of a version's own window: one of an older configuration may look further back."""
     from pipelines.workers import members
 
-    window = members.window(version.detector, version.config["params"], version.recipe)
-    return int(window * version.recipe["step_seconds"])
+    return members.longest_seconds(members.of_version(version))
 
 
 class _Calibrations:
     """The calibrations of some versions: what their fits taught, and what was seen since."""
 
     def __init__(self, rows: Iterable[CalibrationRow]) -> None:
-        self.bodies: dict[int, dict[str, Json]] = {}
+        self.bodies: dict[int, dict[str, Body]] = {}
         self.seen: dict[int, dict[str, SeenAt]] = {}
         for row in sorted(rows, key=lambda row: row.valid_from):
-            if "knots" in row.body:
-                self.bodies.setdefault(row.version_id, {})[str(row.mode)] = row.body
-            if "seen" in row.body:
+            entry = CalibrationEntry.from_json(row.body)
+            if entry.fit is not None:
+                self.bodies.setdefault(row.version_id, {})[str(row.mode)] = entry.fit
+            if entry.seen is not None:
                 own = self.seen.setdefault(row.version_id, {})
                 known = own.get(str(row.mode), SeenAt())
-                own[str(row.mode)] = known.then(row.valid_from, Seen.from_json(row.body["seen"]))
+                own[str(row.mode)] = known.then(row.valid_from, entry.seen)
 
 
 def _piece(asked: Asked, part: Part, known: _Calibrations) -> Piece:
@@ -101,7 +102,7 @@ def _piece(asked: Asked, part: Part, known: _Calibrations) -> Piece:
     return Piece(
         version_id=version.id,
         detector=version.detector,
-        params=version.config["params"],
+        params=version.origin.params,
         recipe=version.recipe,
         weights_id=version.weights_id,
         bodies=known.bodies[version.id],

@@ -18,8 +18,9 @@ from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import History, fingerprint, histories, loan_slots
 from pipelines.jobs.refit import Due, fit_target
 from pipelines.names import Mode
-from pipelines.records import Json, TargetRow, VersionRow
-from pipelines.steps import newcomer
+from pipelines.records import Json, Origin, TargetRow, VersionRow
+from pipelines.steps import bodies, newcomer
+from pipelines.steps.bodies import Body
 from pipelines.steps.newcomer import Usual
 from pipelines.steps.recipe import Recipe
 from pipelines.store import NewVersion
@@ -102,7 +103,7 @@ def _models(job: MonitorJob, versions: Mapping[int, Sequence[VersionRow]]) -> Mo
     mark = fingerprint(job.spec)
     found: dict[int, list[VersionRow]] = {}
     for version in (v for rows in versions.values() for v in rows):
-        if not version.on_loan and version.config.get("fingerprint") == mark:
+        if not version.on_loan and version.origin.fingerprint == mark:
             found.setdefault(version.train_stop, []).append(version)
     return dict(sorted(found.items()))
 
@@ -112,7 +113,8 @@ def _by_step(models: Models) -> dict[int, dict[int, list[VersionRow]]]:
     found: dict[int, dict[int, list[VersionRow]]] = {}
     for stop, rows in models.items():
         for version in rows:
-            found.setdefault(version.recipe["step_seconds"], {}).setdefault(stop, []).append(version)
+            step_seconds = Recipe.from_json(version.recipe).step_seconds
+            found.setdefault(step_seconds, {}).setdefault(stop, []).append(version)
     return found
 
 
@@ -126,7 +128,8 @@ def _slots(
 ) -> list[int]:
     """Return when a target is on loan: from its first window to its own first fit, while points come."""
     mark = fingerprint(job.spec)
-    own = [v.train_stop for v in versions if not v.on_loan and v.config.get("fingerprint") == mark]
+    ours = [v for v in versions if v.origin.fingerprint == mark]
+    own = [v.train_stop for v in ours if not v.on_loan]
     last = min([until, history.newest + fit_days(job.spec) * DAY, *(stop - 1 for stop in own)])
     return loan_slots(job.spec, history, list(models), job.window * target.step_seconds, last)
 
@@ -138,8 +141,8 @@ def _lent(job: MonitorJob, versions: Sequence[VersionRow], *, missing: bool) -> 
     scores were not stored is made again, which stores no second version.
     """
     mark = fingerprint(job.spec)
-    ours = {v.train_stop for v in versions if v.config.get("fingerprint") == mark and v.scored}
-    theirs = [v.train_stop for v in versions if v.config.get("fingerprint") != mark]
+    ours = {v.train_stop for v in versions if v.origin.fingerprint == mark and v.scored}
+    theirs = [v.train_stop for v in versions if v.origin.fingerprint != mark]
     return ours, 0 if missing else max(theirs, default=0)
 
 
@@ -217,21 +220,19 @@ class _Terms:
 
     job: MonitorJob
     member: VersionRow
-    bodies: dict[str, Json]
-    config: Json
+    bodies: dict[str, Body]
+    origin: Origin
 
     @classmethod
     def of(cls, job: MonitorJob, members: Sequence[VersionRow], generation: int) -> _Terms:
         known = lines.fitted_bodies(job, {version.id for version in members})
-        bodies = {
+        lent = {
             str(mode): _middle([body for (_, of), body in sorted(known.items()) if of is mode])
             for mode in Mode
         }
-        config: Json = {"params": job.spec.params, "fingerprint": fingerprint(job.spec), "on_loan": True}
-        if generation:
-            config["generation"] = generation
+        origin = Origin(job.spec.params, fingerprint(job.spec), on_loan=True, generation=generation)
         # An explicit refit of some may have left two models of one night: the newer is in use.
-        return cls(job, max(members, key=lambda version: version.weights_id), bodies, config)
+        return cls(job, max(members, key=lambda version: version.weights_id), lent, origin)
 
     def version(self, asked: FitTarget, recipe: Recipe) -> NewVersion:
         # Its regimes are those that the model learned, by the same numbers.
@@ -243,11 +244,11 @@ class _Terms:
             train_start=max(asked.start, first),
             train_stop=asked.stop,
             recipe=recipe.to_json(),
-            config=self.config,
+            config=self.origin.to_json(),
             weights=b"",
             card=self._card(),
             stored_weights=self.member.weights_id,
-            calibrations=self.bodies,
+            calibrations=bodies.of_fit(self.bodies),
         )
 
     def _card(self) -> Json:
@@ -256,8 +257,6 @@ class _Terms:
         return {**card, "on_loan": True, "broken": []}
 
 
-def _middle(bodies: Sequence[Json]) -> Json:
-    """Return the calibration of the member in whose scores the tail begins at the (upper) median."""
-    middle = sorted(bodies, key=lambda body: float(body["knots"][-1]))[len(bodies) // 2]
-    # What the member's scores have shown since is its own.
-    return {name: value for name, value in middle.items() if name != "seen"}
+def _middle(known: Sequence[Body]) -> Body:
+    """Return the body of the member in whose scores the tail begins at the (upper) median."""
+    return sorted(known, key=lambda body: body.u)[len(known) // 2]

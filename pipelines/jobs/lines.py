@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -17,7 +17,8 @@ import numpy as np
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import fingerprint, newest_by
 from pipelines.names import Mode
-from pipelines.records import Json, LineRow, VersionRow
+from pipelines.records import LineRow, VersionRow
+from pipelines.steps.bodies import Body, CalibrationEntry, CountedAlarms, Line, LineEntry
 from pipelines.steps.evidence import Realised
 from pipelines.steps.line import BudgetError, Pool
 from pipelines.steps.line import draw as draw_line
@@ -59,10 +60,11 @@ def draw(job: MonitorJob, slots: Sequence[int], counted: Counted | None = None) 
     return DrawnLines(rows, sorted(set(refused)))
 
 
-def fitted_bodies(job: MonitorJob, version_ids: set[int]) -> dict[tuple[int, Mode], Json]:
+def fitted_bodies(job: MonitorJob, version_ids: set[int]) -> dict[tuple[int, Mode], Body]:
     """Return what the fits of these versions taught, by version and mode."""
     rows = job.store.calibrations(sorted(version_ids))
-    return {(row.version_id, row.mode): row.body for row in rows if "knots" in row.body}
+    read = ((row, CalibrationEntry.from_json(row.body)) for row in rows)
+    return {(row.version_id, row.mode): entry.fit for row, entry in read if entry.fit is not None}
 
 
 def evidence_mark(job: MonitorJob) -> str:
@@ -89,7 +91,7 @@ def _lines_at(
     job: MonitorJob,
     slot: int,
     mode: Mode,
-    bodies: dict[int, Json],
+    bodies: dict[int, Body],
     pool: Pool,
     evidence: _Evidence,
     refused: list[str],
@@ -100,26 +102,31 @@ def _lines_at(
     per_series = job.spec.threshold.per == "series"
     whole = _drawn(job, pool.bodies, pool, realised, [] if per_series else refused)
     own = {i: _drawn(job, [body], pool, realised, refused) for i, body in bodies.items() if per_series}
-    stored = evidence.stored(slot, mode)
-    everyone = LineRow(job.monitor.id, None, mode, slot, {**whole, **stored})
-    return [everyone, *(LineRow(job.monitor.id, i, mode, slot, line) for i, line in own.items())]
+    everyone = _row(job, None, mode, slot, whole, evidence.counted(slot, mode))
+    return [everyone, *(_row(job, i, mode, slot, line) for i, line in own.items())]
 
 
-def _drawn(job: MonitorJob, own: Sequence[Json], pool: Pool, realised: Realised, refused: list[str]) -> Json:
+def _row(
+    job: MonitorJob,
+    target_id: int | None,
+    mode: Mode,
+    slot: int,
+    line: Line,
+    counted: CountedAlarms | None = None,
+) -> LineRow:
+    entry = LineEntry(line, job.spec.threshold, counted)
+    return LineRow(job.monitor.id, target_id, mode, slot, entry.to_json())
+
+
+def _drawn(job: MonitorJob, own: Sequence[Body], pool: Pool, realised: Realised, refused: list[str]) -> Line:
     """Draw a line; where the data cannot hold the budget, say so and halve it until they can."""
     threshold = job.spec.threshold
     while True:
         try:
-            line = draw_line(own, threshold, tail_from=pool, realised=realised)
-            return {**line, "threshold": _mark(job)}
+            return draw_line(own, threshold, tail_from=pool, realised=realised)
         except BudgetError as error:
             refused.append(str(error))
             threshold = replace(threshold, alarms_per_week=threshold.alarms_per_week / 2)
-
-
-def _mark(job: MonitorJob) -> Json:
-    """Return what a line was asked to be."""
-    return asdict(job.spec.threshold)
 
 
 @dataclass(frozen=True)
@@ -133,10 +140,9 @@ class _Evidence:
     def of(cls, job: MonitorJob, counted: Counted) -> _Evidence:
         mark = evidence_mark(job)
         by_mode: dict[Mode, dict[int, Realised]] = {mode: {} for mode in Mode}
-        for row in job.store.lines(job.monitor.id, target_ids=()):
-            realised = row.body.get("realised")
-            if realised is not None and realised["mark"] == mark:
-                by_mode[row.mode][row.valid_from] = Realised.from_json(realised)
+        for row, entry in _read(job.store.lines(job.monitor.id, target_ids=())):
+            if entry.counted is not None and entry.counted.mark == mark:
+                by_mode[row.mode][row.valid_from] = entry.counted.realised
         for (night, mode), realised in counted.items():
             by_mode[mode][night] = realised
         return cls(mark, by_mode)
@@ -145,10 +151,10 @@ class _Evidence:
         nights = [night for night in self.by_mode[mode] if night <= slot]
         return self.by_mode[mode][max(nights)] if nights else Realised.none()
 
-    def stored(self, slot: int, mode: Mode) -> Json:
+    def counted(self, slot: int, mode: Mode) -> CountedAlarms | None:
         """Return what the monitor's row of a night carries beside the line."""
         realised = self.by_mode[mode].get(slot)
-        return {} if realised is None else {"realised": {"mark": self.mark, **realised.to_json()}}
+        return None if realised is None else CountedAlarms(self.mark, realised)
 
 
 class LineBook:
@@ -163,31 +169,34 @@ class LineBook:
 
     def __init__(self, job: MonitorJob, *, dry_run: bool = False) -> None:
         self._job = job
-        self._mark = _mark(job)
         self._unstored: list[LineRow] = []
         known = job.store.lines(job.monitor.id, target_ids=())
         self.any = bool(known)
         # Those that no version is left for stay behind.
-        stale = sorted({row.valid_from for row in known if row.body.get("threshold") != self._mark})
+        stale = sorted({row.valid_from for row, entry in _read(known) if not self._as_asked(entry)})
         rows = draw(job, [slot for slot in stale if slot >= _begun(job)]).rows if stale else []
         if dry_run:
             self._unstored = rows
         elif rows:
             job.store.add_lines(job.claim, rows)
 
+    def _as_asked(self, entry: LineEntry) -> bool:
+        return entry.threshold == self._job.spec.threshold
+
     def of(self, target_ids: Sequence[int], start: int, stop: int) -> dict[int, dict[str, LinesAt]]:
         """Return the lines of targets that are in force in a half-open span, by target id and mode."""
-        rows = [
-            row
-            for row in self._job.store.lines(self._job.monitor.id, (start, stop), target_ids)
-            if row.body.get("threshold") == self._mark
-        ]
-        rows += [row for row in self._unstored if row.target_id is None or row.target_id in target_ids]
-        by_owner: dict[int | None, list[LineRow]] = {}
-        for row in rows:
-            by_owner.setdefault(row.target_id, []).append(row)
+        stored = self._job.store.lines(self._job.monitor.id, (start, stop), target_ids)
+        unstored = [row for row in self._unstored if row.target_id is None or row.target_id in target_ids]
+        by_owner: dict[int | None, list[tuple[LineRow, Line]]] = {}
+        for row, entry in _read([*stored, *unstored]):
+            if self._as_asked(entry):
+                by_owner.setdefault(row.target_id, []).append((row, entry.line))
         everyone = _by_mode(by_owner.get(None, []))
         return {i: _by_mode(by_owner[i]) if i in by_owner else everyone for i in target_ids}
+
+
+def _read(rows: Iterable[LineRow]) -> Iterator[tuple[LineRow, LineEntry]]:
+    return ((row, LineEntry.from_json(row.body)) for row in rows)
 
 
 def _begun(job: MonitorJob) -> int:
@@ -195,10 +204,10 @@ def _begun(job: MonitorJob) -> int:
     return min((v.train_stop for v in versions), default=2**62)
 
 
-def _by_mode(rows: Sequence[LineRow]) -> dict[str, LinesAt]:
+def _by_mode(rows: Sequence[tuple[LineRow, Line]]) -> dict[str, LinesAt]:
     out = {}
     for mode in Mode:
-        own = sorted((row for row in rows if row.mode is mode), key=lambda row: row.valid_from)
-        times = np.array([row.valid_from for row in own], dtype=np.int64)
-        out[str(mode)] = LinesAt(times, tuple(row.body for row in own))
+        own = sorted((each for each in rows if each[0].mode is mode), key=lambda each: each[0].valid_from)
+        times = np.array([row.valid_from for row, _ in own], dtype=np.int64)
+        out[str(mode)] = LinesAt(times, tuple(line for _, line in own))
     return out

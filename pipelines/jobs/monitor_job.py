@@ -13,7 +13,7 @@ from pipelines.jobs import channels
 from pipelines.monitor import MonitorSpec
 from pipelines.names import Verdict
 from pipelines.records import Claim, Json, MonitorRow, Points, SeriesRow, TargetRow, VersionRow
-from pipelines.store import Store
+from pipelines.store import JobStore
 
 R = TypeVar("R")
 
@@ -39,7 +39,7 @@ class MonitorJob:
         left_out: why targets were left out of what the job did for all others, by key.
     """
 
-    store: Store
+    store: JobStore
     executor: Executor
     monitor: MonitorRow
     spec: MonitorSpec

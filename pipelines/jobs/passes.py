@@ -176,7 +176,7 @@ def rescore(
     """
     if again and not dry_run:
         generation = 1 + max(
-            (v.config.get("generation", 0) for rows in job.versions(job.targets()).values() for v in rows),
+            (v.origin.generation for rows in job.versions(job.targets()).values() for v in rows),
             default=0,
         )
         wanted = [d for d in due(job, stop, again_from=start) if d.slot >= start]

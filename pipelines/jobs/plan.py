@@ -130,7 +130,8 @@ def fingerprint(spec: MonitorSpec) -> str:
 def current(spec: MonitorSpec, versions: Iterable[VersionRow]) -> list[VersionRow]:
     """Return the accepted versions of the monitor as configured now, else of what it was before."""
     accepted = [v for v in versions if v.status == "accepted"]
-    ours = [v for v in accepted if v.config.get("fingerprint") == fingerprint(spec)]
+    mark = fingerprint(spec)
+    ours = [v for v in accepted if v.origin.fingerprint == mark]
     newest: dict[int, VersionRow] = {}
     for version in sorted(ours or accepted, key=lambda v: (v.train_stop, v.id)):
         newest[version.train_stop] = version

@@ -8,7 +8,7 @@ of the version in force; for the monitor how many alarms were realised, part of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,8 +21,9 @@ from pipelines.jobs.lines import LineBook
 from pipelines.jobs.monitor_job import OWN_FAULT, MonitorJob
 from pipelines.jobs.plan import histories, newest_by, pieces
 from pipelines.names import Mode
-from pipelines.records import CalibrationRow, Json, LineRow, Seconds, TargetRow, VersionRow
-from pipelines.steps.evidence import Realised, Seen, total
+from pipelines.records import CalibrationRow, LineRow, Seconds, TargetRow, VersionRow
+from pipelines.steps.bodies import CalibrationEntry
+from pipelines.steps.evidence import Realised, total
 from pipelines.times import DAY
 from pipelines.workers.recount import Observed, ObserveTarget, ObserveTask, look_back_seconds, observe_targets
 from pipelines.workers.tasks import SeenAt
@@ -158,10 +159,10 @@ def _timelines(rows: Sequence[CalibrationRow], owner: Mapping[int, int]) -> dict
     """Return what was seen, by target id and mode; of rows of two versions at one night the newer counts."""
     out: dict[int, dict[str, SeenAt]] = {}
     for row in sorted(rows, key=lambda row: (row.valid_from, row.version_id)):
-        if "seen" in row.body:
+        seen = CalibrationEntry.from_json(row.body).seen
+        if seen is not None:
             own = out.setdefault(owner[row.version_id], {})
-            known = own.get(str(row.mode), SeenAt())
-            own[str(row.mode)] = known.then(row.valid_from, Seen.from_json(row.body["seen"]))
+            own[str(row.mode)] = own.get(str(row.mode), SeenAt()).then(row.valid_from, seen)
     return out
 
 
@@ -283,7 +284,7 @@ def _noted(
             seen = observed.seen[str(mode)][k]
             timeline = timeline.then(night, seen)
             (version,) = newest_by({waiting.target.id: waiting.versions}, night)
-            rows.append(CalibrationRow(version.id, mode, night, {"seen": seen.to_json()}))
+            rows.append(CalibrationRow(version.id, mode, night, CalibrationEntry(seen=seen).to_json()))
             if (night, mode) in realised:
                 realised[night, mode].append(observed.realised[str(mode)][k])
         waiting.seen[str(mode)] = timeline
@@ -301,8 +302,8 @@ def _with_bodies(
     def whole(row: CalibrationRow) -> CalibrationRow:
         if begins[row.version_id] != row.valid_from:
             return row
-        body: Json = {**bodies[row.version_id, row.mode], **row.body}
-        return CalibrationRow(row.version_id, row.mode, row.valid_from, body)
+        entry = replace(CalibrationEntry.from_json(row.body), fit=bodies[row.version_id, row.mode])
+        return replace(row, body=entry.to_json())
 
     return [whole(row) for row in rows]
 

@@ -12,8 +12,8 @@ from pipelines.jobs import lines
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import History, current, fingerprint, group_slots, histories, wanted_slots
 from pipelines.monitor import MonitorSpec
-from pipelines.records import Json, Points, TargetRow, VersionRow
-from pipelines.steps import masks
+from pipelines.records import Json, Origin, Points, TargetRow, VersionRow
+from pipelines.steps import bodies, masks
 from pipelines.store import NewVersion
 from pipelines.workers.fit import FitOutcome, FitTarget, FitTask, Fitted, NotReady, fit_targets, least_seconds
 from pipelines.workers.tasks import UnseenScores
@@ -162,7 +162,7 @@ def _fitted_slots(
         every = [v for v in current(job.spec, versions) if not v.on_loan]
         pending |= {v.train_stop for v in every if not v.scored}
         rows = [v for v in every if v.scored]
-        ours = {v.train_stop for v in rows if v.config.get("fingerprint") == mark}
+        ours = {v.train_stop for v in rows if v.origin.fingerprint == mark}
         theirs = max((v.train_stop for v in rows), default=0)
         out[target_id] = (ours, max(ours) if ours else theirs - 1)
     if job.spec.scope == "group":
@@ -177,7 +177,7 @@ def _broken_slots(job: MonitorJob, stored: Mapping[int, Sequence[VersionRow]]) -
     mark = fingerprint(job.spec)
     return {
         target_id: {
-            v.train_stop for v in versions if v.status == "candidate" and v.config.get("fingerprint") == mark
+            v.train_stop for v in versions if v.status == "candidate" and v.origin.fingerprint == mark
         }
         for target_id, versions in stored.items()
     }
@@ -280,19 +280,17 @@ def _store(job: MonitorJob, task: FitTask, outcome: FitOutcome, done: Refitted, 
 
 
 def _new_version(job: MonitorJob, fitted: Fitted, generation: int) -> NewVersion:
-    config: Json = {"params": job.spec.params, "fingerprint": fingerprint(job.spec)}
-    if generation:
-        config["generation"] = generation
+    origin = Origin(job.spec.params, fingerprint(job.spec), generation=generation)
     return NewVersion(
         target_id=fitted.target_id,
         detector=job.spec.detector,
         train_start=fitted.start,
         train_stop=fitted.stop,
         recipe=fitted.recipe,
-        config=config,
+        config=origin.to_json(),
         weights=fitted.weights,
         card=fitted.card,
         status=fitted.status,
         shared_weights=fitted.group,
-        calibrations=fitted.calibrations,
+        calibrations=bodies.of_fit(fitted.calibrations),
     )

@@ -17,6 +17,7 @@ from pipelines.jobs.refit import FirstScores
 from pipelines.names import Status
 from pipelines.records import Event, EventChange, Interval, Json, ScoreBlock, TargetRow, VersionRow
 from pipelines.steps import flag
+from pipelines.steps.recipe import Recipe
 from pipelines.steps.reconcile import reconcile
 from pipelines.store import Batch, StaleEventsError
 from pipelines.workers.judge import score_targets
@@ -90,14 +91,23 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Stretch:
-    """A span, widened so that no event and no interval crosses the border of what is flagged."""
+    """A span, widened so that no event and no interval crosses the border of what is flagged.
+
+    Attributes:
+        margin: how far apart two intervals may lie and still have to do with each other, seconds.
+    """
 
     span: Span
     low: int
     high: int
     versions: tuple[VersionRow, ...]
-    events: tuple[Event, ...]
+    margin: int
+    events: tuple[Event, ...] = ()
     widened: int = 0
+
+    @classmethod
+    def of(cls, job: MonitorJob, span: Span, versions: Sequence[VersionRow]) -> _Stretch:
+        return cls(span, span.start, span.stop, tuple(versions), _margin(job, span.target, versions))
 
 
 def score_spans(job: MonitorJob, spans: Sequence[Span], *, stage: str, dry_run: bool = False) -> Outcome:
@@ -112,7 +122,7 @@ def score_spans(job: MonitorJob, spans: Sequence[Span], *, stage: str, dry_run: 
     def commit(some: Sequence[tuple[_Stretch, Scored]]) -> list[int]:
         return _commit(job, some, outcome, dense=dense, dry_run=dry_run)
 
-    stretches = [_Stretch(span, span.start, span.stop, tuple(versions[span.target.id]), ()) for span in todo]
+    stretches = [_Stretch.of(job, span, versions[span.target.id]) for span in todo]
     while stretches:
         again: list[_Stretch] = []
         for group, scored in _scored(job, stretches, book):
@@ -121,7 +131,7 @@ def score_spans(job: MonitorJob, spans: Sequence[Span], *, stage: str, dry_run: 
             for stretch, result in zip(group, scored, strict=True):
                 if isinstance(result, Failed):
                     job.leave_out(stretch.span.target, f"not scored: {result.why}")
-                elif (wider := _wider(stretch, result, job)) is not None:
+                elif (wider := _wider(stretch, result)) is not None:
                     again.append(wider)
                 else:
                     ready.append((stretch, result))
@@ -140,7 +150,7 @@ def _scored(
 
     def tasks() -> Iterator[ScoreTask]:
         for group in batches(sorted(stretches, key=_length), _batch_size(stretches)):
-            placed = [_placed(job, stretch, events) for stretch, events in _with_events(job, group)]
+            placed = [_placed(stretch, events) for stretch, events in _with_events(job, group)]
             task = _task(job, placed, book)
             groups[id(task)] = placed
             yield task
@@ -161,7 +171,7 @@ def _batch_size(stretches: Sequence[_Stretch]) -> int:
 
 def _with_events(job: MonitorJob, group: Sequence[_Stretch]) -> list[tuple[_Stretch, list[Event]]]:
     """Return the stretches with every event of their targets that may reach into what is flagged."""
-    margin = 4 * max(_margin(job, stretch) for stretch in group)
+    margin = 4 * max(stretch.margin for stretch in group)
     low, high = (
         min(stretch.low for stretch in group) - margin,
         max(stretch.high for stretch in group) + margin,
@@ -172,20 +182,19 @@ def _with_events(job: MonitorJob, group: Sequence[_Stretch]) -> list[tuple[_Stre
     return [(stretch, by_target[stretch.span.target.id]) for stretch in group]
 
 
-def _margin(job: MonitorJob, stretch: _Stretch) -> int:
-    """Return how far apart two intervals may lie and still have to do with each other, seconds."""
+def _margin(job: MonitorJob, target: TargetRow, versions: Sequence[VersionRow]) -> int:
     policy = job.spec.policy
-    flat = stretch.versions[-1].recipe["channels"][0]["usual_flat"]
+    flat = Recipe.from_json(versions[-1].recipe).channels[0].usual_flat
     steps = 2 * max(policy.missing_after_steps, min(flag.flat_limit(flat), FLAT_STEPS))
     # A run reaches a window beyond the steps that are odd by themselves, and is trimmed to those; and what
     # is an echo depends on the scores a longest window around it.
-    reach = max(window_seconds(v) for v in stretch.versions)
-    return flag.context_seconds(policy) + steps * stretch.span.target.step_seconds + reach
+    reach = max(window_seconds(v) for v in versions)
+    return flag.context_seconds(policy) + steps * target.step_seconds + reach
 
 
-def _placed(job: MonitorJob, stretch: _Stretch, events: Sequence[Event]) -> _Stretch:
+def _placed(stretch: _Stretch, events: Sequence[Event]) -> _Stretch:
     """Return the stretch widened to hold a margin, and whole every event that touches it."""
-    margin = _margin(job, stretch)
+    margin = stretch.margin
     low, high = stretch.low - margin, stretch.high + margin
     for event in sorted(events, key=lambda e: -e.interval.end):
         if event.interval.end >= low - margin and event.interval.start <= high:
@@ -230,11 +239,11 @@ def _parts(stretch: _Stretch) -> list[Part]:
     return found
 
 
-def _wider(stretch: _Stretch, result: Scored, job: MonitorJob) -> _Stretch | None:
+def _wider(stretch: _Stretch, result: Scored) -> _Stretch | None:
     """Return the stretch with a wider span where an interval reaches its border, else None."""
     if stretch.widened >= WIDEN_TIMES:
         return None
-    margin = _margin(job, stretch)
+    margin = stretch.margin
     reach = margin * 2**stretch.widened * 4
     low, high = stretch.low, stretch.high
     starts = [found.start for found in result.found]

@@ -21,6 +21,7 @@ from pipelines.monitor import MonitorSpec
 from pipelines.names import AUTO, Kind, Mode
 from pipelines.records import Interval, Json, Points, Seconds, TargetRow, Values
 from pipelines.steps import prepare
+from pipelines.steps.bodies import Body
 from pipelines.steps.line import BudgetError, draw
 from pipelines.steps.recipe import Recipe
 from pipelines.times import WEEK
@@ -303,7 +304,7 @@ def _scored(
     return _outcome(labelled, settled, live, fitted, prepared), seconds
 
 
-def _line(body: Json, spec: MonitorSpec, valid_from: int) -> LinesAt:
+def _line(body: Body, spec: MonitorSpec, valid_from: int) -> LinesAt:
     while True:
         try:
             drawn = draw([body], spec.threshold)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.records import Json, Policy, Seconds, Values
+from pipelines.records import Policy, Seconds, Values
+from pipelines.steps.bodies import Body, Tail, Typical
 from pipelines.steps.flag import Flags, Indices, run_bounds, shape_bounds
 
 TAIL_SHARE = 0.02
@@ -43,7 +44,7 @@ def learn(
     policy: Policy,
     allowed: Flags | None = None,
     own: Flags | None = None,
-) -> Json:
+) -> Body:
     """Return the body of a calibration: what one target scores while nothing is known to be wrong.
 
     Args:
@@ -64,24 +65,29 @@ def learn(
     knots, surprises = _body(known)
     u = knots[-1]
     clusters = _cluster_maxima(score, u, window)
-    n_above = int(np.count_nonzero(known >= u))
     mean_excess, noise = _mean_excess(score, u, window)
-    return {
-        "knots": knots,
-        "surprises": surprises,
-        "n": len(known),
-        "seconds": len(known) * step_seconds,
-        "theta": shortened(len(clusters) / n_above) if n_above else 1.0,
-        "clusters": len(clusters),
-        "mean_excess": mean_excess,
-        "noise": noise,
-        "spread": shortened(max(u - float(known[len(known) // 2]), 0.0)),
-        "maxima": _compressed(clusters - u),
-        "mean": shortened(float(known.mean())),
-        "deviation": shortened(float(known.std())),
-        "dynamic": shortened(_hundman(score)),
-        **_alarm_curve(score, passes, odd, u, window, policy, step_seconds),
-    }
+    maxima, counts = _compressed(clusters - u)
+    shaped = _shaped(_shown(score, passes), policy, step_seconds)
+    levels = _levels(shaped, u, float(known[len(known) // 2]), window)
+    points = len(known) - np.searchsorted(known, levels, side="left")
+    return Body(
+        knots=tuple(knots),
+        surprises=tuple(surprises),
+        n=len(known),
+        seconds=len(known) * step_seconds,
+        clusters=len(clusters),
+        mean_excess=mean_excess,
+        noise=noise,
+        spread=shortened(max(u - float(known[len(known) // 2]), 0.0)),
+        maxima=maxima,
+        maxima_counts=counts,
+        mean=shortened(float(known.mean())),
+        deviation=shortened(float(known.std())),
+        dynamic=shortened(_hundman(score)),
+        levels=tuple(levels.tolist()),
+        alarms=tuple(alarms_at(score, levels, policy, step_seconds, passes, odd).tolist()),
+        points=tuple(points.tolist()),
+    )
 
 
 @dataclass(frozen=True)
@@ -100,10 +106,10 @@ class SurpriseScale:
     spread: float
 
     @classmethod
-    def of(cls, body: Json, tail: Json) -> SurpriseScale:
+    def of(cls, body: Body, tail: Tail) -> SurpriseScale:
         """Return the map of a target's body under a pooled tail."""
-        spread = tail["scale"] * normaliser(body, tail)
-        return cls(np.asarray(body["knots"]), np.asarray(body["surprises"]), tail["shape"], spread)
+        spread = tail.scale * normaliser(body, tail)
+        return cls(body.knot_values, body.surprise_values, tail.shape, spread)
 
     def surprise(self, scores: Values) -> Values:
         """Return -log10 of the probability of a score at least this high; NaN stays NaN."""
@@ -131,7 +137,7 @@ def _tail_surprise(z: Values, shape: float) -> Values:
     return np.log1p(shape * z) / (shape * LN10) if shape else z / LN10
 
 
-def normaliser(body: Json, tail: Json) -> float:
+def normaliser(body: Body, typical: Typical) -> float:
     """Return what one unit of excess is: the target's own mean excess, as far as it is known.
 
     A handful of clusters hardly tells: the spread of the body, times what that ratio is over the
@@ -140,14 +146,14 @@ def normaliser(body: Json, tail: Json) -> float:
     by chance floods the monitor.
     """
     floor = _floor(body)
-    own, typical = max(body["mean_excess"], floor), max(tail["ratio"] * body["spread"], floor)
-    weight = tail["variety"] / (tail["variety"] + body["noise"])
-    return float(own**weight * typical ** (1.0 - weight))
+    own, usual = max(body.mean_excess, floor), max(typical.ratio * body.spread, floor)
+    weight = typical.variety / (typical.variety + body.noise)
+    return float(own**weight * usual ** (1.0 - weight))
 
 
-def _floor(body: Json) -> float:
+def _floor(body: Body) -> float:
     """Return the least that one unit of excess can be, for scores that (nearly) never change."""
-    return max(1e-3 * body["spread"], 1e-6 * abs(body["knots"][-1]), 1e-12)
+    return max(1e-3 * body.spread, 1e-6 * abs(body.u), 1e-12)
 
 
 # -- what one target teaches --------------------------------------------------------
@@ -227,36 +233,18 @@ def _mean_excess(score: Values, u: float, window: int) -> tuple[float, float]:
     return shortened(mean), shortened(max(variance, 1.0 / len(first)))
 
 
-def _compressed(maxima: Values) -> list[list[float]]:
+def _compressed(maxima: Values) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return at most ``MAX_MAXIMA`` values and how many maxima each stands for.
 
     The upper half stands for itself, further down the middles of equal shares do.
     """
     if len(maxima) <= MAX_MAXIMA:
-        return [[shortened(m, 5) for m in maxima], [1] * len(maxima)]
+        return tuple(shortened(m, 5) for m in maxima), (1,) * len(maxima)
     half = MAX_MAXIMA // 2
     rest = maxima[half:]
     middles = ((np.arange(half) + 0.5) / half * len(rest)).astype(np.intp)
-    weights = [1] * half + [shortened(len(rest) / half, 5)] * half
-    return [[shortened(m, 5) for m in np.concatenate((maxima[:half], rest[middles]))], weights]
-
-
-def _alarm_curve(
-    score: Values,
-    passes: Flags,
-    odd: Flags | None,
-    u: float,
-    window: int,
-    policy: Policy,
-    step_seconds: int,
-) -> Json:
-    """Return, per score level, how many alarms and how many steps a line there would give."""
-    known = np.sort(score[~np.isnan(score)])
-    shaped = _shaped(_shown(score, passes), policy, step_seconds)
-    levels = _levels(shaped, u, float(known[len(known) // 2]), window)
-    alarms = alarms_at(score, levels, policy, step_seconds, passes, odd)
-    points = len(known) - np.searchsorted(known, levels, side="left")
-    return {"levels": levels.tolist(), "alarms": alarms.tolist(), "points": points.tolist()}
+    counts = (1,) * half + (shortened(len(rest) / half, 5),) * half
+    return tuple(shortened(m, 5) for m in np.concatenate((maxima[:half], rest[middles]))), counts
 
 
 def alarms_at(

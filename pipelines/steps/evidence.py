@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -55,11 +56,11 @@ class Seen:
     """
 
     samples: float
-    reached: Values
+    reached: tuple[float, ...]
 
     @classmethod
     def none(cls) -> Seen:
-        return cls(0.0, np.zeros(len(LEVELS)))
+        return cls(0.0, (0.0,) * len(LEVELS))
 
     @classmethod
     def of(cls, surprise: Values, window: int) -> Seen:
@@ -67,21 +68,25 @@ class Seen:
         known = np.sort(surprise[~np.isnan(surprise)])
         above = len(known) - np.searchsorted(known, LEVELS, side="left")
         steps = SAMPLE_WINDOWS * window
-        return cls(len(known) / steps, above / steps)
+        return cls(len(known) / steps, tuple((above / steps).tolist()))
 
     @classmethod
-    def from_json(cls, values: Json | None) -> Seen:
-        """Return what ``to_json`` wrote; nothing seen where there is none."""
-        return cls.none() if values is None else cls(values["samples"], np.asarray(values["reached"]))
+    def from_json(cls, values: Json) -> Seen:
+        """Return what ``to_json`` wrote."""
+        return cls(values["samples"], tuple(values["reached"]))
 
     def to_json(self) -> Json:
-        return {"samples": self.samples, "reached": self.reached.tolist()}
+        return {"samples": self.samples, "reached": list(self.reached)}
+
+    @cached_property
+    def reached_values(self) -> Values:
+        return np.array(self.reached)
 
     def then(self, later: Seen, days: float) -> Seen:
         """Return this, faded by so many days, and what was seen in them."""
         kept = fading(days)
-        samples, reached = kept * self.samples + later.samples, kept * self.reached + later.reached
-        return Seen(_short(samples), np.array([_short(each) for each in reached.tolist()]))
+        reached = kept * self.reached_values + later.reached_values
+        return Seen(_short(kept * self.samples + later.samples), _all_short(reached))
 
     def corrected(self, surprise: Values) -> Values:
         """Return surprises as they are in the light of this: larger where levels were reached too rarely.
@@ -90,7 +95,7 @@ class Seen:
         """
         if not self.samples:
             return surprise
-        share = (self.reached + PRIOR_SAMPLES * SHARES) / (self.samples + PRIOR_SAMPLES)
+        share = (self.reached_values + PRIOR_SAMPLES * SHARES) / (self.samples + PRIOR_SAMPLES)
         levels = LEVELS - TRUST * np.log10(share / SHARES)
         # A level is rarer than the one below it, however few samples say otherwise.
         levels = np.maximum.accumulate(levels + 1e-6 * np.arange(len(levels)))
@@ -109,33 +114,37 @@ class Realised:
     """
 
     weeks: float
-    alarms: Values
+    alarms: tuple[float, ...]
 
     @classmethod
     def none(cls) -> Realised:
-        return cls(0.0, np.zeros(len(GRID)))
+        return cls(0.0, (0.0,) * len(GRID))
 
     @classmethod
-    def from_json(cls, values: Json | None) -> Realised:
-        """Return what ``to_json`` wrote; nothing realised where there is none."""
-        if values is None:
-            return cls.none()
-        alarms = np.zeros(len(GRID))
-        alarms[: len(values["alarms"])] = values["alarms"]
-        return cls(values["weeks"], alarms)
+    def of(cls, weeks: float, alarms: Values) -> Realised:
+        return cls(weeks, tuple(alarms.tolist()))
+
+    @classmethod
+    def from_json(cls, values: Json) -> Realised:
+        """Return what ``to_json`` wrote."""
+        alarms = tuple(values["alarms"])
+        return cls(values["weeks"], alarms + (0.0,) * (len(GRID) - len(alarms)))
 
     def to_json(self) -> Json:
-        return {"weeks": self.weeks, "alarms": np.trim_zeros(self.alarms, "b").tolist()}
+        # Most of the grid is empty.
+        return {"weeks": self.weeks, "alarms": np.trim_zeros(self.alarm_values, "b").tolist()}
+
+    @cached_property
+    def alarm_values(self) -> Values:
+        return np.array(self.alarms)
 
     def then(self, later: Realised, days: float) -> Realised:
         """Return this, faded by so many days, and what was realised in them."""
         kept = fading(days)
-        alarms = kept * self.alarms + later.alarms
-        # Faded to a thousandth an alarm says nothing; most of the grid is empty.
+        alarms = kept * self.alarm_values + later.alarm_values
+        # Faded to a thousandth an alarm says nothing.
         alarms[alarms < 1e-3] = 0.0
-        return Realised(
-            _short(kept * self.weeks + later.weeks), np.array([_short(each) for each in alarms.tolist()])
-        )
+        return Realised(_short(kept * self.weeks + later.weeks), _all_short(alarms))
 
     def ratio(self, expected: Values) -> Values:
         """Return by what the alarms of a curve are multiplied in the light of this, shape of ``GRID``.
@@ -146,13 +155,15 @@ class Realised:
         Args:
             expected: alarms a series-week of the curve at ``GRID``.
         """
-        return (self.alarms + PRIOR_ALARMS) / (expected * self.weeks + PRIOR_ALARMS)
+        return (self.alarm_values + PRIOR_ALARMS) / (expected * self.weeks + PRIOR_ALARMS)
 
 
 def total(parts: Sequence[Realised]) -> Realised:
     """Return what several targets realised together."""
-    alarms = np.sum([part.alarms for part in parts], axis=0) if parts else np.zeros(len(GRID))
-    return Realised(sum(part.weeks for part in parts), alarms)
+    if not parts:
+        return Realised.none()
+    alarms = np.sum([part.alarm_values for part in parts], axis=0)
+    return Realised.of(sum(part.weeks for part in parts), alarms)
 
 
 def fading(days: float) -> float:
@@ -163,3 +174,7 @@ def fading(days: float) -> float:
 def _short(value: float) -> float:
     """Round to what is stored, so that nights learned one by one and at once are the same."""
     return float(f"{value:.5g}")
+
+
+def _all_short(values: Values) -> tuple[float, ...]:
+    return tuple(_short(each) for each in values.tolist())

@@ -11,14 +11,15 @@ high", because unseen data may hold real incidents.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from pipelines.monitor import Threshold
-from pipelines.records import Json, Values
+from pipelines.records import Values
+from pipelines.steps.bodies import Body, Line, Placed, Tail, Typical
 from pipelines.steps.calibrate import MIN_LINE, SurpriseScale, normaliser, shortened
 from pipelines.steps.evidence import GRID, Realised, Seen
 from pipelines.times import WEEK
@@ -65,13 +66,13 @@ class BudgetError(ValueError):
 
 
 def draw(
-    bodies: Sequence[Json],
+    bodies: Sequence[Body],
     threshold: Threshold,
     *,
-    tail_from: Sequence[Json] | Pool = (),
-    previous: Json | None = None,
+    tail_from: Sequence[Body] | Pool = (),
+    previous: Line | None = None,
     realised: Realised | None = None,
-) -> Json:
+) -> Line:
     """Return tail and line of a monitor, or of one target with the tail of its monitor.
 
     Args:
@@ -94,33 +95,32 @@ def draw(
     pool = tail_from if isinstance(tail_from, Pool) else Pool(tail_from or bodies)
     match threshold.method:
         case "alarms":
-            line = _alarm_line(bodies, threshold, pool, realised or Realised.none())
+            return _alarm_line(bodies, threshold, pool, realised or Realised.none())
         case "quantile":
-            line = _quantile_line(bodies, threshold, pool.tail)
+            return _quantile_line(bodies, threshold, pool.tail)
         case "sigma":
-            line = {"method": "sigma", "value": 3.0 if threshold.value is None else threshold.value}
+            return Line(pool.tail, "sigma", value=3.0 if threshold.value is None else threshold.value)
         case "dynamic":
-            line = {"method": "dynamic"}
+            return Line(pool.tail, "dynamic")
         case other:
             raise ValueError(f"no threshold method {other!r}; use alarms, quantile, sigma or dynamic")
-    return {**pool.tail, **line}
 
 
 class Pool:
     """What the targets of a monitor teach together, computed once for all lines drawn from it."""
 
-    def __init__(self, bodies: Sequence[Json]) -> None:
+    def __init__(self, bodies: Sequence[Body]) -> None:
         self.bodies = bodies
 
     @cached_property
-    def tail(self) -> Json:
+    def tail(self) -> Tail:
         """Shape and scale of the tail, and what makes a target's normaliser."""
         return _fit_tail(self.bodies)
 
     @cached_property
     def alarms(self) -> Curve:
         """The alarms that all targets together had, as counted."""
-        return _pooled_curve(self.bodies, self.tail, "alarms")
+        return _pooled_curve(self.bodies, self.tail, _alarms)
 
     @cached_property
     def curve(self) -> Curve:
@@ -145,16 +145,12 @@ class Calibrated:
     """What scores since the fit correct."""
 
     @classmethod
-    def of(cls, body: Json, line: Json, seen: Seen | None = None) -> Calibrated:
+    def of(cls, body: Body, line: Line, seen: Seen | None = None) -> Calibrated:
         """Return the calibration of one target under the line of its monitor."""
-        calibrated = cls(SurpriseScale.of(body, line), line.get("surprise", MIN_LINE), seen or Seen.none())
-        if "surprise" in line:
-            return calibrated
-        at = (
-            body["dynamic"]
-            if line["method"] == "dynamic"
-            else body["mean"] + line["value"] * body["deviation"]
-        )
+        calibrated = cls(SurpriseScale.of(body, line.tail), MIN_LINE, seen or Seen.none())
+        if line.surprise is not None:
+            return replace(calibrated, line=line.surprise)
+        at = body.dynamic if line.value is None else body.mean + line.value * body.deviation
         return replace(calibrated, line=max(float(calibrated.surprise(np.array([at]))[0]), MIN_LINE))
 
     def surprise(self, scores: Values) -> Values:
@@ -169,23 +165,23 @@ class Calibrated:
 # -- what they teach together -------------------------------------------------------
 
 
-def _fit_tail(bodies: Sequence[Json]) -> Json:
+def _fit_tail(bodies: Sequence[Body]) -> Tail:
     """Return the pooled tail: shape and scale in units of the normaliser, and what makes the normaliser."""
-    tail = _typical(bodies)
-    heights, weights = _pooled_maxima(bodies, tail)
+    typical = _typical(bodies)
+    heights, weights = _pooled_maxima(bodies, typical)
     shape, scale = _pareto(heights, weights)
-    return {**tail, "shape": shape, "scale": scale, "maxima": round(float(weights.sum()))}
+    return Tail(typical.ratio, typical.variety, shape, scale, maxima=round(float(weights.sum())))
 
 
-def _typical(bodies: Sequence[Json]) -> Json:
+def _typical(bodies: Sequence[Body]) -> Typical:
     """Return the ratio of mean excess to spread over the targets, and the variance of its log.
 
     The variance is what remains after the noise of each target's mean (method of moments), mixed
     with the prior's.
     """
-    usable = [b for b in bodies if b["spread"] > 0 and b["mean_excess"] > 0]
-    logs = np.array([np.log(b["mean_excess"] / b["spread"]) for b in usable])
-    noise = np.array([b["noise"] for b in usable])
+    usable = [b for b in bodies if b.spread > 0 and b.mean_excess > 0]
+    logs = np.array([np.log(b.mean_excess / b.spread) for b in usable])
+    noise = np.array([b.noise for b in usable])
     weights = 1.0 / (noise + TYPICAL_VARIETY**2)
     prior = PRIOR_TARGETS / (PRIOR_TARGETS + len(usable))
     # One target with enough clusters outweighs a prior that is wide: a factor of two either way.
@@ -193,15 +189,15 @@ def _typical(bodies: Sequence[Json]) -> Json:
     variety = TYPICAL_VARIETY**2 * prior
     if len(usable):
         variety += (1.0 - prior) * max(float(((logs - centre) ** 2 - noise).mean()), 0.0)
-    return {"ratio": shortened(float(np.exp(centre))), "variety": shortened(variety)}
+    return Typical(ratio=shortened(float(np.exp(centre))), variety=shortened(variety))
 
 
-def _pooled_maxima(bodies: Sequence[Json], tail: Json) -> tuple[Values, Values]:
+def _pooled_maxima(bodies: Sequence[Body], typical: Typical) -> tuple[Values, Values]:
     """Return normalised maxima, ascending, and their weights; thinned to ``MAX_POOLED`` values."""
     if not bodies:
         return np.empty(0), np.empty(0)
-    heights = np.concatenate([np.asarray(b["maxima"][0]) / normaliser(b, tail) for b in bodies])
-    weights = np.concatenate([np.asarray(b["maxima"][1]) for b in bodies])
+    heights = np.concatenate([np.array(b.maxima) / normaliser(b, typical) for b in bodies])
+    weights = np.concatenate([np.array(b.maxima_counts) for b in bodies])
     order = np.argsort(heights)
     heights, weights = heights[order], weights[order]
     if len(heights) <= MAX_POOLED:
@@ -251,7 +247,7 @@ def _log_survival(
 # -- where the line is --------------------------------------------------------------
 
 
-def _alarm_line(bodies: Sequence[Json], threshold: Threshold, pool: Pool, realised: Realised) -> Json:
+def _alarm_line(bodies: Sequence[Body], threshold: Threshold, pool: Pool, realised: Realised) -> Line:
     """Return the line at which the unseen scores give as many alarms as the budget asks for.
 
     Raises:
@@ -261,10 +257,11 @@ def _alarm_line(bodies: Sequence[Json], threshold: Threshold, pool: Pool, realis
     share = weeks / len(bodies) if threshold.per == "monitor" else weeks
     asked = threshold.alarms_per_week * share
     shared = bodies is pool.bodies or len(bodies) == len(pool.bodies)
-    own = pool.alarms if shared else _pooled_curve(bodies, pool.tail, "alarms")
+    own = pool.alarms if shared else _pooled_curve(bodies, pool.tail, _alarms)
     if own[1].max(initial=0.0) == 0.0:
         # Nothing ever moved: any change is an alarm, so only the number of points says how rare one is.
-        return _line(np.log10(max(sum(b["n"] for b in bodies) / asked, 10.0)), threshold, asked, 0.0)
+        rarest = np.log10(max(sum(b.n for b in bodies) / asked, 10.0))
+        return _line(pool.tail, rarest, threshold, asked, 0.0)
     curve = pool.curve if shared else _extended(own, pool.alarms)
     if realised.weeks:
         curve = _realised(curve, pool, realised)
@@ -274,12 +271,13 @@ def _alarm_line(bodies: Sequence[Json], threshold: Threshold, pool: Pool, realis
             f"alarms_per_week of {threshold.alarms_per_week:g} needs a line that more than half of the "
             f"normal points exceed; the largest possible is {most / share:.3g} per {threshold.per}"
         )
-    return _line(_falling_to(curve, asked), threshold, asked, max(asked, min(MIN_ALARMS, most)))
+    placed = max(asked, min(MIN_ALARMS, most))
+    return _line(pool.tail, _falling_to(curve, asked), threshold, asked, placed)
 
 
-def _weeks(bodies: Sequence[Json]) -> float:
+def _weeks(bodies: Sequence[Body]) -> float:
     """Return the series-weeks of unseen scores that the bodies were learned from."""
-    return float(sum(b["seconds"] for b in bodies)) / WEEK
+    return float(sum(b.seconds for b in bodies)) / WEEK
 
 
 def _extended(own: Curve, pooled: Curve) -> Curve:
@@ -335,7 +333,7 @@ def _steepness(levels: Values, alarms: Values) -> float:
     return float(np.clip(np.log10(many / few) / width, 1.0, 2.5)) ** STEEP_TRUST
 
 
-def _quantile_line(bodies: Sequence[Json], threshold: Threshold, tail: Json) -> Json:
+def _quantile_line(bodies: Sequence[Body], threshold: Threshold, tail: Tail) -> Line:
     """Return the line that a share of the unseen points reaches.
 
     Raises:
@@ -344,37 +342,44 @@ def _quantile_line(bodies: Sequence[Json], threshold: Threshold, tail: Json) -> 
     share = 0.001 if threshold.value is None else threshold.value
     if not 0.0 < share < MAX_LINE_SHARE:
         raise ValueError(f"quantile takes a contamination between 0 and {MAX_LINE_SHARE}, got {share:g}")
-    asked = share * sum(b["n"] for b in bodies)
-    levels, points = _pooled_curve(bodies, tail, "points")
+    asked = share * sum(b.n for b in bodies)
+    levels, points = _pooled_curve(bodies, tail, _points)
     most = float(points.max(initial=0.0))
     if most == 0.0 or asked > most:
-        return _line(-np.log10(share), threshold, asked, 0.0)
+        return _line(tail, -np.log10(share), threshold, asked, 0.0)
     placed = max(asked, min(MIN_ALARMS, most))
-    return _line(_solve(levels, points, placed) + np.log10(placed / asked), threshold, asked, placed)
+    surprise = _solve(levels, points, placed) + np.log10(placed / asked)
+    return _line(tail, surprise, threshold, asked, placed)
 
 
-def _line(surprise: float, threshold: Threshold, asked: float, placed: float) -> Json:
-    return {
-        "method": threshold.method,
-        "surprise": shortened(max(float(surprise), MIN_LINE)),
-        "evidence": {
-            "asked": shortened(asked),
-            "placed_at": shortened(placed),
-            "per": threshold.per,
-            "alarms_per_week": threshold.alarms_per_week,
-        },
-    }
+def _line(tail: Tail, surprise: float, threshold: Threshold, asked: float, placed: float) -> Line:
+    return Line(
+        tail,
+        threshold.method,
+        surprise=shortened(max(float(surprise), MIN_LINE)),
+        placed=Placed(shortened(asked), shortened(placed), threshold.per, threshold.alarms_per_week),
+    )
 
 
-def _pooled_curve(bodies: Sequence[Json], tail: Json, what: str) -> tuple[Values, Values]:
+def _alarms(body: Body) -> Sequence[int]:
+    return body.alarms
+
+
+def _points(body: Body) -> Sequence[int]:
+    return body.points
+
+
+def _pooled_curve(
+    bodies: Sequence[Body], tail: Tail, counts: Callable[[Body], Sequence[int]]
+) -> tuple[Values, Values]:
     """Return surprises, ascending, and how many alarms or points all bodies together have from there up.
 
     Falling with surprise; only where fewer than half of the points lie above.
     """
     curves = [
-        (SurpriseScale.of(b, tail).surprise(np.asarray(b["levels"])), np.asarray(b[what], dtype=np.float64))
+        (SurpriseScale.of(b, tail).surprise(b.level_values), np.array(counts(b), dtype=np.float64))
         for b in bodies
-        if b["levels"]
+        if b.levels
     ]
     if not curves:
         return np.empty(0), np.empty(0)

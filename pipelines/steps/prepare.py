@@ -381,7 +381,7 @@ class Course:
     @property
     def usual_flat(self) -> int:
         """The most steps in a row with one value, in the usual week."""
-        return _flat_runs(self.raw, self.clock.week)[1]
+        return _usual_flat(self.raw, self.clock.week)
 
     @property
     def smallest_scale(self) -> float:
@@ -418,14 +418,11 @@ def _learn_channel(points: Points, bare: Recipe, wanted: str, number: int, *, fo
     detrended = course.moved - _trend(course.moved, bare.step_seconds)
     kind, usual = seasons.choose(detrended, course.clock, course.seconds, wanted)
     spread_kind = seasons.spread_kind(course.seconds, bare.step_seconds, kind, wanted)
-    longest, usual_longest = _flat_runs(course.raw, course.clock.week)
     shape = replace(
         course.shape,
         season=kind,
         spread_season=spread_kind,
-        longest_flat=longest,
-        usual_flat=usual_longest,
-        longest_gap=int(_runs(np.isnan(course.raw))[1].max(initial=0)),
+        usual_flat=course.usual_flat,
         kinds=min(len(np.unique(course.raw[~np.isnan(course.raw)])), 3),
     )
     return _scaled(course, shape, usual, bare, np.zeros(len(course.raw), dtype=bool), follow=follow)
@@ -554,11 +551,11 @@ def _runs(marked: NDArray[np.bool_]) -> tuple[Seconds, Seconds]:
     return edges[::2], edges[1::2] - edges[::2]
 
 
-def _flat_runs(raw: Values, week: Seconds) -> tuple[int, int]:
-    """Return the most steps in a row with one value: ever, and in the usual week."""
+def _usual_flat(raw: Values, week: Seconds) -> int:
+    """Return the most steps in a row with one value, in the usual week."""
     same = raw[1:] == raw[:-1]
     # A run over several weeks is a run in each of them.
     starts, lengths = _runs(same & (week[1:] == week[:-1]))
     longest = np.ones(int(week[-1] - week[0]) + 1, dtype=np.int64)
     np.maximum.at(longest, week[starts] - week[0], lengths + 1)
-    return int(_runs(same)[1].max(initial=0)) + 1, int(np.median(longest))
+    return int(np.median(longest))

@@ -8,9 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
+from pipelines.formats import format_of
 from pipelines.records import Json, Values
 from pipelines.steps import season as seasons
 
+RECIPE_FORMAT = 1
 BLOCK_SECONDS = 7_200
 """The level is followed in blocks of two hours."""
 
@@ -32,10 +34,8 @@ class ChannelRecipe:
         spread_season: the season of the noise: it can have one where the mean has none.
         spread: factor of the scale by the bins of that season, packed.
         level_blocks: blocks of ``BLOCK_SECONDS`` whose median is the level; 0 does not follow it.
-        longest_flat: most steps in a row with the same raw value, in the weeks learned from.
-        usual_flat: the same in a usual week (median over the weeks), so that one stuck sensor in the
-            history does not hide the next.
-        longest_gap: most steps in a row without a point.
+        usual_flat: most steps in a row with the same raw value in a usual week (median over the weeks), so
+            that one stuck sensor in the history does not hide the next.
         kinds: how many different values there are, 3 for more than two; 0 where nobody counted.
     """
 
@@ -50,9 +50,7 @@ class ChannelRecipe:
     spread_season: str = "none"
     spread: str = ""
     level_blocks: int = 0
-    longest_flat: int = 0
     usual_flat: int = 0
-    longest_gap: int = 0
     kinds: int = 0
 
     @cached_property
@@ -62,6 +60,14 @@ class ChannelRecipe:
     @cached_property
     def spread_values(self) -> Values:
         return _unpacked_spread(self.spread)
+
+    def to_json(self) -> Json:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Json) -> ChannelRecipe:
+        """Return the recipe that ``to_json`` wrote; what earlier releases kept beside it is left out."""
+        return cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})
 
 
 @dataclass(frozen=True)
@@ -93,14 +99,32 @@ class Recipe:
         return -((self.offset_seconds - ts) // self.step_seconds)
 
     def to_json(self) -> Json:
-        return {**asdict(self), "channels": [asdict(channel) for channel in self.channels]}
+        return {
+            "format": RECIPE_FORMAT,
+            "step_seconds": self.step_seconds,
+            "offset_seconds": self.offset_seconds,
+            "timezone": self.timezone,
+            "channels": [channel.to_json() for channel in self.channels],
+            "regimes": list(self.regimes),
+        }
 
     @classmethod
     def from_json(cls, values: Json) -> Recipe:
-        """Return the recipe that ``to_json`` wrote; what others keep beside it is left out."""
-        own = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        channels = tuple(ChannelRecipe(**c) for c in values["channels"])
-        return cls(**{**own, "channels": channels, "regimes": tuple(values.get("regimes", ()))})
+        """Return the recipe that ``to_json`` wrote, or the releases before it.
+
+        What `pipelines.workers.members` keeps beside it is left out.
+
+        Raises:
+            NewerFormatError: a newer release wrote it.
+        """
+        format_of(values, RECIPE_FORMAT, "a recipe")
+        return cls(
+            step_seconds=values["step_seconds"],
+            offset_seconds=values["offset_seconds"],
+            timezone=values["timezone"],
+            channels=tuple(ChannelRecipe.from_json(each) for each in values["channels"]),
+            regimes=tuple(values.get("regimes", ())),
+        )
 
 
 def packed_profile(profile: Values) -> str:

@@ -23,6 +23,7 @@ from pipelines.monitor import MonitorSpec, Period
 from pipelines.names import AUTO, Mode
 from pipelines.records import Json, Points, TargetRow, Values
 from pipelines.steps import calibrate, flag, masks, prepare, regimes
+from pipelines.steps.bodies import Body
 from pipelines.steps.masks import Span
 from pipelines.steps.recipe import Recipe
 from pipelines.workers import auto, bank, card, members
@@ -66,9 +67,13 @@ class FitTask:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit of one target produced; ``group`` is equal where weights are shared.
+    """What a fit of one target produced.
 
-    ``broken`` says why a model that is no more than a ``candidate`` must not be used.
+    Attributes:
+        recipe: JSON of ``pipelines.workers.members``.
+        calibrations: what was learned of its scores, by mode.
+        broken: why a model that is no more than a ``candidate`` must not be used.
+        group: equal where weights are shared.
     """
 
     target_id: int
@@ -77,7 +82,7 @@ class Fitted:
     recipe: Json
     weights: bytes
     card: Json
-    calibrations: dict[str, Json]
+    calibrations: dict[str, Body]
     status: str = "accepted"
     broken: tuple[str, ...] = ()
     group: int | None = None
@@ -589,7 +594,7 @@ def _unseen_scores(own: Sequence[FittedMember], models: Sequence[_Model]) -> Uns
 
 def _fitted_member(model: _Model, at: int | None) -> FittedMember:
     scales = {} if at is None else {str(mode): MemberScale.of(own) for mode, own in model.scores.items()}
-    return FittedMember(model.member, model.ready.recipe.to_json(), scales, at)
+    return FittedMember(model.member, model.ready.recipe, scales, at)
 
 
 def _calibrations(
@@ -597,7 +602,7 @@ def _calibrations(
     models: Sequence[_Model],
     scores: dict[Mode, Values],
     echo: dict[Mode, NDArray[np.bool_]],
-) -> dict[str, Json]:
+) -> dict[str, Body]:
     """Return what was learned of the scores of each mode."""
     lead = models[0]
     allowed = _allowed(spec, lead.ready)

@@ -13,8 +13,9 @@ from detectors.base import Expected
 from pipelines.failures import Failed, each_alone
 from pipelines.monitor import MonitorSpec
 from pipelines.names import Kind, Mode
-from pipelines.records import Interval, Json, Seconds, Values
+from pipelines.records import Interval, Seconds, Values
 from pipelines.steps import absence, flag, prepare
+from pipelines.steps.bodies import Body, Line
 from pipelines.steps.evidence import Seen
 from pipelines.steps.line import Calibrated
 from pipelines.times import WEEK
@@ -60,7 +61,7 @@ def _anomaly_scores(target: ScoreTarget, steps: ScoredSteps, mode: Mode) -> Valu
 
 def in_force(
     target: ScoreTarget, steps: ScoredSteps, mode: Mode
-) -> Iterator[tuple[NDArray[np.bool_], Json, Json, Seen]]:
+) -> Iterator[tuple[NDArray[np.bool_], Body, Line, Seen]]:
     """Yield which steps go by which body, line and evidence: functions of their time alone."""
     ts = steps.row.prepared.ts[steps.inside]
     lines, piece = target.lines[str(mode)], steps.row.piece
@@ -69,7 +70,7 @@ def in_force(
     seen_at = np.searchsorted(seen.valid_from, ts, side="right") - 1
     for line, known in np.unique(np.stack([line_at, seen_at]), axis=1).T.tolist():
         evidence = seen.seen[known] if known >= 0 else Seen.none()
-        yield (line_at == line) & (seen_at == known), piece.bodies[str(mode)], lines.bodies[line], evidence
+        yield (line_at == line) & (seen_at == known), piece.bodies[str(mode)], lines.lines[line], evidence
 
 
 def _judged(

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from detectors.base import Detector, DetectorConfig
 from pipelines.names import AUTO, Mode
-from pipelines.records import Json, Values
+from pipelines.records import Json, Values, VersionRow
+from pipelines.steps.recipe import Recipe
 from pipelines.workers import auto, bank
 from pipelines.workers.auto import Member, Traits
 
@@ -57,13 +58,13 @@ class FittedMember:
     """A member as a version holds it.
 
     Attributes:
-        recipe: what prepare learned for it, JSON.
+        recipe: what prepare learned for it.
         scales: by mode; empty where it is the whole version.
         at: its place among the members, by which its weights are found; None where it is the whole version.
     """
 
     member: Member
-    recipe: Json
+    recipe: Recipe
     scales: Mapping[str, MemberScale] = field(default_factory=dict)
     at: int | None = None
 
@@ -85,8 +86,15 @@ class FittedMember:
         return self.config[1].window
 
     def to_json(self) -> Json:
+        """Return it without its recipe, which several may share."""
         scales = {mode: [scale.middle, scale.spread] for mode, scale in self.scales.items()}
-        return {**self.member.to_json(), "recipe": self.recipe, "scales": scales}
+        return {**self.member.to_json(), "scales": scales}
+
+    @classmethod
+    def from_json(cls, values: Json, recipe: Recipe, at: int) -> FittedMember:
+        """Return the member that ``to_json`` wrote."""
+        scales = {mode: MemberScale(*scale) for mode, scale in values["scales"].items()}
+        return cls(Member.from_json(values), recipe, scales, at)
 
     def model(self, weights: bytes) -> Detector:
         """Return its model, a bank of one, from the weights of the version."""
@@ -119,25 +127,39 @@ def asked(
     return (Member(detector, params),)
 
 
-def stored(detector: str, params: Json, recipe: Json) -> tuple[FittedMember, ...]:
+def of_version(version: VersionRow) -> tuple[FittedMember, ...]:
     """Return the members of a stored version; the first one leads: it expects, samples and encodes."""
-    if "members" not in recipe:
-        return (FittedMember(Member(detector, params), recipe),)
+    return stored(version.detector, version.origin.params, version.recipe)
+
+
+def stored(detector: str, params: Json, recipe: Json) -> tuple[FittedMember, ...]:
+    """Return the members whose recipe ``recipe_of`` wrote; the first one leads.
+
+    Args:
+        detector, params: what the version was asked to be, which a single member is.
+    """
+    lead, several = Recipe.from_json(recipe), recipe.get("members")
+    if several is None:
+        return (FittedMember(Member(detector, params), lead),)
     found: list[FittedMember] = []
-    for at, each in enumerate(recipe["members"]):
+    for at, each in enumerate(several):
         own = each["recipe"]
         if own is None:
-            own = recipe
-        elif isinstance(own, int):
-            own = found[own].recipe
-        scales = {mode: MemberScale(*scale) for mode, scale in each["scales"].items()}
-        found.append(FittedMember(Member.from_json(each), own, scales, at))
+            learned = lead
+        else:
+            learned = found[own].recipe if isinstance(own, int) else Recipe.from_json(own)
+        found.append(FittedMember.from_json(each, learned, at))
     return tuple(found)
 
 
-def window(detector: str, params: Json, recipe: Json) -> int:
-    """Return how many steps the longest window of a stored version holds."""
-    return max(member.window for member in stored(detector, params, recipe))
+def longest(members: Sequence[FittedMember]) -> int:
+    """Return how many steps the longest window of a version holds."""
+    return max(member.window for member in members)
+
+
+def longest_seconds(members: Sequence[FittedMember]) -> int:
+    """Return how long the longest window of a version is."""
+    return longest(members) * members[0].recipe.step_seconds
 
 
 def shortest_window(detector: str, params: Json) -> int:
@@ -157,8 +179,8 @@ def longest_window(detector: str, params: Json) -> int:
 
 
 def recipe_of(members: Sequence[FittedMember]) -> Json:
-    """Return the recipe of a version: its leader's, with the members where there are several."""
-    lead = members[0].recipe
+    """Return the recipe of a version as JSON: its leader's, with the members where there are several."""
+    lead = members[0].recipe.to_json()
     if members[0].at is None:
         return lead
     known = [each.recipe for each in members]
@@ -166,7 +188,7 @@ def recipe_of(members: Sequence[FittedMember]) -> Json:
     for each in members:
         # What several share is stored once, by its first owner's place: a season takes 5 KiB.
         first = known.index(each.recipe)
-        shared = first if first < len(own) else each.recipe
+        shared = first if first < len(own) else each.recipe.to_json()
         own.append({**each.to_json(), "recipe": shared if own else None})
     return {**lead, "members": own}
 

@@ -125,7 +125,8 @@ class _Columns:
 
     @classmethod
     def of(cls, spec: MonitorSpec, target: ScoreTarget, steps: Sequence[ScoredSteps], mode: Mode) -> _Columns:
-        window = max((members.window(p.detector, p.params, p.recipe) for p in target.pieces), default=1)
+        of = [members.stored(piece.detector, piece.params, piece.recipe) for piece in target.pieces]
+        window = max(map(members.longest, of), default=1)
         parts = [_columns(spec, target, each, mode) for each in steps]
         nothing = (np.empty(0, dtype=np.int64), np.empty(0), np.empty(0, np.bool_), np.empty(0, np.bool_))
         ts, surprise, allowed, odd = (np.concatenate(column) for column in zip(nothing, *parts, strict=True))
@@ -157,7 +158,7 @@ class _Columns:
         reach = look_back_seconds(spec.policy, self.step_seconds)
         whole, before = (self.between(start - reach, end)._alarms(spec, timeline) for end in (stop, start))
         scored = np.count_nonzero(~np.isnan(self.between(start, stop).surprise))
-        return Realised(float(scored * self.step_seconds / WEEK), np.maximum(whole - before, 0.0))
+        return Realised.of(float(scored * self.step_seconds / WEEK), np.maximum(whole - before, 0.0))
 
     def _alarms(self, spec: MonitorSpec, timeline: SeenAt) -> Values:
         """Return how many alarms these steps would have raised at every surprise, as corrected then."""
@@ -177,7 +178,7 @@ def _columns(
     scores = steps.scores(mode)
     surprise = np.full(len(scores), np.nan)
     for rows, body, line, _ in in_force(target, steps, mode):
-        surprise[rows] = SurpriseScale.of(body, line).surprise(scores[rows])
+        surprise[rows] = SurpriseScale.of(body, line.tail).surprise(scores[rows])
     inside = steps.inside
     allowed = np.ones(len(scores), dtype=np.bool_)
     if flag.is_gated(spec.policy):

@@ -36,8 +36,11 @@ class _Row:
     owner: int
     piece: Piece
     member: FittedMember
-    recipe: Recipe
     prepared: prepare.Prepared
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.member.recipe
 
 
 @dataclass
@@ -113,17 +116,15 @@ def _rows(owner: int, target: ScoreTarget, spec: MonitorSpec) -> Iterator[_Row]:
             # Its scores are there already, joined: the leader alone is asked, what it expects.
             of = of[:1]
         # Members with one recipe share the object: its steps are prepared once.
-        prepared: dict[int, tuple[Recipe, prepare.Prepared]] = {}
-        longest = max(member.window for member in of)
+        prepared: dict[int, prepare.Prepared] = {}
+        longest = members.longest(of)
         for member in of:
-            known = id(member.recipe)
+            recipe, known = member.recipe, id(member.recipe)
             if known not in prepared:
-                recipe = Recipe.from_json(member.recipe)
                 margin = longest * recipe.step_seconds
                 stop = min(piece.stop + margin, target.observed_until)
-                steps = prepare.apply(recipe, points, piece.start - margin, stop, calendar)
-                prepared[known] = (recipe, steps)
-            yield _Row(owner, piece, member, *prepared[known])
+                prepared[known] = prepare.apply(recipe, points, piece.start - margin, stop, calendar)
+            yield _Row(owner, piece, member, prepared[known])
 
 
 def masked_spans(spec: MonitorSpec, target: ScoreTarget) -> list[Span]:

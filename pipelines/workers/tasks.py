@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Interval, Json, Points, Seconds, TargetRow, Values
+from pipelines.steps.bodies import Body, Line
 from pipelines.steps.evidence import Seen
 
 
@@ -29,6 +30,7 @@ class Piece:
     """A version, and the half-open span of timestamps that are its to score.
 
     Attributes:
+        recipe: as its version has it, JSON of ``pipelines.workers.members``.
         bodies: what its fit taught of its scores, by mode.
         seen: what scores since have taught, by mode.
         learned_steps: steps of its training span.
@@ -40,7 +42,7 @@ class Piece:
     params: Json
     recipe: Json
     weights_id: int
-    bodies: dict[str, Json]
+    bodies: dict[str, Body]
     start: int
     stop: int
     learned_steps: int
@@ -50,10 +52,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class LinesAt:
-    """Tail and line of one mode from a data time on, sorted by ``valid_from``."""
+    """The lines of one mode, each from a data time on, sorted by ``valid_from``."""
 
     valid_from: Seconds
-    bodies: tuple[Json, ...]
+    lines: tuple[Line, ...]
 
 
 @dataclass(frozen=True)

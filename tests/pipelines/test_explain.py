@@ -115,7 +115,7 @@ def test_the_score_computed_again_is_the_one_that_flagged_it(
     told = explain.explain(made.spec, target, made.weights, found)
     assert told.mode == ("settled" if settled_until else "live")
     assert told.anomaly_score == pytest.approx(found.peak_score)
-    assert told.line == pytest.approx(made.target.lines[str(told.mode)].bodies[0]["surprise"])
+    assert told.line == pytest.approx(made.target.lines[str(told.mode)].lines[0].surprise)
 
 
 def test_members_share_the_square_of_the_joined_score(several: Case) -> None:

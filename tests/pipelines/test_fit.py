@@ -82,7 +82,7 @@ def test_a_model_knows_the_regimes_of_its_series_and_a_shared_one_those_of_all(
     )
     spec = MonitorSpec("m", {}, "discriminant", {"window": 6}, scope=scope, calendar=calendar)
     fitted = fit_targets(FitTask(spec, targets)).fitted
-    assert [list(each.recipe["regimes"])[2:] for each in fitted] == known
+    assert [list(Recipe.from_json(each.recipe).regimes)[2:] for each in fitted] == known
 
 
 def test_a_target_whose_fit_fails_is_left_out_alone_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """What a version is made of: members, the scale of their scores, and one score of all."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 
 from detectors import registry
 from pipelines.names import AUTO, Mode
+from pipelines.steps.recipe import ChannelRecipe, Recipe
 from pipelines.workers import bank, members
 from pipelines.workers.auto import Member, Traits, View
 from pipelines.workers.members import FittedMember, MemberScale
@@ -15,9 +18,12 @@ from pipelines.workers.members import FittedMember, MemberScale
 SETTLED = str(Mode.SETTLED)
 
 
-def member(at: int | None, scale: MemberScale | None = None, recipe: dict | None = None) -> FittedMember:
+ONE = ChannelRecipe(center=1.0)
+
+
+def member(at: int | None, scale: MemberScale | None = None, of: ChannelRecipe = ONE) -> FittedMember:
     scales = {} if scale is None else {SETTLED: scale}
-    return FittedMember(Member("robust_z", {"window": 3}), recipe or {"step_seconds": 60}, scales, at)
+    return FittedMember(Member("robust_z", {"window": 3}), Recipe(60, 0, "UTC", (of,)), scales, at)
 
 
 def test_a_scale_is_told_from_the_median_to_where_the_tail_begins():
@@ -60,24 +66,24 @@ def test_a_leader_without_a_vote_is_heard_only_where_it_is_alone():
     np.testing.assert_allclose(members.combined([silent], own[:1], Mode.SETTLED), [9.0])
 
 
-def test_a_version_of_one_detector_is_stored_as_ever():
+def through_json(several: Sequence[FittedMember]) -> tuple[FittedMember, ...]:
+    stored = json.loads(json.dumps(members.recipe_of(several), allow_nan=False))
+    return members.stored("robust_z", {"window": 3}, stored)
+
+
+def test_a_single_detector_is_stored_by_its_recipe_alone():
     alone = member(None)
-    assert members.recipe_of([alone]) == alone.recipe
-    assert members.stored("robust_z", {"window": 3}, alone.recipe) == (alone,)
+    assert members.recipe_of([alone]) == alone.recipe.to_json()
+    assert through_json([alone]) == (alone,)
 
 
 def test_members_come_back_from_what_is_stored():
-    first, second = {"step_seconds": 60, "of": "first"}, {"step_seconds": 60, "of": "second"}
-    scale = MemberScale(1.5, 2.5)
-    three = [member(at, scale, recipe) for at, recipe in enumerate((first, second, second))]
-    recipe = members.recipe_of(three)
-    assert recipe["step_seconds"] == 60
-    assert isinstance(recipe["members"][2]["recipe"], int), "what two share is stored once"
-    back = members.stored(AUTO, {}, recipe)
-    assert [each.at for each in back] == [0, 1, 2]
-    assert [each.recipe["of"] for each in back] == ["first", "second", "second"]
-    assert back[1].recipe is back[2].recipe, "and prepared once"
-    assert all(each.scales == {SETTLED: scale} for each in back)
+    other = ChannelRecipe(center=2.0)
+    three = [member(at, MemberScale(1.5, 2.5), of) for at, of in enumerate((ONE, other, other))]
+    back = through_json(three)
+    assert back == tuple(three)
+    assert back[1].recipe is back[2].recipe, "what two share is prepared once"
+    assert isinstance(members.recipe_of(three)["members"][2]["recipe"], int), "and stored once"
 
 
 def test_every_member_finds_its_own_weights():

@@ -30,6 +30,7 @@ from anomaly_service.service import Service
 from pipelines.executor import Inline
 from pipelines.monitor import MonitorSpec
 from pipelines.names import RunKind, Status
+from pipelines.steps.bodies import LineEntry
 
 START = int(datetime(2024, 6, 3, tzinfo=UTC).timestamp())
 DAY = 86400
@@ -327,11 +328,12 @@ def _versions(store: SqlStore, keys: Keys) -> set[tuple[str, str, str, int, int]
 def _lines(store: SqlStore, names: dict[int, str]) -> dict[tuple[str, str, int], tuple[float, float]]:
     return {
         (name, str(row.mode), row.valid_from): (
-            row.body["surprise"],
-            row.body.get("realised", {"weeks": 0.0})["weeks"],
+            entry.line.surprise or 0.0,
+            entry.counted.realised.weeks if entry.counted else 0.0,
         )
         for i, name in names.items()
         for row in store.lines(i)
+        for entry in [LineEntry.from_json(row.body)]
     }
 
 

@@ -12,6 +12,7 @@ from pipelines.jobs import passes
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import fingerprint
 from pipelines.records import VersionRow
+from pipelines.steps.bodies import LineEntry
 from pipelines.workers import card
 from pipelines.workers.card import Card, Trial
 
@@ -100,7 +101,10 @@ def test_no_line_is_drawn_from_a_broken_model(new_store: Callable[[], SqlStore],
         break_fits(lambda row, start, broken=broken: row == 0 and broken == "a")
         passes.backfill(at, END)
         lines.append(
-            {(line.mode, line.valid_from): line.body["surprise"] for line in store.lines(at.monitor.id)}
+            {
+                (line.mode, line.valid_from): LineEntry.from_json(line.body).line.surprise
+                for line in store.lines(at.monitor.id)
+            }
         )
     assert lines[0]
     assert lines[0] == pytest.approx(lines[1])
@@ -169,7 +173,7 @@ def test_another_configuration_is_tried_where_one_came_out_broken(store: SqlStor
     assert judged
     assert outcome["fitted"] >= 1
     (versions,) = other.versions(other.targets()).values()
-    assert {version.config["fingerprint"] for version in versions} == {fingerprint(other.spec)}
+    assert {version.origin.fingerprint for version in versions} == {fingerprint(other.spec)}
 
 
 def test_a_refit_on_request_that_comes_out_broken_leaves_the_model_of_its_night(

@@ -15,6 +15,7 @@ from pipelines.jobs import passes
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.monitor import Period
 from pipelines.names import Kind
+from pipelines.steps.recipe import Recipe
 from pipelines.workers import bank
 
 LASTS = 8 * HOUR
@@ -93,8 +94,8 @@ def test_a_version_keeps_the_names_of_its_regimes_and_samples_them(store: SqlSto
         at = job(store, SPEC)
         passes.backfill(at, END)
         newest = store.versions([target.id for target in at.targets()])[-1]
-        assert list(newest.recipe["regimes"]) == ["workday", "weekend", "maintenance"]
-        cls, config = bank.config_of(newest.detector, newest.config["params"])
+        assert list(Recipe.from_json(newest.recipe).regimes) == ["workday", "weekend", "maintenance"]
+        cls, config = bank.config_of(newest.detector, newest.origin.params)
         model = bank.unpack(cls, config, [store.weights([newest.weights_id])[newest.weights_id]])
         means = [float(model.sample_of(k, 100).mean()) for k in (0, 2)]  # type: ignore[attr-defined]  # by name
         assert means[0] > means[1] + 1
@@ -110,4 +111,4 @@ def test_a_newcomer_borrows_a_model_with_the_regimes_that_it_knows(store: SqlSto
         loans = [v for rows in at.versions(at.targets()).values() for v in rows if v.on_loan]
         assert loans
         for loan in loans:
-            assert list(loan.recipe["regimes"]) == ["workday", "weekend", "maintenance"]
+            assert list(Recipe.from_json(loan.recipe).regimes) == ["workday", "weekend", "maintenance"]

@@ -16,6 +16,7 @@ from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.refit import due
 from pipelines.names import Kind, Mode
 from pipelines.records import VersionRow
+from pipelines.steps.bodies import CalibrationEntry
 from pipelines.store import NewVersion
 from pipelines.times import DAY
 
@@ -94,14 +95,12 @@ def test_a_loan_brings_the_calibration_of_the_member_in_the_middle(store: SqlSto
     passes.tick(at, JOINED + 2 * WINDOW)
     (loan,), fits = versions(at)
     bodies = {
-        row.version_id: row.body
+        row.version_id: fit
         for row in store.calibrations([loan.id, *(v.id for v in fits[max(fits)])])
-        if row.mode is Mode.SETTLED and "knots" in row.body
+        if row.mode is Mode.SETTLED and (fit := CalibrationEntry.from_json(row.body).fit)
     }
     lent = bodies.pop(loan.id)
-    tops = sorted(body["knots"][-1] for body in bodies.values())
-    assert lent["knots"][-1] == tops[1]
-    assert lent in [{k: v for k, v in body.items() if k != "seen"} for body in bodies.values()]
+    assert lent == sorted(bodies.values(), key=lambda body: body.u)[1]
 
 
 def test_an_incident_of_a_newcomer_is_found_and_nothing_else_is(store: SqlStore) -> None:
@@ -194,7 +193,7 @@ def test_a_loan_that_was_not_scored_yet_repeats_no_fit(store: SqlStore) -> None:
         train_start=loan.train_start,
         train_stop=loan.train_stop,
         recipe=loan.recipe,
-        config={**loan.config, "generation": 1},
+        config=replace(loan.origin, generation=1).to_json(),
         weights=b"",
         card=loan.card,
         stored_weights=loan.weights_id,
@@ -250,11 +249,11 @@ _CALM: list[Left] = []
 Passes = Sequence[tuple[str, float]]
 
 
-def after(passes: Passes, store: SqlStore) -> Left:
+def after(order: Passes, store: SqlStore) -> Left:
     """Return what passes leave, each at a time in days since the newcomer's first point."""
     ingest(store, "load", {**MEMBERS, "new": course(7, hours(JOINED))})
     at = job(store, SPEC)
-    for kind, day in passes:
+    for kind, day in order:
         now = JOINED + int(day * DAY)
         match kind:
             case "tick":
@@ -271,18 +270,18 @@ def after(passes: Passes, store: SqlStore) -> Left:
 
 
 @pytest.mark.parametrize(
-    "passes",
+    "order",
     [
         [("tick", 1.0), ("nightly", 1.5), ("tick", 3.2), ("nightly", 6.2), ("nightly", 6.2)],
         [("nightly", 7.9), ("backfill", 3.0), ("tick", 8.5), ("tick", 0.5)],
         [("backfill", -1.0), ("tick", 0.6), ("tick", 2.4), ("nightly", 2.5), ("rescore", 6.0)],
     ],
-    ids=lambda passes: "-".join(kind for kind, _ in passes),
+    ids=lambda order: "-".join(kind for kind, _ in order),
 )
 def test_passes_in_any_order_lend_the_same(
-    new_store: Callable[[], SqlStore], calm: Left, passes: Passes
+    new_store: Callable[[], SqlStore], calm: Left, order: Passes
 ) -> None:
-    found = after(passes, new_store())
+    found = after(order, new_store())
     assert found[0] == calm[0]
     assert found[1].keys() == calm[1].keys()
     np.testing.assert_allclose(
@@ -310,5 +309,5 @@ def test_an_explicit_refit_lends_the_new_models(store: SqlStore) -> None:
     again = [v for v in after if v.train_stop >= END - 8 * DAY]
     assert again
     for version in again:
-        assert version.config["generation"] == 1
+        assert version.origin.generation == 1
         assert version.weights_id == newest[max(stop for stop in newest if stop <= version.train_stop)]

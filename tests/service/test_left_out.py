@@ -25,6 +25,7 @@ from pipelines.jobs import group_loans, passes, refit
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.names import Kind, RunKind, RunState
 from pipelines.records import CalibrationRow, Points, TargetRow
+from pipelines.steps.bodies import CalibrationEntry, LineEntry
 from pipelines.store import Batch, LostClaimError, NewVersion, StaleEventsError
 from pipelines.times import DAY
 from pipelines.workers import fit, judge, recount
@@ -303,10 +304,11 @@ def test_a_target_whose_nights_teach_what_cannot_be_stored_is_left_out_alone(
     spoil(monkeypatch, "add_calibrations", spoilt)
     done = passes.backfill(at, END)
     assert [why.split(":")[0] for why in done["left_out_why"]] == ["load{host=b}"]
-    seen = {row.version_id for row in store.calibrations(range(1, 99)) if "seen" in row.body}
+    rows = store.calibrations(range(1, 99))
+    seen = {row.version_id for row in rows if CalibrationEntry.from_json(row.body).seen}
     assert len(seen) > 3
     assert not seen & bad
-    assert any("realised" in line.body for line in store.lines(at.monitor.id))
+    assert any(LineEntry.from_json(line.body).counted for line in store.lines(at.monitor.id))
 
 
 def test_a_target_whose_nights_cannot_be_looked_at_is_left_out_alone(

@@ -18,7 +18,8 @@ from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.monitor import MonitorSpec, Threshold
 from pipelines.names import Mode, Verdict
 from pipelines.records import CalibrationRow, LineRow, Policy
-from pipelines.steps.evidence import GRID, Realised, Seen
+from pipelines.steps.bodies import CalibrationEntry, LineEntry
+from pipelines.steps.evidence import GRID, Realised
 from pipelines.steps.line import Calibrated
 from pipelines.times import DAY
 from pipelines.workers.recount import ObserveTask
@@ -49,24 +50,25 @@ def course(seed: int, louder: float = 1.0, days: float = 24) -> tuple[np.ndarray
 def rows(at: MonitorJob) -> list[CalibrationRow]:
     """Return what nights have seen, in order of target, mode and night."""
     owner = {v.id: v.target_id for own in at.versions(at.targets()).values() for v in own}
-    found = [row for row in at.store.calibrations(list(owner)) if "seen" in row.body]
+    found = [row for row in at.store.calibrations(list(owner)) if entry(row).seen]
     return sorted(found, key=lambda row: (owner[row.version_id], row.mode, row.valid_from))
+
+
+def entry(row: CalibrationRow) -> CalibrationEntry:
+    return CalibrationEntry.from_json(row.body)
 
 
 def counted(at: MonitorJob) -> dict[tuple[Mode, int], Realised]:
     """Return what was realised up to each night, by mode and night."""
     lines = at.store.lines(at.monitor.id, target_ids=())
-    return {
-        (row.mode, row.valid_from): Realised.from_json(row.body["realised"])
-        for row in lines
-        if "realised" in row.body
-    }
+    read = [(row, LineEntry.from_json(row.body).counted) for row in lines]
+    return {(row.mode, row.valid_from): known.realised for row, known in read if known is not None}
 
 
 def learned(at: MonitorJob) -> tuple[list[tuple[int, str, int, str]], list[LineRow]]:
     """Return everything that nights have learned, ids of versions left out."""
     begins = {v.id: (v.target_id, v.train_stop) for own in at.versions(at.targets()).values() for v in own}
-    seen = [(*begins[row.version_id], row.mode, row.valid_from, str(row.body["seen"])) for row in rows(at)]
+    seen = [(*begins[row.version_id], row.mode, row.valid_from, str(entry(row).seen)) for row in rows(at)]
     return sorted(seen), at.store.lines(at.monitor.id)  # type: ignore[return-value]  # five columns
 
 
@@ -155,11 +157,11 @@ def test_a_point_is_held_against_what_was_known_the_night_before_it(filled: SqlS
     for ts, version, live, anomaly in zip(
         block.ts, block.version, block.live, block.live_anomaly, strict=True
     ):
-        own = [row for row in kept if row.version_id == version and row.valid_from <= ts]
-        body = next(row.body for row in own if "knots" in row.body)
-        seen = [row.body["seen"] for row in own if "seen" in row.body]
-        line = max((row for row in lines if row.valid_from <= ts), key=lambda row: row.valid_from)
-        known = Calibrated.of(body, line.body, Seen.from_json(seen[-1] if seen else None))
+        own = [entry(row) for row in kept if row.version_id == version and row.valid_from <= ts]
+        body = next(each.fit for each in own if each.fit)
+        seen = [each.seen for each in own if each.seen]
+        row = max((row for row in lines if row.valid_from <= ts), key=lambda row: row.valid_from)
+        known = Calibrated.of(body, LineEntry.from_json(row.body).line, seen[-1] if seen else None)
         assert known.anomaly_score(np.array([live]))[0] == pytest.approx(anomaly, rel=1e-6, nan_ok=True)
 
 
@@ -178,7 +180,7 @@ def test_what_people_confirmed_as_anomalous_teaches_nothing(new_store: Callable[
             store.review(event.id, verdict, by="ann")
         passes.backfill(at, END)
         last = max(counted(at).items(), key=lambda item: (item[0][0] is Mode.LIVE, item[0][1]))[1]
-        learned_of.append((float(last.alarms[GRID > 3].max()), last.weeks))
+        learned_of.append((float(last.alarm_values[GRID > 3].max()), last.weeks))
     nobody, normal, incident = learned_of
     assert nobody == normal
     assert nobody[0] > 0.5
@@ -195,9 +197,9 @@ def test_alarms_of_another_policy_say_nothing_about_this_one(filled: SqlStore) -
     # Counted anew, from the first night on: the scores are there to count them in.
     fresh = job(filled, replace(SPEC, policy=Policy(min_duration_seconds=3 * HOUR)))
     marks = {
-        row.body["realised"]["mark"]
+        known.mark
         for row in filled.lines(fresh.monitor.id, target_ids=())
-        if "realised" in row.body
+        if (known := LineEntry.from_json(row.body).counted)
     }
     assert len(marks) == 1
 
@@ -290,7 +292,6 @@ def test_what_nights_have_seen_is_small(filled: SqlStore) -> None:
     small = [row for row in rows(at) if row.valid_from != begins[row.version_id]]
     assert small
     assert max(len(str(row.body)) for row in small) < 200
-    assert all(Seen.from_json(row.body["seen"]).samples >= 0 for row in small)
 
 
 def spec_with(**changes: object) -> MonitorSpec:

@@ -22,10 +22,10 @@ from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.monitor import MonitorSpec
 from pipelines.names import AUTO, RunKind, RunState, Verdict
 from pipelines.records import CalibrationRow, Claim, Event, EventPortrait, Json, LineRow, VersionRow
-from pipelines.steps.evidence import Seen
-from pipelines.steps.recipe import Recipe
+from pipelines.steps.bodies import CalibrationEntry, Holds, LineEntry
 from pipelines.store import Batch, NewVersion, UnstorableError
 from pipelines.times import DAY
+from pipelines.workers import members
 
 BANK = hostile() | on_lattices()
 OTHERS = ("calm0", "gauge", "spike", "shift", "gap")
@@ -187,7 +187,8 @@ def _check_versions(made: Made, again: MonitorJob) -> None:
         version = new[row.target_id, row.train_stop]
         assert row.recipe == as_json(version.recipe)
         assert (row.config, row.card) == (as_json(version.config), as_json(version.card))
-        assert Recipe.from_json(row.recipe) == Recipe.from_json(version.recipe)
+        assert members.recipe_of(members.of_version(row)) == row.recipe
+        assert row.origin.to_json() == row.config
 
 
 def _check_calibrations(made: Made, again: MonitorJob) -> None:
@@ -204,9 +205,9 @@ def _check_calibrations(made: Made, again: MonitorJob) -> None:
         for row in again.store.calibrations(list(ids.values()))
     }
     assert stored == {key: as_json(body) for key, body in (first | later).items()} != {}
-    seen = [body["seen"] for body in stored.values() if "seen" in body]
-    assert seen
-    assert [as_json(Seen.from_json(body).to_json()) for body in seen] == seen
+    entries = {key: CalibrationEntry.from_json(body) for key, body in stored.items()}
+    assert {key: entry.to_json() for key, entry in entries.items()} == stored
+    assert {entry.holds for entry in entries.values()} >= {Holds.FIT, Holds.SEEN}
 
 
 def _check_lines(made: Made, again: MonitorJob) -> None:
@@ -215,6 +216,7 @@ def _check_lines(made: Made, again: MonitorJob) -> None:
         (row.target_id, row.mode, row.valid_from): row.body for row in again.store.lines(again.monitor.id)
     }
     assert stored == {key: as_json(body) for key, body in written.items()} != {}
+    assert {key: LineEntry.from_json(body).to_json() for key, body in stored.items()} == stored
 
 
 def _check_looks(made: Made, again: MonitorJob) -> None:
