@@ -1,13 +1,95 @@
-"""What a caller of the service may catch; every message says what to do."""
+"""Every error that a caller may catch, wherever it is raised, and what tells a bug from them.
+
+One tree: each class is of one of five kinds, whose value is the status of HTTP (``error.kind.value``), and
+each message says what to do. What else is raised is a bug, a ``ValueError`` too. Importing this is cheap.
+"""
 
 from __future__ import annotations
 
+from anomaly_service.config.errors import ConfigError
+from detectors.errors import (
+    AnomalyServiceError,
+    ConflictError,
+    ErrorKind,
+    InvalidError,
+    NotFittedError,
+    NotFoundError,
+    RefusedError,
+    UnavailableError,
+    UnknownClassifierError,
+    UnknownDetectorError,
+)
+from pipelines.errors import (
+    BudgetError,
+    LostClaimError,
+    NewerFormatError,
+    NotExplainableError,
+    StaleEventsError,
+    StoppedError,
+    TooCommonError,
+    UnstorableError,
+    WorkerDiedError,
+)
 
-class AnomalyServiceError(Exception):
-    """Base of everything the service raises on purpose."""
+__all__ = [
+    "AnomalyServiceError",
+    "BudgetError",
+    "ConfigError",
+    "ConflictError",
+    "DatabaseError",
+    "DatabaseUnavailableError",
+    "ErrorKind",
+    "GuessError",
+    "InvalidError",
+    "LabelledDataError",
+    "LostClaimError",
+    "NewerFormatError",
+    "NoModelError",
+    "NoPlotError",
+    "NotADemoError",
+    "NotComparableError",
+    "NotExplainableError",
+    "NotFittedError",
+    "NotFoundError",
+    "RefusedError",
+    "ReviewedEventError",
+    "SchemaError",
+    "SourceError",
+    "StaleEventsError",
+    "StoppedError",
+    "TooCommonError",
+    "UnavailableError",
+    "UnknownClassifierError",
+    "UnknownDetectorError",
+    "UnknownEventError",
+    "UnknownMonitorError",
+    "UnknownSeriesError",
+    "UnstorableError",
+    "WorkerDiedError",
+    "is_bug",
+    "report",
+]
 
 
-class DatabaseError(AnomalyServiceError):
+def is_bug(error: BaseException) -> bool:
+    """True for what nobody raised on purpose: neither ours, nor the machine's trouble with a file or port."""
+    if isinstance(error, OSError):
+        # The system numbers its own errors and names the file; without a number somebody else raised it.
+        return error.errno is None
+    return not isinstance(error, AnomalyServiceError)
+
+
+def report() -> str:
+    """Return what to do about a bug, in one line."""
+    from importlib.metadata import version
+
+    return (
+        f"This is a bug in anomaly-service {version('anomaly-service')}, not your mistake. "
+        "Please report it in its issue tracker, with what you ran and the traceback."
+    )
+
+
+class DatabaseError(UnavailableError):
     """Something is wrong with the database rather than with the request."""
 
 
@@ -19,9 +101,45 @@ class SchemaError(DatabaseError):
     """The database has no schema, or that of another release; run ``anomaly migrate``."""
 
 
-class UnknownEventError(AnomalyServiceError, LookupError):
+class SourceError(UnavailableError):
+    """Part of a source could not be read; whatever could was yielded before."""
+
+
+class NoPlotError(UnavailableError):
+    """Pictures need matplotlib, which is not installed."""
+
+
+class UnknownEventError(NotFoundError):
     """No event with this id can be reviewed."""
 
 
-class ReviewedEventError(AnomalyServiceError):
+class UnknownSeriesError(NotFoundError):
+    """No series, and no target of several, is called so."""
+
+
+class UnknownMonitorError(NotFoundError):
+    """A command names a monitor that the config does not declare."""
+
+
+class NoModelError(NotFoundError):
+    """There is no stored model to draw from."""
+
+
+class NotComparableError(ConflictError):
+    """The event has no latent to compare; the message says why."""
+
+
+class ReviewedEventError(RefusedError):
     """A reviewed or added event was about to become outdated; people's verdicts must stay."""
+
+
+class NotADemoError(RefusedError):
+    """The folder holds files that no demo wrote; name another with --config."""
+
+
+class GuessError(InvalidError):
+    """A file does not look like time series; the message says what is missing."""
+
+
+class LabelledDataError(InvalidError):
+    """A folder or file is none that series with labels can be read from; the message says why."""

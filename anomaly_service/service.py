@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from anomaly_service.config.sections import Config
 from anomaly_service.db.store import SqlStore
-from anomaly_service.errors import DatabaseError
+from anomaly_service.errors import DatabaseError, InvalidError, UnknownMonitorError, UnknownSeriesError
 from pipelines.executor import Executor
 from pipelines.jobs import channels
 from pipelines.jobs.readiness import readiness
@@ -24,14 +24,6 @@ from pipelines.times import iso_seconds
 BY_COMMAND = (RunKind.BACKFILL, RunKind.FIT, RunKind.SCORE, RunKind.RESCORE)
 
 Progress = Callable[[str, float], None]
-
-
-class UnknownSeriesError(ValueError):
-    """No series, and no target of several, is called so."""
-
-
-class UnknownMonitorError(ValueError):
-    """A command names a monitor that the config does not declare."""
 
 
 class Service:
@@ -212,7 +204,7 @@ class Service:
 
         a, b = int(start.timestamp()), int(stop.timestamp())
         if a >= b:
-            raise ValueError(f"expected a span that starts before it ends, got {start} to {stop}")
+            raise InvalidError(f"expected a span that starts before it ends, got {start} to {stop}")
 
         def work(job: Any) -> Json:
             outcome = passes.rescore(job, a, b, self._at(), again=refit, dry_run=dry_run)
@@ -235,7 +227,7 @@ class Service:
         Only reads, so a candidate config may be held against the database in use.
 
         Raises:
-            ValueError: this machine lacks the device that the config names.
+            UnavailableError: this machine lacks the device that the config names.
         """
         from detectors.device import resolve
 
@@ -274,8 +266,8 @@ class Service:
 
     def run(self, claim: Claim, now: datetime, should_stop: Callable[[], bool] = lambda: False) -> Json:
         """Do the work of one claimed run; every commit checks the claim's fence."""
+        from pipelines.errors import StoppedError
         from pipelines.jobs import passes
-        from pipelines.jobs.monitor_job import StoppedError
 
         ingested = self.ingest(should_stop)
         if should_stop():

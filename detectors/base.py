@@ -12,12 +12,9 @@ import torch
 from torch import Tensor
 
 from detectors.device import CPU, computing
+from detectors.errors import NotFittedError
 from detectors.pieces import Progress, concatenate
 from detectors.windows import MAX_MISSING, Windows
-
-
-class NotFittedError(RuntimeError):
-    """The detector holds no model yet; call fit(windows) or load(config, state) first."""
 
 
 class Density(StrEnum):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from detectors.base import NotFittedError
+from detectors.errors import NotFittedError
 
 
 class Classifier(ABC):

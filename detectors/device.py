@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn.functional import dropout
 from torch.overrides import TorchFunctionMode
 
+from detectors.errors import InvalidError, UnavailableError
+
 DEVICES = ("auto", "cpu", "cuda")
 CPU = torch.device("cpu")
 
@@ -26,13 +28,14 @@ def resolve(name: str) -> torch.device:
     """Return the device of a name; ``auto`` is CUDA where it is available.
 
     Raises:
-        ValueError: an unknown name, or ``cuda`` where there is none.
+        InvalidError: an unknown name.
+        UnavailableError: ``cuda`` where there is none.
     """
     if name not in DEVICES:
-        raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {name!r}")
+        raise InvalidError(f"device must be one of {', '.join(DEVICES)}, got {name!r}")
     available = name != "cpu" and torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ValueError(
+        raise UnavailableError(
             "device is cuda, but torch finds no CUDA device here; set device: auto or cpu, "
             "or install a CUDA build of torch and a driver"
         )

@@ -8,17 +8,10 @@ from typing import Any
 
 from detectors.base import Detector
 from detectors.classifier import Classifier
+from detectors.errors import InvalidError, UnknownClassifierError, UnknownDetectorError
 
 GROUP = "anomaly_service.detectors"
 CLASSIFIERS = "anomaly_service.classifiers"
-
-
-class UnknownDetectorError(ValueError):
-    """No installed package declares a detector of that name."""
-
-
-class UnknownClassifierError(ValueError):
-    """No installed package declares a classifier of that name."""
 
 
 def names() -> list[str]:
@@ -32,6 +25,7 @@ def get(name: str) -> type[Detector]:
 
     Raises:
         UnknownDetectorError: nobody declares that name; the message lists those who do.
+        InvalidError: the entry point names something else than a detector.
     """
     if name not in _entries(GROUP):
         raise UnknownDetectorError(f"no detector named {name!r}; installed: {', '.join(names())}")
@@ -49,6 +43,7 @@ def classifier(name: str) -> type[Classifier]:
 
     Raises:
         UnknownClassifierError: nobody declares that name; the message lists those who do.
+        InvalidError: the entry point names something else than a classifier.
     """
     if name not in _entries(CLASSIFIERS):
         raise UnknownClassifierError(
@@ -60,7 +55,7 @@ def classifier(name: str) -> type[Classifier]:
 def _loaded(group: str, name: str, base: type) -> Any:
     cls = _entries(group)[name].load()
     if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise TypeError(
+        raise InvalidError(
             f"entry point {name!r} of {group!r} is {cls!r}, expected a subclass of {base.__name__}"
         )
     return cls

@@ -9,10 +9,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class WorkerDiedError(RuntimeError):
-    """One item of work killed its worker as often as it may be tried."""
-
-
 class Executor(Protocol):
     """Runs a function over items, here or elsewhere."""
 

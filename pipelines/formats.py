@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-
-class NewerFormatError(ValueError):
-    """Stored JSON is laid out as a newer release does; nothing was read of it."""
+from pipelines.errors import NewerFormatError
 
 
 def format_of(values: dict[str, Any], newest: int, what: str) -> int:

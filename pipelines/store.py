@@ -29,14 +29,6 @@ from pipelines.records import (
 )
 
 
-class UnstorableError(ValueError):
-    """Something of what was to be stored is nothing that a database takes; nothing was written."""
-
-
-class LostClaimError(RuntimeError):
-    """The lease of this run ended and another daemon may hold it; nothing was written."""
-
-
 @dataclass(frozen=True)
 class Ingest:
     """One batch from a source: what was read, and how far that brings the source.
@@ -118,10 +110,6 @@ class Batch:
     settled_until: dict[int, int] = field(default_factory=dict)
     scored_from: dict[int, int] = field(default_factory=dict)
     expect: dict[int, int] = field(default_factory=dict)
-
-
-class StaleEventsError(RuntimeError):
-    """An event changed while its scores were computed; reconcile again from the stored events."""
 
 
 class PointReader(Protocol):

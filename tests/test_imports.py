@@ -18,8 +18,11 @@ def test_the_layers_are_kept() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("module", ["anomaly_service.cli", "anomaly_service.__main__"])
-def test_the_command_line_starts_without_anything_heavy(module: str) -> None:
+LIGHT = ("anomaly_service.cli", "anomaly_service.__main__", "anomaly_service.errors")
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_the_command_line_and_the_errors_start_without_anything_heavy(module: str) -> None:
     program = f"import sys, {module}; print(*(m for m in sys.modules if '.' not in m))"
     loaded = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True

@@ -1,6 +1,6 @@
 """The command line: ``anomaly COMMAND``; commands import what they need when they run.
 
-Exit 0 done, 1 failed, 2 wrong usage. Results go to stdout, progress and errors to stderr.
+Exit 0 done, 1 failed, 2 wrong usage (docs/cli.md). Results go to stdout, progress and errors to stderr.
 """
 
 from __future__ import annotations

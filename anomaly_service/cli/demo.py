@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from anomaly_service.measure.demo import Demo
     from pipelines.measure.demo_report import DemoReport, IncidentOutcome
 
-Weeks = Annotated[int, typer.Option("--weeks", min=3, help="How many weeks.")]
-Seed = Annotated[int, typer.Option("--seed", help="Equal seeds, equal data.")]
+Weeks = Annotated[int, typer.Option("--weeks", min=3, max=520, help="How many weeks.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Equal seeds, equal data.")]
 
 
 @app.command(rich_help_panel=PANEL)

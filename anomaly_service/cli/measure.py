@@ -224,6 +224,7 @@ def _span(
 ) -> tuple[int, int]:
     """Return the span as epoch seconds, half-open; without an end it goes to the newest point, or to now."""
     from anomaly_service.config.values import parse_duration
+    from anomaly_service.errors import InvalidError
 
     newest = max((row.last_ts for row in service.store.series() if row.last_ts is not None), default=None)
     if newest is None:
@@ -232,7 +233,7 @@ def _span(
     if last is not None:
         try:
             length = int(parse_duration(last).total_seconds())
-        except ValueError as error:
+        except InvalidError as error:
             raise typer.BadParameter(f"--last: {error}") from None
         return end - length, end
     assert start is not None
@@ -330,7 +331,7 @@ def _candidates(
 
 
 def _specs(config: Config, monitors: Sequence[str] | None) -> dict[str, MonitorSpec]:
-    from anomaly_service.service import UnknownMonitorError
+    from anomaly_service.errors import UnknownMonitorError
 
     specs = config.monitor_specs()
     for name in monitors or ():
@@ -355,11 +356,12 @@ def _baselines() -> list[str]:
 
 def _checked(name: str, spec: MonitorSpec) -> int:
     """Return the steps of the detector's window; a wrong setting is refused before any work is done."""
+    from anomaly_service.errors import InvalidError, NotFoundError
     from pipelines.workers.members import longest_window
 
     try:
         return longest_window(spec.detector, spec.params)
-    except (TypeError, ValueError) as error:
+    except (InvalidError, NotFoundError) as error:
         raise typer.BadParameter(f"{name}: {error}") from None
 
 

@@ -76,7 +76,9 @@ def sample(
     at: Annotated[
         str | None, typer.Option("--at", metavar="TIME", help="End of the windows; the newest point.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Equal seeds draw equal windows.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**63 - 1, help="Equal seeds draw equal windows.")
+    ] = 0,
     csv_to: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the windows, a row per step.")
     ] = None,

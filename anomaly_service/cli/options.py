@@ -37,6 +37,9 @@ Monitors = Annotated[
 ]
 CONFIG = Path("anomaly.yaml")
 
+LAST_YEAR = 9990
+"""Python's calendar ends with 9999, and jobs look a few nights ahead."""
+
 
 def moment(text: str | None, option: str) -> datetime | None:
     """Return the time an option names, in UTC; None where it was left out.
@@ -48,11 +51,14 @@ def moment(text: str | None, option: str) -> datetime | None:
         return None
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
+        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):  # the latter where it lies before the year 1 in UTC
+        at = datetime.max
+    if at.year > LAST_YEAR:
         raise typer.BadParameter(
             f"{option} expects a time such as 2026-03-01 or 2026-03-01T12:00:00Z, got {text!r}"
-        ) from None
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+        )
+    return at
 
 
 def load(config: Path) -> Config:
@@ -83,18 +89,10 @@ def serving(config: Config, at: datetime | None, *, quiet: bool = False) -> Iter
 
 
 def fail(error: BaseException) -> None:
-    """Say on stderr what went wrong, in one message."""
-    known = str(error) if _is_for_people(error) else f"{type(error).__name__}: {error}"
-    typer.echo(f"error: {known or type(error).__name__}", err=True)
-    if not _is_for_people(error):
-        typer.echo("This was not expected; ANOMALY_DEBUG=1 shows where it happened.", err=True)
+    """Say on stderr what went wrong, in one message; of a bug also where to report it."""
+    from anomaly_service.errors import is_bug, report
 
-
-def _is_for_people(error: BaseException) -> bool:
-    """True where the message was written to be read by whoever typed the command."""
-    from anomaly_service.errors import AnomalyServiceError
-
-    # KeyError is a LookupError but its message is only a key.
-    return isinstance(error, (AnomalyServiceError, ValueError, OSError)) and not isinstance(
-        error, UnicodeError
-    )
+    bug, name = is_bug(error), type(error).__name__
+    typer.echo(f"error: {f'{name}: {error}' if bug else str(error) or name}", err=True)
+    if bug:
+        typer.echo(f"{report()} ANOMALY_DEBUG=1 shows the traceback.", err=True)

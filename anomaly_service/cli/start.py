@@ -195,17 +195,18 @@ def _start(path: Path, guessed: Guess | None, *, force: bool = False, **choices:
     """Write a config file that loads, and create its database.
 
     Raises:
-        FileExistsError: a config file is there already.
+        RefusedError: a config file is there already.
         ConfigError: a choice is none that a config file may hold; nothing is left behind.
     """
     from anomaly_service.config.starter import starter, starter_for
     from anomaly_service.db.migrate import migrate
+    from anomaly_service.errors import RefusedError
 
     given = {name: value for name, value in choices.items() if value is not None}
     text = starter_for(guessed, folder=path.parent, **given) if guessed else starter(**given)
     before = path.read_text(encoding="utf-8") if path.is_file() else None
     if before is not None and not force:
-        raise FileExistsError(f"{path} is there already; --force replaces it, --config names another")
+        raise RefusedError(f"{path} is there already; --force replaces it, --config names another")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     try:

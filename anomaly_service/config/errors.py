@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from anomaly_service.errors import AnomalyServiceError
+from detectors.errors import InvalidError
 
 Loc = tuple[str | int, ...]
 """Keys and list positions that lead to a value, such as ``("monitors", "players-drop", "policy")``."""
@@ -38,12 +38,16 @@ class Problem:
         return ": ".join(part for part in (where, self.path, self.message) if part)
 
 
-class ConfigError(AnomalyServiceError, ValueError):
+class ConfigError(InvalidError):
     """The config cannot be used; nothing was changed. ``problems`` holds all of them, by line."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems: tuple[Problem, ...] = tuple(sorted(problems, key=lambda p: (p.line, p.path)))
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Problem, ...]]]:
+        # Its text is no argument that makes it anew where it travels from a worker.
+        return ConfigError, (self.problems,)
 
 
 def dotted(loc: Sequence[str | int]) -> str:

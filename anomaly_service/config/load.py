@@ -19,6 +19,7 @@ from anomaly_service.config.values import (
     duration_text,
     parse_duration,
 )
+from detectors.errors import InvalidError
 
 
 def load(path: Path | str) -> Config:
@@ -113,7 +114,7 @@ def _duration_of(value: object) -> timedelta | None:
     """Return a duration, or None where none is given or it is wrong, which is reported elsewhere."""
     try:
         return parse_duration(value)
-    except ValueError:
+    except InvalidError:
         return None
 
 

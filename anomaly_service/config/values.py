@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from anomaly_service.config.errors import Loc, did_you_mean, one_of
+from detectors.errors import InvalidError
 
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _DURATION = r"(?:\d+(?:\.\d+)?\s*(?:sec|min|s|m|h|d|w)\s*)+"
@@ -36,7 +37,7 @@ def parse_duration(text: object) -> timedelta:
     """Return how long ``90s``, ``5min``, ``2h``, ``7d``, ``2w`` or ``1h30min`` lasts.
 
     Raises:
-        ValueError: no such duration, without a unit, or not whole seconds.
+        InvalidError: no such duration, without a unit, not whole seconds, or beyond any calendar.
 
     >>> parse_duration("1h30min")
     datetime.timedelta(seconds=5400)
@@ -46,10 +47,12 @@ def parse_duration(text: object) -> timedelta:
     if text == 0 and not isinstance(text, bool):
         return timedelta(0)
     if not isinstance(text, str) or not re.fullmatch(_DURATION, text.strip()):
-        raise ValueError(f"{EXPECTED_DURATION}, got {text!r}")
+        raise InvalidError(f"{EXPECTED_DURATION}, got {text!r}")
     seconds = sum(float(number) * SECONDS[unit] for number, unit in _PART.findall(text))
+    if seconds > timedelta.max.total_seconds():
+        raise InvalidError(f"expected a duration below 3,000,000 years, got {text!r}")
     if seconds != int(seconds):
-        raise ValueError(f"expected whole seconds, got {text!r}")
+        raise InvalidError(f"expected whole seconds, got {text!r}")
     return timedelta(seconds=seconds)
 
 
@@ -89,7 +92,7 @@ def problem_at(loc: Loc, error: PydanticCustomError, title: str = "config") -> V
 def _duration(value: object) -> timedelta:
     try:
         return parse_duration(value)
-    except ValueError as error:
+    except InvalidError as error:
         raise expected(str(error).split(", got ")[0]) from None
 
 

@@ -25,12 +25,12 @@ import structlog
 
 from anomaly_service.daemon.schedule import LastRuns, MonitorSchedule, due
 from anomaly_service.daemon.telemetry import Telemetry, configure_logging, left_out, serving, unread
-from anomaly_service.errors import DatabaseUnavailableError
+from anomaly_service.errors import DatabaseUnavailableError, is_bug, report
+from pipelines.errors import LostClaimError, StoppedError
 from pipelines.failures import reason
-from pipelines.jobs.monitor_job import StoppedError
 from pipelines.names import RunKind, RunState
 from pipelines.records import Claim, Json
-from pipelines.store import LostClaimError, RunStore
+from pipelines.store import RunStore
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -151,6 +151,10 @@ class Daemon:
             yield
         except _LeavingError:
             pass
+        except Exception as error:
+            if is_bug(error):
+                _log_failure(self._log, "ended by a bug", error)
+            raise
         finally:
             if self._workload is not None:
                 self._workload.close()
@@ -228,7 +232,11 @@ class Daemon:
         except _LeavingError:
             raise
         except Exception as error:
-            self._log.error("config not reloaded, the old one stays in force", reason=str(error))
+            told = "config not reloaded, the old one stays in force"
+            if is_bug(error):
+                _log_failure(self._log, told, error)
+            else:
+                self._log.error(told, reason=str(error))
             return
         self._loaded.close()
         self._workload = fresh
@@ -283,7 +291,7 @@ class Daemon:
             self._patiently(self._store.give_back, claim)
             return "given_back"
         except Exception as error:
-            log.exception("run failed")
+            _log_failure(log, "run failed", error)
             self._fail(claim, error)
             return "failed"
         try:
@@ -291,7 +299,7 @@ class Daemon:
         except (LostClaimError, _LeavingError):
             raise
         except Exception as error:  # an outcome that cannot be stored must not end the daemon
-            log.exception("outcome not stored")
+            _log_failure(log, "outcome not stored", error)
             self._fail(claim, error)
             return "failed"
         self.telemetry.count(outcome)
@@ -420,6 +428,11 @@ class _Heartbeat:
                 # The next beat may come in time; where none does, the fence refuses the commit.
                 continue
             self._telemetry.beat()
+
+
+def _log_failure(log: Any, what: str, error: Exception) -> None:
+    """Log a failure with its traceback, and where it is a bug what to do about it."""
+    log.exception(what, **({"bug": report()} if is_bug(error) else {}))
 
 
 def _more(outcome: Mapping[str, Any]) -> bool:

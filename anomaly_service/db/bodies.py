@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.store import UnstorableError
+from pipelines.errors import UnstorableError
 
 PLAIN = (str, bool, int, float, type(None))
 

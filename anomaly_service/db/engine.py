@@ -10,13 +10,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Double, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, StatementError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, StatementError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
 from anomaly_service.db.bodies import to_text
-from anomaly_service.errors import DatabaseUnavailableError
-from pipelines.store import UnstorableError
+from anomaly_service.errors import DatabaseError, DatabaseUnavailableError, InvalidError
+from pipelines.errors import UnstorableError
 
 SQLITE_PRAGMAS = (
     "PRAGMA busy_timeout = 30000",  # milliseconds another writer may take before "database is locked"
@@ -65,23 +65,34 @@ def normalise(url: str | URL) -> URL:
     """Return the URL with the driver this service uses: psycopg 3 or the standard library's sqlite3.
 
     Raises:
-        ValueError: another database, or an SQLite database without a file.
+        InvalidError: no URL, another database, or an SQLite database without a file.
     """
-    parsed = make_url(url)
+    parsed = _parsed(url)
     backend = parsed.get_backend_name()
     if backend in {"postgresql", "postgres"}:
         return parsed.set(drivername="postgresql+psycopg")
     if backend != "sqlite":
-        raise ValueError(
+        raise InvalidError(
             f"expected a database URL sqlite:///file.db or postgresql://..., got {backend}://; "
             "set `database:` in the config file"
         )
     if parsed.database in {None, "", ":memory:"}:
-        raise ValueError(
+        raise InvalidError(
             "expected a file, as in sqlite:///anomaly.db; a database in memory would be a different "
             "one for every connection"
         )
     return parsed.set(drivername="sqlite")
+
+
+def _parsed(url: str | URL) -> URL:
+    """Return the parts of a URL; what is wrong with it is told without it: it may hold a password."""
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):  # the latter where the port is no number
+        raise InvalidError(
+            "expected a database URL sqlite:///file.db or postgresql://user@host:5432/name, got something "
+            "that does not read as one; set `database:` in the config file"
+        ) from None
 
 
 def make_engine(url: str | URL) -> Engine:
@@ -131,6 +142,7 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
 
     Raises:
         DatabaseUnavailableError: the connection failed or the database gave up; try again later.
+        DatabaseError: the file is no database, or a damaged one.
         UnstorableError: a value that was to be stored is none that the database takes.
     """
     try:
@@ -146,6 +158,11 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
                 f"the database {engine.url.render_as_string(hide_password=True)} did not answer as it "
                 f"should: {_reason(error)}; nothing of this transaction was stored, it can be repeated"
             ) from error
+        if _is_no_database(error):
+            raise DatabaseError(
+                f"{engine.url.render_as_string(hide_password=True)} cannot be used: {_reason(error)}; name "
+                "another file as `database:`, or restore this one"
+            ) from error
         if isinstance(error, StatementError) and isinstance(error.orig, UnstorableError):
             # SQLAlchemy puts the whole statement around what its JSON serializer raised.
             raise error.orig from error
@@ -154,9 +171,17 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
         raise
 
 
+def _is_no_database(error: BaseException) -> bool:
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(original, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
+
+
 def _is_refused(error: BaseException) -> bool:
     """True where the database was asked to store a value that it has no place for."""
     original = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(original, UnicodeEncodeError) or "to SQLite INTEGER" in str(original):
+        # Half a character, or a number of more than 64 bits: the drivers refuse them in Python's words.
+        return True
     return any(base.__name__ == "DataError" for base in type(original).__mro__)
 
 

@@ -12,10 +12,10 @@ from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, selec
 from anomaly_service.db.engine import db_now
 from anomaly_service.db.sql import among
 from anomaly_service.db.tables import EventRevision, EventTable, Review
-from anomaly_service.errors import ReviewedEventError, UnknownEventError
+from anomaly_service.errors import InvalidError, ReviewedEventError, UnknownEventError
+from pipelines.errors import StaleEventsError, UnstorableError
 from pipelines.names import Kind, Status, Verdict
 from pipelines.records import Event, EventChange, Interval, Json
-from pipelines.store import StaleEventsError, UnstorableError
 
 ROUNDING = 1e-5
 """Relative difference of two scores of the same data in float32: less is no change of an event."""
@@ -366,7 +366,7 @@ def _check_borders(connection: Connection, event: Event, start: int | None, end:
     first = event.interval.start if first is None else first
     last = event.interval.end if last is None else last
     if last < first:
-        raise ValueError(
+        raise InvalidError(
             f"expected an interval that ends at or after its start, got {first} to {last} (epoch seconds) "
             f"for event {event.id}; give both borders"
         )

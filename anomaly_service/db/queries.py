@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, column, inspect, select, table
 
 from anomaly_service.db import views
+from anomaly_service.errors import InvalidError, NotFoundError
 from pipelines.records import Json
 from pipelines.times import iso
 
@@ -40,10 +41,11 @@ def rows(
         limit: at most so many.
 
     Raises:
-        ValueError: no such view or column.
+        NotFoundError: no such view.
+        InvalidError: no such column, or no time where one is asked for.
     """
     if view not in views.names():
-        raise ValueError(f"no view named {view!r}; there are {', '.join(views.names())}")
+        raise NotFoundError(f"no view named {view!r}; there are {', '.join(views.names())}")
     names = [found["name"] for found in inspect(connection).get_columns(view)]
     conditions = [_matches(view, names, name, value) for name, value in where.items()]
     conditions += _within(connection, view, names, since, until)
@@ -54,7 +56,7 @@ def rows(
 
 def _matches(view: str, names: list[str], name: str, value: Any) -> ColumnElement[bool]:
     if name not in names:
-        raise ValueError(f"view {view} has no column {name!r}; it has {', '.join(names)}")
+        raise InvalidError(f"view {view} has no column {name!r}; it has {', '.join(names)}")
     found: ColumnElement[Any] = column(name)
     return found.in_(list(value)) if isinstance(value, list | tuple | set) else found == value
 
@@ -66,7 +68,7 @@ def _within(
         return []
     start = next((name for name in SPANS if name in names), None)
     if start is None:
-        raise ValueError(f"view {view} has no time to filter by; leave out since and until")
+        raise InvalidError(f"view {view} has no time to filter by; leave out since and until")
     conditions: list[ColumnElement[bool]] = []
     if since is not None:
         conditions.append(column(SPANS[start]) >= _moment(connection, since))

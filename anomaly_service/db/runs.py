@@ -16,9 +16,9 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, case, exists, fu
 from anomaly_service.db.engine import db_now
 from anomaly_service.db.sql import add_one, upsert
 from anomaly_service.db.tables import Run
+from pipelines.errors import LostClaimError
 from pipelines.names import RunKind, RunState
 from pipelines.records import Claim, Json
-from pipelines.store import LostClaimError
 
 # Any number: claims queue for a moment, so that two cannot take two runs of one monitor.
 _CLAIM_LOCK = 7_236_002

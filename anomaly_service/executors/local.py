@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Generic, TypeVar
 
-from pipelines.executor import WorkerDiedError
+from pipelines.errors import WorkerDiedError
 
 T = TypeVar("T")
 R = TypeVar("R")

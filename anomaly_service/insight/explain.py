@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from anomaly_service.insight import similar
-from detectors.registry import UnknownDetectorError
+from detectors.errors import UnknownDetectorError
+from pipelines.errors import NotExplainableError
 from pipelines.executor import Inline
 from pipelines.insight import explain as why
-from pipelines.insight.explain import Explained, NotExplainableError
+from pipelines.insight.explain import Explained
 from pipelines.jobs.assemble import Asked, assemble
 from pipelines.jobs.lines import LineBook
 from pipelines.jobs.monitor_job import MonitorJob

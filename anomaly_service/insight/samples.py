@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_service.errors import AnomalyServiceError
+from anomaly_service.errors import NoModelError, NoPlotError
 from pipelines.steps.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -27,17 +27,6 @@ ROOM = 0.3
 
 SHOWN = 5
 """Series named in a message at most."""
-
-
-class NoModelError(AnomalyServiceError):
-    """There is no stored model to draw from."""
-
-
-class NoPlotError(AnomalyServiceError):
-    """Pictures need matplotlib, which is not installed."""
-
-    def __init__(self) -> None:
-        super().__init__("pictures need matplotlib; run: pip install 'anomaly-service[plot]'")
 
 
 @dataclass(frozen=True)
@@ -185,7 +174,7 @@ def picture(sampled: Sampled, path: Path) -> None:
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
         from matplotlib.figure import Figure
     except ImportError:
-        raise NoPlotError from None
+        raise NoPlotError("pictures need matplotlib; run: pip install 'anomaly-service[plot]'") from None
     width, height = PAGE
     n = len(sampled.channels)
     figure = Figure(figsize=(width, height * max(1.0, n / 2)), dpi=120, layout="constrained")

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from anomaly_service.errors import AnomalyServiceError, UnknownEventError
+from anomaly_service.errors import NotComparableError, TooCommonError, UnknownEventError
 from detectors.base import Detector, Encodes
-from detectors.registry import UnknownDetectorError
+from detectors.errors import UnknownDetectorError
 from detectors.windows import Windows
 from pipelines.insight import portraits, similar
 from pipelines.names import Kind, Status
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 COMPARED = 500
 """At most so many events of a monitor are compared."""
 EVER = 2**62
-
-
-class NotComparableError(AnomalyServiceError):
-    """The event has no latent to compare; the message says why."""
 
 
 @dataclass
@@ -268,7 +264,7 @@ def _windows(store: SqlStore, asked: _Asked, n: int, progress: Callable[[str, fl
         raise NotComparableError(f"nothing is stored of {asked.target.key} before event {asked.event.id}")
     try:
         found = similar.nearest_windows(latent, latent[-1], past, encoder.window, n)
-    except similar.TooCommonError as error:
+    except TooCommonError as error:
         raise NotComparableError(f"the latent space of its model tells little apart: {error}") from None
     spans = [(each, prepared.ts[each.at], prepared.ts[each.at + encoder.window - 1]) for each in found]
     return [_window_row(store, asked, each, int(a), int(b)) for each, a, b in spans]

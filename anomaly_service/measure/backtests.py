@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from anomaly_service.errors import InvalidError
 from anomaly_service.measure.report import Key
 from anomaly_service.measure.svg import Pictures, draw
 from pipelines.records import Json
@@ -104,7 +105,7 @@ class Keeper:
         """Return what earlier runs left.
 
         Raises:
-            ValueError: the file holds no results of a backtest.
+            InvalidError: the file holds no results of a backtest.
         """
         results = Results()
         if self.rows is not None and self.rows.is_file():
@@ -158,7 +159,7 @@ def _read(path: Path) -> list[Json]:
     except ValueError:
         rows = None
     if not isinstance(rows, list) or not all(_is_row(row) for row in rows):
-        raise ValueError(f"{path} holds something other than results of a backtest; name another file")
+        raise InvalidError(f"{path} holds something other than results of a backtest; name another file")
     return rows
 
 
@@ -235,7 +236,7 @@ def _take(results: Results, keeper: Keeper, test: Test, result: Result) -> None:
 
 def work(test: Test) -> Result:
     """Read a series, test it, and say how much memory that took; runs in a worker."""
-    from anomaly_service.measure.labelled import LabelledDataError
+    from anomaly_service.errors import AnomalyServiceError, LabelledDataError
     from pipelines.measure import backtest
 
     _forget_peak()
@@ -244,7 +245,7 @@ def work(test: Test) -> Result:
         tested = backtest.run(labelled, test.candidate, test.split)
     except LabelledDataError as error:  # names its file
         return Result(None, problem=str(error))
-    except (ValueError, OSError) as error:
+    except (AnomalyServiceError, OSError) as error:
         return Result(None, problem=f"{test.series.dataset}/{test.series.series}: {error}")
     except Exception as error:  # recorded: one broken series must not end the run of all others
         return Result(None, problem=f"{test.name}: {type(error).__name__}: {error}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
-from anomaly_service.errors import AnomalyServiceError
+from anomaly_service.errors import NotADemoError
 from pipelines.measure.demo_report import DemoReport, Flagged, Incident, Watched, compare
 from pipelines.names import AUTO
 from pipelines.records import Json
@@ -24,10 +24,6 @@ FIRST_LINE = "# Written by `anomaly demo`; the next one writes it anew."
 WEEKS = 8
 START = datetime(2025, 1, 5, tzinfo=UTC)
 """A Sunday: fits of every seven days fall on Sunday nights, and the last one a week before the end."""
-
-
-class NotADemoError(AnomalyServiceError):
-    """The folder holds files that no demo wrote; name another with --config."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_service.errors import AnomalyServiceError
+from anomaly_service.errors import LabelledDataError
 
 if TYPE_CHECKING:
     from pipelines.measure.backtest import Labelled
@@ -37,10 +37,6 @@ LATEST = 253_402_300_799
 
 Spans = dict[str, list[tuple[int, int]]]
 """Labelled spans by series, both ends inside, epoch seconds."""
-
-
-class LabelledDataError(AnomalyServiceError):
-    """A folder or file is none that series with labels can be read from; the message says why."""
 
 
 @dataclass(frozen=True)

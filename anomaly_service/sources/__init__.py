@@ -7,6 +7,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from anomaly_service.sources.base import Source, SourceConfig
+from detectors.errors import InvalidError, NotFoundError
 
 GROUP = "anomaly_service.sources"
 
@@ -20,16 +21,16 @@ def get(kind: str) -> type[Source]:
     """Return a source's class.
 
     Raises:
-        ValueError: nobody declares that kind; the message lists those there are.
-        TypeError: the entry point names something else than a source.
+        NotFoundError: nobody declares that kind; the message lists those there are.
+        InvalidError: the entry point names something else than a source.
     """
     entries = _entries()
     if kind not in entries:
-        raise ValueError(f"no source of kind {kind!r}; installed: {', '.join(kinds())}")
+        raise NotFoundError(f"no source of kind {kind!r}; installed: {', '.join(kinds())}")
     cls = entries[kind].load()
     config = getattr(cls, "Config", None)
     if not (isinstance(cls, type) and isinstance(config, type) and issubclass(config, SourceConfig)):
-        raise TypeError(
+        raise InvalidError(
             f"entry point {kind!r} of {GROUP!r} is {cls!r}, expected a class with a Config that derives "
             "from anomaly_service.sources.base.SourceConfig"
         )

@@ -10,16 +10,11 @@ from typing import ClassVar, Protocol, runtime_checkable
 from pydantic import Field
 
 from anomaly_service.config.values import Duration, PositiveDuration, Section, Text, Zone, whole_seconds
-from anomaly_service.errors import AnomalyServiceError
 from pipelines.records import Json, SeriesSpec
 from pipelines.store import Ingest
 
 BATCH_ROWS = 500_000
 """Rows of one batch: one transaction of a few seconds, some tens of megabytes."""
-
-
-class SourceError(AnomalyServiceError):
-    """Part of a source could not be read; whatever could was yielded before."""
 
 
 class SourceConfig(Section):

@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from anomaly_service.config.values import PathPatterns, Text, TextOrList, expected
+from anomaly_service.errors import SourceError
 from anomaly_service.sources import files
-from anomaly_service.sources.base import BATCH_ROWS, SourceConfig, SourceError
+from anomaly_service.sources.base import BATCH_ROWS, SourceConfig
 from anomaly_service.sources.columns import Collected, Layout, Rows, read_table
 from anomaly_service.sources.csv_text import Parser, Rejected
 from anomaly_service.sources.files import State
@@ -332,8 +333,13 @@ class _Parquet:
         with file:
             _require(self.path, layout.columns, file.schema_arrow.names)
             for group in range(reached.consumed, file.num_row_groups):
-                table = file.read_row_group(group, columns=layout.columns)
-                rows = read_table(table, layout, self.poll.config.timezone, before=reached.before)
+                try:
+                    table = file.read_row_group(group, columns=layout.columns)
+                    rows = read_table(table, layout, self.poll.config.timezone, before=reached.before)
+                except pa.ArrowException as error:
+                    raise SourceError(
+                        f"{self.path}: a column is of no type that can be read: {error}"
+                    ) from None
                 self.poll.batch.add(rows)
                 self.poll.batch.reject(str(self.path), _rejected(table, rows, reached.lines))
                 reached = Reached(group + 1, reached.digest, "", reached.lines + table.num_rows, rows.last_at)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from anomaly_service.errors import SourceError
 from anomaly_service.sources import times
-from anomaly_service.sources.base import SourceError
 from anomaly_service.sources.columns import NO_VALUES, Layout, Rows, read_table
 from anomaly_service.sources.reasons import Reason
 

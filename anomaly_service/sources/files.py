@@ -15,7 +15,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from anomaly_service.sources.base import SourceError
+from anomaly_service.errors import SourceError
 from pipelines.records import Json
 
 CHUNK = 1 << 23

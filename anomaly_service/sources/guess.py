@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from anomaly_service.config.values import duration_text
-from anomaly_service.errors import AnomalyServiceError
+from anomaly_service.errors import GuessError
 from anomaly_service.sources import files, times
 from anomaly_service.sources.columns import NO_VALUES, Layout, read_table
 from anomaly_service.sources.reasons import Reason
@@ -69,10 +69,6 @@ SURE = 0.95
 
 MANY = 0.02
 """Share of rows with the same time and labels above which something must tell them apart."""
-
-
-class GuessError(AnomalyServiceError):
-    """A file does not look like time series; the message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -163,14 +159,23 @@ def guess(path: str | Path, *, timezone: str | None = None) -> Guess:
         timezone: of timestamps without a zone, and of season; UTC is taken where None.
 
     Raises:
-        GuessError: no file, no header, or nothing that looks like a time or a value.
+        GuessError: no file, no header, nothing that looks like a time or a value, or no such time zone.
     """
+    if timezone:
+        _check_zone(timezone)
     found = files.find([str(path)])
     if not found:
         raise GuessError(f"{path}: no file matches; name a CSV or Parquet file")
     newest = found[-1]
     columns, delimiter = _sample(newest)
     return _Guesser(str(path), newest, columns, delimiter, timezone, several=len(found) > 1).guess()
+
+
+def _check_zone(name: str) -> None:
+    from zoneinfo import available_timezones
+
+    if name not in available_timezones():
+        raise GuessError(f"expected an IANA time zone such as UTC or Europe/Berlin, got {name!r}")
 
 
 Columns = dict[str, Any]
@@ -180,7 +185,6 @@ Columns = dict[str, Any]
 def _sample(path: Path) -> tuple[Columns, str]:
     """Return the beginning of a file as columns of text, and what separates them."""
     import pandas as pd
-    import pyarrow as pa
 
     if files.is_parquet(path):
         table = _parquet_sample(path)
@@ -190,10 +194,20 @@ def _sample(path: Path) -> tuple[Columns, str]:
     if not table.num_rows:
         raise GuessError(f"{path}: no row below the header; expected a header and rows of values")
     texts = {
-        name: pd.Series(column.cast(pa.string()).to_pandas(), dtype="str").fillna("").str.strip()
+        name: pd.Series(_as_text(column).to_pandas(), dtype="str").fillna("").str.strip()
         for name, column in zip(table.column_names, table.columns, strict=True)
     }
     return texts, delimiter
+
+
+def _as_text(column: Any) -> Any:
+    """Return a column as text; empty where it holds lists or the like, which are neither time nor value."""
+    import pyarrow as pa
+
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowException:
+        return pa.nulls(len(column), pa.string())
 
 
 def _parquet_sample(path: Path) -> Any:

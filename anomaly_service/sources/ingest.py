@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from anomaly_service.sources.base import Reading, Reject, Source, SourceError
+from anomaly_service.errors import SourceError
+from anomaly_service.sources.base import Reading, Reject, Source
 from pipelines.records import Json
 from pipelines.store import Ingest, PointStore
 

@@ -22,7 +22,8 @@ from anomaly_service.config.values import (
     expected,
     whole_seconds,
 )
-from anomaly_service.sources.base import BATCH_ROWS, SourceConfig, SourceError
+from anomaly_service.errors import SourceError
+from anomaly_service.sources.base import BATCH_ROWS, SourceConfig
 from anomaly_service.sources.columns import Collected, Layout, Rows, read_table
 from anomaly_service.sources.reasons import Reason
 from pipelines.records import Json

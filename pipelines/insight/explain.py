@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from detectors.gaussian import GaussianConfig, GaussianDetector
+from pipelines.errors import NotExplainableError
 from pipelines.monitor import MonitorSpec
 from pipelines.names import Kind, Mode
 from pipelines.records import Event, Interval, Values
@@ -31,10 +32,6 @@ HIGH = 0.5
 
 RAREST = 1e9
 """Beyond one step in so many, how rare a score is hangs on the shape of the tail alone: no number is told."""
-
-
-class NotExplainableError(ValueError):
-    """The score of an interval cannot be computed again; the message says why."""
 
 
 @dataclass(frozen=True)

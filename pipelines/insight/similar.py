@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from detectors.base import Encodes
 from detectors.pieces import Progress
 from detectors.windows import Windows
+from pipelines.errors import TooCommonError
 from pipelines.names import Verdict
 from pipelines.records import Interval, Json, Values
 from pipelines.steps.reconcile import FAMILY
@@ -44,10 +45,6 @@ ASKED = 5
 """At most so many reviewed events are asked whether they agree."""
 NEAR = 0.75
 """Windows further away than this do not look alike, and reviewed events have no say: 1 is usual."""
-
-
-class TooCommonError(ValueError):
-    """A latent in which a window is like a large share of all others says nothing about it."""
 
 
 @dataclass(frozen=True)

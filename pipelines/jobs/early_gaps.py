@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.batches import batches
+from pipelines.errors import StaleEventsError
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import History, histories
 from pipelines.names import Kind
 from pipelines.records import Event, EventChange, Interval, Points, TargetRow
 from pipelines.steps import absence, masks
 from pipelines.steps.reconcile import reconcile
-from pipelines.store import Batch, StaleEventsError
+from pipelines.store import Batch
 
 STEPS = 2_000_000
 """How many points of history are read at once."""

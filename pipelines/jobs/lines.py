@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
+from pipelines.errors import BudgetError
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import fingerprint, newest_by
 from pipelines.names import Mode
 from pipelines.records import LineRow, VersionRow
 from pipelines.steps.bodies import Body, CalibrationEntry, CountedAlarms, Line, LineEntry
 from pipelines.steps.evidence import Realised
-from pipelines.steps.line import BudgetError, Pool
+from pipelines.steps.line import Pool
 from pipelines.steps.line import draw as draw_line
 from pipelines.workers.tasks import LinesAt
 

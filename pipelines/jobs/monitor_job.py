@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pipelines.batches import T, split
+from pipelines.errors import StoppedError
 from pipelines.executor import Executor
 from pipelines.failures import reason
 from pipelines.jobs import channels
@@ -25,10 +26,6 @@ Not what ends the job for all: a database that is away or broken, a lost claim, 
 
 TOLD_LEFT_OUT = 50
 """The reasons of at most so many targets that were left out are told; the rest is counted."""
-
-
-class StoppedError(RuntimeError):
-    """The job was asked to stop; what it committed stands, the rest is done when it runs again."""
 
 
 @dataclass

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pipelines.batches import batches, targets_per_task
+from pipelines.errors import StaleEventsError
 from pipelines.failures import Failed
 from pipelines.jobs.assemble import Asked, Part, assemble, window_seconds
 from pipelines.jobs.lines import LineBook
@@ -19,7 +20,7 @@ from pipelines.records import Event, EventChange, Interval, Json, ScoreBlock, Ta
 from pipelines.steps import flag
 from pipelines.steps.recipe import Recipe
 from pipelines.steps.reconcile import reconcile
-from pipelines.store import Batch, StaleEventsError
+from pipelines.store import Batch
 from pipelines.workers.judge import score_targets
 from pipelines.workers.tasks import Scored, ScoreTask
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.errors import InvalidError
+from pipelines.errors import BudgetError
 from pipelines.measure import metrics
 from pipelines.measure.metrics import PrecisionRecall, Segments
 from pipelines.monitor import MonitorSpec
@@ -22,7 +24,7 @@ from pipelines.names import AUTO, Kind, Mode
 from pipelines.records import Interval, Json, Points, Seconds, TargetRow, Values
 from pipelines.steps import prepare
 from pipelines.steps.bodies import Body
-from pipelines.steps.line import BudgetError, draw
+from pipelines.steps.line import draw
 from pipelines.steps.recipe import Recipe
 from pipelines.times import WEEK
 from pipelines.workers import members
@@ -168,14 +170,16 @@ def run(labelled: Labelled, candidate: Candidate, split: str = "unsupervised") -
     constant score, so that failing pays no better than guessing.
 
     Raises:
-        ValueError: an unknown split, a training part asked for that the series does not have, or no row
+        InvalidError: an unknown split, a training part asked for that the series does not have, or no row
             to judge.
     """
     spec = candidate.on(labelled)
     cut = _train_stop(labelled, split)
     rows = _Rows.of(labelled, cut if split == "train" else None)
     if not len(rows):
-        raise ValueError("no row is left to judge: all are training rows, or in stretches that nobody judged")
+        raise InvalidError(
+            "no row is left to judge: all are training rows, or in stretches that nobody judged"
+        )
     began = time.perf_counter()
     fitted, why = _fitted(labelled, spec, cut)
     fit_seconds = time.perf_counter() - began
@@ -233,11 +237,11 @@ class _Judged:
 def _train_stop(labelled: Labelled, split: str) -> int:
     """Return where the training span ends, exclusive, epoch seconds."""
     if split not in SPLITS:
-        raise ValueError(f"no split {split!r}; there are: {', '.join(SPLITS)}")
+        raise InvalidError(f"no split {split!r}; there are: {', '.join(SPLITS)}")
     if split == "unsupervised":
         return int(labelled.ts[-1]) + 1
     if labelled.train_until is None:
-        raise ValueError(
+        raise InvalidError(
             "the series names no training rows (train_until in meta.json); test it with --split unsupervised"
         )
     return labelled.train_until + 1

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.errors import InvalidError
 from pipelines.records import Points, Seconds, SeriesSpec, Values
 from pipelines.steps.season import MONDAY, utc_offsets
 from pipelines.times import DAY, HOUR, WEEK
@@ -196,10 +197,11 @@ def simulate(
         last_fit: half of the incidents come after it; a week before the end at 03:15 UTC by default.
 
     Raises:
-        ValueError: too short, a naive start, or a last fit that leaves no room on both sides.
+        InvalidError: too short.
+        ValueError: a naive start, or a last fit that leaves no room on both sides.
     """
     if weeks < 3:
-        raise ValueError(f"expected at least 3 weeks, got {weeks}: incidents need room around the last fit")
+        raise InvalidError(f"expected at least 3 weeks, got {weeks}: incidents need room around the last fit")
     if start.tzinfo is None:
         raise ValueError(f"start must be aware, got {start}; add tzinfo=UTC")
     first = int(start.timestamp()) // step_seconds * step_seconds
@@ -427,7 +429,7 @@ def _place(
         incident = Incident(number, spec.metric, dict(spec.labels), begin, end, kind.name)
         if begin + kind.seconds <= span[1] and _is_free(incident, kind, world, placed):
             return incident
-    raise ValueError(f"no room for a {kind.name} between {span[0]} and {span[1]}; simulate more weeks")
+    raise InvalidError(f"no room for a {kind.name} between {span[0]} and {span[1]}; simulate more weeks")
 
 
 def _begin(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.errors import InvalidError
 from pipelines.records import Policy, Seconds, Values
 from pipelines.steps.bodies import Body, Tail, Typical
 from pipelines.steps.flag import Flags, Indices, run_bounds, shape_bounds
@@ -56,12 +57,12 @@ def learn(
         own: True where a step is odd by itself, to which intervals are trimmed.
 
     Raises:
-        ValueError: no step has a score.
+        InvalidError: no step has a score.
     """
     score, passes, odd = _regular(scores, ts, step_seconds, allowed, own)
     known = np.sort(score[~np.isnan(score)])
     if len(known) == 0:
-        raise ValueError("expected unseen scores to calibrate on, got none; fit on a longer span")
+        raise InvalidError("expected unseen scores to calibrate on, got none; fit on a longer span")
     knots, surprises = _body(known)
     u = knots[-1]
     clusters = _cluster_maxima(score, u, window)

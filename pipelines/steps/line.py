@@ -17,6 +17,8 @@ from functools import cached_property
 
 import numpy as np
 
+from detectors.errors import InvalidError
+from pipelines.errors import BudgetError
 from pipelines.monitor import Threshold
 from pipelines.records import Values
 from pipelines.steps.bodies import Body, Line, Placed, Tail, Typical
@@ -61,10 +63,6 @@ Curve = tuple[Values, Values]
 """Surprises, ascending, and how many alarms there are from there up."""
 
 
-class BudgetError(ValueError):
-    """The unseen data cannot hold the alarm budget: its line would lie among normal points."""
-
-
 def draw(
     bodies: Sequence[Body],
     threshold: Threshold,
@@ -86,7 +84,8 @@ def draw(
 
     Raises:
         BudgetError: more alarms are asked for than a line above half of the points can give.
-        ValueError: no bodies and no previous line, or an unknown method.
+        InvalidError: an unknown method, or a share that is no line.
+        ValueError: no bodies and no previous line.
     """
     if not bodies:
         if previous is None:
@@ -103,7 +102,7 @@ def draw(
         case "dynamic":
             return Line(pool.tail, "dynamic")
         case other:
-            raise ValueError(f"no threshold method {other!r}; use alarms, quantile, sigma or dynamic")
+            raise InvalidError(f"no threshold method {other!r}; use alarms, quantile, sigma or dynamic")
 
 
 class Pool:
@@ -337,11 +336,11 @@ def _quantile_line(bodies: Sequence[Body], threshold: Threshold, tail: Tail) -> 
     """Return the line that a share of the unseen points reaches.
 
     Raises:
-        ValueError: the share is not between 0 and one half.
+        InvalidError: the share is not between 0 and one half.
     """
     share = 0.001 if threshold.value is None else threshold.value
     if not 0.0 < share < MAX_LINE_SHARE:
-        raise ValueError(f"quantile takes a contamination between 0 and {MAX_LINE_SHARE}, got {share:g}")
+        raise InvalidError(f"quantile takes a contamination between 0 and {MAX_LINE_SHARE}, got {share:g}")
     asked = share * sum(b.n for b in bodies)
     levels, points = _pooled_curve(bodies, tail, _points)
     most = float(points.max(initial=0.0))

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from detectors.errors import InvalidError
 from pipelines.records import Json, Values
 from pipelines.times import DAY, WEEK
 
@@ -197,10 +198,10 @@ def check(params: Json) -> None:
     """Refuse settings: there are none.
 
     Raises:
-        ValueError: there are.
+        InvalidError: there are.
     """
     if params:
-        raise ValueError(
+        raise InvalidError(
             f"auto chooses its models itself and takes no setting {next(iter(params))!r}; "
             "name a detector to choose its settings"
         )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from detectors import device, registry
 from detectors.base import Detector, DetectorConfig, Expected
+from detectors.errors import InvalidError
 from detectors.windows import Windows
 from pipelines.records import Json, Values
 from pipelines.steps.recipe import ChannelRecipe
@@ -55,7 +56,8 @@ def at_work(device_name: str) -> Iterator[None]:
     """Fit and score on a device in one thread, as workers stand side by side.
 
     Raises:
-        ValueError: there is no such device.
+        InvalidError: no device has that name.
+        UnavailableError: it is not there.
     """
     torch.set_num_threads(1)
     with device.using(device_name):
@@ -67,16 +69,22 @@ def config_of(detector: str, params: Json) -> tuple[type[Detector], DetectorConf
 
     Raises:
         UnknownDetectorError: nobody declares the detector.
-        ValueError: a parameter that the Config does not know, or a value it refuses.
+        InvalidError: a parameter that the Config does not know, or a value it refuses.
     """
     cls = registry.get(detector)
     known = set(cls.Config.__dataclass_fields__)
     unknown = sorted(set(params) - known)
     if unknown:
-        raise ValueError(
+        raise InvalidError(
             f"detector {detector!r} has no parameter {unknown[0]!r}; it knows {', '.join(sorted(known))}"
         )
-    return cls, cls.Config(**params)
+    try:
+        return cls, cls.Config(**params)
+    except ValueError as error:
+        # A Config checks arguments, as Python does; here they are what a person wrote.
+        raise InvalidError(str(error)) from error
+    except TypeError as error:
+        raise InvalidError(f"refused by {detector}: {error}") from error
 
 
 def windows_of(rows: Sequence[PreparedSteps], window: int, starts: Sequence[int]) -> Windows:

@@ -15,6 +15,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from detectors.base import Detector, DetectorConfig
+from detectors.errors import InvalidError
 from pipelines.names import AUTO, Mode
 from pipelines.records import Json, Values, VersionRow
 from pipelines.steps.recipe import Recipe
@@ -40,11 +41,11 @@ class MemberScale:
         """Return the scale of scores, NaN for none.
 
         Raises:
-            ValueError: there is no score.
+            InvalidError: there is no score.
         """
         known = scores[np.isfinite(scores)]
         if not len(known):
-            raise ValueError("expected scores to learn a scale from, got none")
+            raise InvalidError("expected scores to learn a scale from, got none")
         middle, tail = np.quantile(known, (0.5, 1 - TAIL_SHARE))
         return cls(float(middle), max(float(tail - middle), SMALLEST_SPREAD))
 
@@ -118,7 +119,7 @@ def asked(
 
     Raises:
         UnknownDetectorError: nobody declares the detector.
-        ValueError: a parameter that is not known, or a value that is refused.
+        InvalidError: a parameter that is not known, or a value that is refused.
     """
     if detector == AUTO:
         auto.check(params)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from detectors import registry
-from detectors.base import NotFittedError
 from detectors.classifier import Classifier
+from detectors.errors import NotFittedError
 
 D = 3
 

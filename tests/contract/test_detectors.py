@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from detectors import registry
-from detectors.base import Density, Detector, Encodes, HasLogProb, NotFittedError
+from detectors.base import Density, Detector, Encodes, HasLogProb
+from detectors.errors import NotFittedError
 from detectors.stacked import NetworkConfig
 from detectors.windows import Windows
 from pipelines.workers import twosample

@@ -18,7 +18,8 @@ from sqlalchemy import text
 
 from anomaly_service.db import events
 from anomaly_service.db.store import SqlStore
-from anomaly_service.errors import ReviewedEventError, UnknownEventError
+from anomaly_service.errors import InvalidError, ReviewedEventError, UnknownEventError, UnstorableError
+from pipelines.errors import LostClaimError, StaleEventsError
 from pipelines.names import Kind, Mode, RunKind, RunState, Status, Verdict
 from pipelines.records import (
     CalibrationRow,
@@ -32,7 +33,7 @@ from pipelines.records import (
     ScoreBlock,
     SeriesSpec,
 )
-from pipelines.store import Batch, Ingest, LostClaimError, NewVersion, StaleEventsError, Store
+from pipelines.store import Batch, Ingest, NewVersion, Store
 
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
 T0 = int(NOON.timestamp())
@@ -665,7 +666,7 @@ def test_a_reviewed_event_never_becomes_outdated(store: SqlStore) -> None:
 
 
 def test_an_event_without_a_finite_score_is_refused(store: SqlStore) -> None:
-    with pytest.raises(ValueError, match="expected a finite peak_score of an event, got nan"):
+    with pytest.raises(InvalidError, match="expected a finite peak_score of an event, got nan"):
         flag(store, watch(store)[0], interval(peak_score=NAN))
 
 
@@ -692,9 +693,21 @@ def test_a_later_review_without_borders_keeps_those_that_were_moved(store: SqlSt
 
 def test_borders_the_wrong_way_round_are_refused(store: SqlStore) -> None:
     event = flag(store, watch(store)[0])
-    with pytest.raises(ValueError, match="ends at or after its start"):
+    with pytest.raises(InvalidError, match="ends at or after its start"):
         store.review(event.id, Verdict.CONFIRMED, start=T0 + 9000)
     assert store.reviews(event.id) == []
+
+
+def test_half_a_character_is_refused_and_nothing_is_stored(store: SqlStore) -> None:
+    event = flag(store, watch(store)[0])
+    with pytest.raises(UnstorableError, match=r"the database refuses a value: .* surrogates not allowed"):
+        store.review(event.id, Verdict.CONFIRMED, comment="half: \ud83d")
+    assert store.reviews(event.id) == []
+
+
+def test_a_number_that_no_database_holds_is_refused(store: SqlStore) -> None:
+    with pytest.raises(UnstorableError, match="the database refuses a value"):
+        store.rows("flagged_intervals", {"event_id": 10**30})
 
 
 def test_reviewing_an_outdated_event_shows_it_below_the_line(store: SqlStore) -> None:

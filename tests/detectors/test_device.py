@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import dropout
 
+from anomaly_service.errors import InvalidError, UnavailableError
 from detectors import device
 from detectors.device import CPU, _SeededOnCpu, computing, resolve, using
 
@@ -19,14 +20,14 @@ def test_auto_takes_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=r"finds no CUDA device here; set device: auto or cpu"):
+    with pytest.raises(UnavailableError, match=r"finds no CUDA device here; set device: auto or cpu"):
         resolve("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve("cuda").type == "cuda"
 
 
 def test_an_unknown_device_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"must be one of auto, cpu, cuda, got 'gpu'"):
+    with pytest.raises(InvalidError, match=r"must be one of auto, cpu, cuda, got 'gpu'"):
         resolve("gpu")
 
 

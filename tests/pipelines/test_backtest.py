@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from anomaly_service.errors import InvalidError
 from pipelines.measure import backtest, metrics
 from pipelines.measure.backtest import Candidate, Labelled, Span, run, window_of
 from pipelines.monitor import MonitorSpec, Threshold
@@ -254,17 +255,17 @@ def judged(row: Json) -> Json:
 
 
 def test_a_series_without_training_rows_cannot_be_split() -> None:
-    with pytest.raises(ValueError, match=r"names no training rows .* --split unsupervised"):
+    with pytest.raises(InvalidError, match=r"names no training rows .* --split unsupervised"):
         run(planted(), candidate(), "train")
 
 
 def test_an_unknown_split_is_told_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match="no split 'half'; there are: unsupervised, train"):
+    with pytest.raises(InvalidError, match="no split 'half'; there are: unsupervised, train"):
         run(planted(), candidate(), "half")
 
 
 def test_a_series_that_is_all_training_rows_is_refused() -> None:
-    with pytest.raises(ValueError, match="no row is left to judge: all are training rows"):
+    with pytest.raises(InvalidError, match="no row is left to judge: all are training rows"):
         run(planted(train_until=START + STEP * N), candidate(), "train")
 
 
@@ -427,7 +428,7 @@ def test_a_label_counts_where_something_else_is_unsure() -> None:
 
 
 def test_a_series_of_which_nothing_is_judged_is_refused() -> None:
-    with pytest.raises(ValueError, match="in stretches that nobody judged"):
+    with pytest.raises(InvalidError, match="in stretches that nobody judged"):
         run(planted(truth=(), unsure=(span(0, N),)), candidate())
 
 

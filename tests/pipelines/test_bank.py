@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from anomaly_service.errors import InvalidError
 from detectors.base import Detector
 from pipelines.steps.recipe import ChannelRecipe
 from pipelines.workers import bank
@@ -126,8 +127,15 @@ def test_members_are_packed_alone_and_unpacked_together(rng: np.random.Generator
 
 
 def test_an_unknown_parameter_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(ValueError, match=r"no parameter 'windw'; it knows .*window"):
+    with pytest.raises(InvalidError, match=r"no parameter 'windw'; it knows .*window"):
         bank.config_of("gaussian", {"windw": 3})
+
+
+def test_a_setting_of_another_type_is_refused_as_what_a_person_wrote() -> None:
+    with pytest.raises(InvalidError, match="window must be at least 1 step, got 0"):
+        bank.config_of("gaussian", {"window": 0})
+    with pytest.raises(InvalidError, match=r"refused by gaussian: .*'str' and 'int'"):
+        bank.config_of("gaussian", {"window": "long"})
 
 
 @pytest.mark.parametrize("gaps", [False, True])

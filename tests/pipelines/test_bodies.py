@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.formats import NewerFormatError
+from pipelines.errors import NewerFormatError
 from pipelines.monitor import Threshold
 from pipelines.records import Json, Origin
 from pipelines.steps.bodies import (

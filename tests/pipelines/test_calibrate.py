@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 from scipy.stats import genpareto, poisson
 
+from anomaly_service.errors import InvalidError
+from pipelines.errors import BudgetError
 from pipelines.monitor import Threshold
 from pipelines.records import Policy
 from pipelines.steps import calibrate
@@ -21,7 +23,7 @@ from pipelines.steps.bodies import Body
 from pipelines.steps.calibrate import SurpriseScale
 from pipelines.steps.evidence import GRID, SHARES, Realised, Seen
 from pipelines.steps.flag import shape_runs
-from pipelines.steps.line import BudgetError, Calibrated, Pool, _count_at, _pareto, draw
+from pipelines.steps.line import Calibrated, Pool, _count_at, _pareto, draw
 
 unhurried = settings(deadline=None)
 """Other work on the machine is no failure."""
@@ -356,7 +358,7 @@ def test_surprise_does_not_depend_on_the_unit_of_the_score() -> None:
 
 
 def test_no_scores_cannot_be_calibrated() -> None:
-    with pytest.raises(ValueError, match="got none"):
+    with pytest.raises(InvalidError, match="got none"):
         learn(np.full(10, np.nan))
 
 
@@ -382,7 +384,7 @@ def test_a_quantile_line_flags_that_share_of_the_points() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.5, -1.0])
 def test_a_contamination_of_a_half_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=r"between 0 and 0\.5"):
+    with pytest.raises(InvalidError, match=r"between 0 and 0\.5"):
         draw(BODIES, Threshold(method="quantile", value=share))
 
 
@@ -411,7 +413,7 @@ def test_a_sigma_line_follows_what_was_seen_so_that_one_is_still_the_line() -> N
 
 
 def test_an_unknown_method_is_refused_with_the_known() -> None:
-    with pytest.raises(ValueError, match="alarms, quantile, sigma or dynamic"):
+    with pytest.raises(InvalidError, match="alarms, quantile, sigma or dynamic"):
         draw(BODIES, Threshold(method="magic"))
 
 

@@ -11,8 +11,9 @@ import torch
 from detectors.base import Expected
 from detectors.gaussian import GaussianDetector
 from detectors.windows import Windows
+from pipelines.errors import NotExplainableError
 from pipelines.insight import explain
-from pipelines.insight.explain import Explained, NotExplainableError, one_in
+from pipelines.insight.explain import Explained, one_in
 from pipelines.monitor import MonitorSpec, Threshold
 from pipelines.names import Kind, Status
 from pipelines.records import Event, Interval, Points, TargetRow

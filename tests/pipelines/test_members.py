@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from anomaly_service.errors import InvalidError
 from detectors import registry
 from pipelines.names import AUTO, Mode
 from pipelines.steps.recipe import ChannelRecipe, Recipe
@@ -37,7 +38,7 @@ def test_scores_that_never_move_have_a_scale():
 
 
 def test_a_scale_of_no_score_is_refused():
-    with pytest.raises(ValueError, match="expected scores to learn a scale from, got none"):
+    with pytest.raises(InvalidError, match="expected scores to learn a scale from, got none"):
         MemberScale.of(np.full(3, np.nan))
 
 
@@ -100,9 +101,9 @@ def test_every_member_finds_its_own_weights():
 
 
 def test_auto_takes_no_settings():
-    with pytest.raises(ValueError, match="auto chooses its models itself and takes no setting 'window'"):
+    with pytest.raises(InvalidError, match="auto chooses its models itself and takes no setting 'window'"):
         members.asked(AUTO, {"window": 24})
-    with pytest.raises(ValueError, match="takes no setting 'seed'"):
+    with pytest.raises(InvalidError, match="takes no setting 'seed'"):
         members.longest_window(AUTO, {"seed": 1})
 
 

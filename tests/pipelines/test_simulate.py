@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from anomaly_service.errors import InvalidError
 from pipelines.measure.simulate import KINDS, PATCH_LIFT, Incident, Simulation, simulate, write
 from pipelines.records import Points, Seconds, Values
 from pipelines.steps.season import MONDAY, utc_offsets
@@ -247,7 +248,7 @@ def test_the_list_of_incidents_is_written_beside_the_drop_folder(tmp_path: Path)
 
 
 def test_too_little_room_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ValueError, match="expected at least 3 weeks, got 2"):
+    with pytest.raises(InvalidError, match="expected at least 3 weeks, got 2"):
         simulate(weeks=2)
     with pytest.raises(ValueError, match="start must be aware"):
         simulate(start=datetime(2025, 1, 6))

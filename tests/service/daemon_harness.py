@@ -25,7 +25,7 @@ from anomaly_service.daemon.schedule import MonitorSchedule
 from anomaly_service.daemon.telemetry import Telemetry, configure_logging, serving
 from anomaly_service.db import engine
 from anomaly_service.db.store import SqlStore
-from pipelines.jobs.monitor_job import StoppedError
+from pipelines.errors import StoppedError
 from pipelines.monitor import MonitorSpec
 from pipelines.names import RunKind
 from pipelines.records import Claim, Json

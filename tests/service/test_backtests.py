@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
+from anomaly_service.errors import InvalidError
 from anomaly_service.executors.local import LocalExecutor
 from anomaly_service.measure import backtests
 from anomaly_service.measure.backtests import Keeper, Results
@@ -257,7 +258,7 @@ def test_a_series_that_has_become_unreadable_loses_its_row(place: Place) -> None
 def test_a_file_that_holds_something_else_is_refused_and_left_alone(place: Place, text: str) -> None:
     place.out.parent.mkdir()
     place.out.write_text(text)
-    with pytest.raises(ValueError, match=r"out\.json holds something other than results of a backtest"):
+    with pytest.raises(InvalidError, match=r"out\.json holds something other than results of a backtest"):
         place.run()
     assert place.out.read_text() == text
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from anomaly_service.db.store import SqlStore
-from anomaly_service.errors import DatabaseUnavailableError
+from anomaly_service.errors import DatabaseUnavailableError, UnstorableError
 from pipelines.records import PointBlock, ScoreBlock, SeriesSpec
 from pipelines.store import Batch, Ingest
 
@@ -165,7 +165,7 @@ def test_processes_that_need_the_same_new_month_at_once_both_get_it(
 def test_a_batch_that_fails_leaves_nothing_behind(store: SqlStore) -> None:
     progress = {"a.csv": {"bytes": float("nan")}}  # refused on both databases, after the points went in
     points = PointBlock(np.zeros(3, dtype=int), T0 + np.arange(3), np.ones(3))
-    with pytest.raises(Exception, match="not JSON compliant"):
+    with pytest.raises(UnstorableError, match="expected JSON, got nan at bytes"):
         store.ingest(Ingest("telemetry", specs(1), points, progress))
     assert (store.series(), store.progress("telemetry"), len(store.points([1], 0, 10**12))) == ([], {}, 0)
 

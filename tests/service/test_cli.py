@@ -18,6 +18,7 @@ import pytest
 from commands import Result, anomaly
 
 from anomaly_service.cli import app, main
+from anomaly_service.errors import ConflictError, InvalidError, NotFoundError, RefusedError, UnavailableError
 
 COMMANDS = (
     "try", "init", "validate", "status", "migrate", "ingest", "backfill", "fit", "score", "rescore", "daemon",
@@ -246,17 +247,82 @@ def test_debug_shows_where_it_happened(tmp_path: Path, monkeypatch: pytest.Monke
         main(["status", "--config", str(tmp_path / "none.yaml")])
 
 
-def test_what_nobody_expected_is_one_message_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Let every list fail like that."""
     from anomaly_service.db.store import SqlStore
 
     def broken(*_: object, **__: object) -> None:
-        raise KeyError("metric")
+        raise error
 
     monkeypatch.setattr(SqlStore, "rows", broken)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("metric"), ValueError("not 3"), OSError("of a library"), RuntimeError("size 4")]
+)
+def test_a_bug_looks_like_one_and_says_where_to_report_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    failing(monkeypatch, error)
     done = place("series")
+    assert (done.code, done.out) == (1, "")
+    said, what_to_do = done.err.splitlines()
+    assert said == f"error: {type(error).__name__}: {error}"
+    assert re.match(r"This is a bug in anomaly-service \d+\.\d+\S*, .* report it", what_to_do)
+    assert what_to_do.endswith("ANOMALY_DEBUG=1 shows the traceback.")
+
+
+@pytest.mark.parametrize("kind", [NotFoundError, ConflictError, InvalidError, UnavailableError, RefusedError])
+def test_an_error_of_ours_is_one_sentence(
+    place: Place, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    failing(monkeypatch, kind("it is not so; do that"))
+    done = place("series")
+    assert (done.code, done.out, done.err) == (1, "", "error: it is not so; do that\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("backfill", "--monitor", "nope"), "no monitor named 'nope'; the config declares logins-drop"),
+        (("similar", "EVENT", "--in", "latent"), "detector robust_z has no latent space"),
+        (("review", "EVENT", "confirmed", "--comment", "half: \ud83d"), "the database refuses a value"),
+        (("explain", 10**30), "the database refuses a value"),
+        (("init",), "anomaly.yaml is there already; --force replaces it"),
+        (("try", "none.csv", "--timezone", "Nowhere/Land"), "expected an IANA time zone"),
+    ],
+)
+def test_what_a_person_can_get_wrong_is_no_bug(place: Place, args: tuple[object, ...], told: str) -> None:
+    event = outage(place)["event_id"]
+    done = place(*(event if arg == "EVENT" else arg for arg in args)) if args[0] != "try" else anomaly(*args)
     assert done.code == 1
-    assert "KeyError: 'metric'" in done.err
-    assert "ANOMALY_DEBUG=1" in done.err
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: ")
+    assert told in line
+
+
+def test_a_database_that_is_not_migrated_is_no_bug(fresh: Place) -> None:
+    done = fresh("series")
+    assert done.code == 1
+    assert "run `anomaly migrate`" in done.err
+    assert "bug" not in done.err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("intervals", "--since", "0001-01-01T00:00:00+14:00"),
+        ("rescore", "--from", "2026-01-01", "--to", "9999-12-31"),
+        ("replay", "--last", "9999999999999d"),
+        ("sample", "--monitor", "logins-drop", "--seed", 10**30),
+        ("simulate", "--seed", -1),
+        ("simulate", "--weeks", 10**9),
+    ],
+)
+def test_what_cannot_be_is_wrong_usage(place: Place, args: tuple[object, ...]) -> None:
+    done = place(*args)
+    assert done.code == 2
+    assert "Invalid value" in done.told
 
 
 # -- from files to reviewed intervals -----------------------------------------------

@@ -21,8 +21,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from anomaly_service.errors import SourceError
 from anomaly_service.sources import files
-from anomaly_service.sources.base import Reading, SourceError
+from anomaly_service.sources.base import Reading
 from anomaly_service.sources.csv import CsvConfig, CsvSource
 from pipelines.records import Json, SeriesSpec
 
@@ -318,6 +319,16 @@ def test_bad_rows_of_parquet_are_told_by_row_and_content(folder: Callable[..., F
         ("a.parquet", 2, "no timestamp", '{"ts": null, "value": 2.0}'),
         ("a.parquet", 3, "value is infinite", f'{{"ts": {START + 300}, "value": Infinity}}'),
     ]
+
+
+def test_a_parquet_column_that_holds_no_values_is_named_and_the_other_files_go_in(
+    folder: Callable[..., Folder],
+) -> None:
+    drop = folder(metric_name="ccu")
+    parquet(drop.path / "a.parquet", {"ts": [START], "value": pa.array([[1.0]])})
+    parquet(drop.path / "b.parquet", {"ts": [START], "value": [1.0]})
+    assert drop.poll() == 1
+    assert "a.parquet: a column is of no type that can be read: " in drop.problem
 
 
 def test_half_a_parquet_file_is_a_problem_until_it_is_whole(folder: Callable[..., Folder]) -> None:

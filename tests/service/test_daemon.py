@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from databases import Databases
 from anomaly_service.daemon.loop import Daemon, Settings, Workload
 from anomaly_service.daemon.telemetry import Telemetry, configure_logging, serving
 from anomaly_service.db.store import SqlStore
+from anomaly_service.errors import BudgetError
 from pipelines.names import RunKind
 from pipelines.records import Claim, Json
 
@@ -126,7 +127,7 @@ def test_an_outcome_that_cannot_be_stored_fails_its_run_and_not_the_daemon(
 ) -> None:
     daemon_on(light, Unstorable(light, tmp_path / "work")).drain()
     assert {state for _, state, _ in states(light)} == {"failed"}
-    assert "UnicodeEncodeError" in daemon_harness.run_rows(light)[0]["error"]
+    assert "UnstorableError: the database refuses a value" in daemon_harness.run_rows(light)[0]["error"]
 
 
 def test_a_run_goes_on_while_it_says_that_more_is_left(light: SqlStore, tmp_path: Path) -> None:
@@ -375,6 +376,71 @@ def test_no_password_of_a_url_reaches_the_log(log_lines: io.StringIO) -> None:
     assert [line["level"] for line in lines] == ["info", "error", "warning"]
     assert "s3cr" not in log_lines.getvalue()
     assert "postgresql://me:***@host/db" in lines[1]["exception"]
+
+
+@dataclass
+class Raising(NotedWork):
+    """Work that raises what it is told to."""
+
+    error: Exception = field(kw_only=True)
+
+    def run(self, claim: Claim, now: datetime, should_stop: Callable[[], bool]) -> Json:
+        raise self.error
+
+
+def logged(lines: io.StringIO, event: str) -> list[Json]:
+    return [line for line in map(json.loads, lines.getvalue().splitlines()) if line["event"] == event]
+
+
+def test_a_bug_in_a_run_is_logged_with_its_traceback_and_where_to_report_it(
+    light: SqlStore, tmp_path: Path, log_lines: io.StringIO
+) -> None:
+    configure_logging(as_json=True, stream=log_lines)
+    daemon_on(light, Raising(light, tmp_path / "work", error=ValueError("not 3"))).drain()
+    first, *_ = logged(log_lines, "run failed")
+    assert "Traceback" in first["exception"]
+    assert "in run\n" in first["exception"]
+    assert "report it in its issue tracker" in first["bug"]
+    assert daemon_harness.run_rows(light)[0]["error"] == "given up after 3 attempts: ValueError: not 3"
+
+
+def test_an_error_of_ours_in_a_run_is_no_bug(light: SqlStore, tmp_path: Path, log_lines: io.StringIO) -> None:
+    configure_logging(as_json=True, stream=log_lines)
+    daemon_on(light, Raising(light, tmp_path / "work", error=BudgetError("ask for less"))).drain()
+    first, *_ = logged(log_lines, "run failed")
+    assert "BudgetError: ask for less" in first["exception"]
+    assert "bug" not in first
+    assert (
+        daemon_harness.run_rows(light)[0]["error"] == "given up after 3 attempts: BudgetError: ask for less"
+    )
+
+
+def test_a_bug_that_ends_the_daemon_is_logged_too(log_lines: io.StringIO) -> None:
+    configure_logging(as_json=True, stream=log_lines)
+
+    def load() -> Workload:
+        raise KeyError("players")
+
+    with pytest.raises(KeyError):
+        Daemon(load, clock=lambda: NOW, settings=FAST).drain()
+    (line,) = logged(log_lines, "ended by a bug")
+    assert "KeyError: 'players'" in line["exception"]
+    assert "report it" in line["bug"]
+
+
+def test_a_bug_met_while_reloading_leaves_the_old_config_in_force_and_its_traceback_in_the_log(
+    light: SqlStore, tmp_path: Path, log_lines: io.StringIO
+) -> None:
+    configure_logging(as_json=True, stream=log_lines)
+    work = NotedWork(light, tmp_path / "work")
+    loads = iter([replace(workload(light, work, ["players"]), close=lambda: None)])
+    daemon = Daemon(lambda: next(loads), clock=lambda: NOW, settings=FAST)
+    daemon.reload()
+    daemon.drain()
+    (line,) = logged(log_lines, "config not reloaded, the old one stays in force")
+    assert "StopIteration" in line["exception"]
+    assert "report it" in line["bug"]
+    assert both_done(light)
 
 
 def test_a_failpoint_kills_at_the_pass_that_was_asked_for() -> None:

@@ -11,6 +11,7 @@ from monitor_jobs import ingest, job, monitor, waves
 
 from anomaly_service.config.load import load
 from anomaly_service.db.store import SqlStore
+from anomaly_service.errors import UnavailableError
 from anomaly_service.service import Service
 from pipelines.jobs import passes
 from pipelines.monitor import MonitorSpec
@@ -46,7 +47,7 @@ def test_every_monitor_knows_the_device_of_the_config(tmp_path: Path, named: str
 )
 def test_workers_refuse_a_device_that_is_not_there(no_cuda: None, work: Any, task: Any) -> None:
     assert list(getattr(work(task(monitor("load", device="auto"))), "fitted", [])) == []
-    with pytest.raises(ValueError, match="finds no CUDA device here"):
+    with pytest.raises(UnavailableError, match="finds no CUDA device here"):
         work(task(monitor("load", device="cuda")))
 
 
@@ -58,7 +59,7 @@ def test_validate_refuses_a_device_that_is_not_there(
     config = load(file)
     with (
         Service(config.model_copy(update={"database": database_url})) as service,
-        pytest.raises(ValueError, match="set device: auto or cpu"),
+        pytest.raises(UnavailableError, match="set device: auto or cpu"),
     ):
         service.validate()
 

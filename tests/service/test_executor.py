@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from anomaly_service.executors.local import LocalExecutor
-from pipelines.executor import Executor, Inline, WorkerDiedError
+from pipelines.errors import WorkerDiedError
+from pipelines.executor import Executor, Inline
 
 
 def square(x: int) -> int:

@@ -14,8 +14,9 @@ import pytest
 
 from anomaly_service.config.load import load
 from anomaly_service.config.starter import starter, starter_for
+from anomaly_service.errors import GuessError
 from anomaly_service.sources.csv import CsvSource
-from anomaly_service.sources.guess import GuessError, guess
+from anomaly_service.sources.guess import guess
 
 START = datetime(2024, 6, 1, tzinfo=UTC)
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
@@ -160,6 +161,21 @@ def test_rows_that_nothing_tells_apart_are_noted(write: Writer) -> None:
     rows = [[epoch(i // 2), i * 1.5] for i in range(100)]
     path = write("a.csv", ["timestamp", "value"], rows)
     assert said(path, "note") == "note: 50% of the rows have time and labels of another; the last wins"
+
+
+def test_columns_that_are_neither_text_nor_number_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    pq.write_table(
+        pa.table({"ts": [epoch(i) for i in range(50)], "value": range(50), "tags": [["a"]] * 50}), path
+    )
+    assert guess(path).layout.values == ("value",)
+
+
+@pytest.mark.parametrize("zone", ["Nowhere/Land", "../../etc/localtime"])
+def test_a_zone_that_is_none_is_refused(tmp_path: Path, write: Writer, zone: str) -> None:
+    path = write("a.csv", ["ts", "value"], [[epoch(i), i] for i in range(50)])
+    with pytest.raises(GuessError, match=f"expected an IANA time zone such as .*, got '{zone}'"):
+        guess(path, timezone=zone)
 
 
 @pytest.mark.parametrize(

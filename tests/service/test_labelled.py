@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anomaly_service.measure.labelled import LabelledDataError, LabelledFile, find
+from anomaly_service.errors import LabelledDataError
+from anomaly_service.measure.labelled import LabelledFile, find
 
 HEAD = "timestamp,value\n"
 ROWS = ("1393452000,1.5", "1393452300,2", "1393452600,3")

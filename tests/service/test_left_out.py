@@ -20,13 +20,14 @@ from anomaly_service.daemon.schedule import MonitorSchedule
 from anomaly_service.db.store import SqlStore
 from anomaly_service.errors import DatabaseUnavailableError
 from anomaly_service.service import Service
+from pipelines.errors import LostClaimError, StaleEventsError
 from pipelines.executor import Inline
 from pipelines.jobs import group_loans, passes, refit
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.names import Kind, RunKind, RunState
 from pipelines.records import CalibrationRow, Points, TargetRow
 from pipelines.steps.bodies import CalibrationEntry, LineEntry
-from pipelines.store import Batch, LostClaimError, NewVersion, StaleEventsError
+from pipelines.store import Batch, NewVersion
 from pipelines.times import DAY
 from pipelines.workers import fit, judge, recount
 from pipelines.workers.fit import FitTarget, FitTask, fit_targets

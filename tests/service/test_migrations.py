@@ -17,7 +17,7 @@ from anomaly_service.db.engine import _insist, make_engine, normalise
 from anomaly_service.db.migrate import differences, downgrade, migrate
 from anomaly_service.db.store import SqlStore
 from anomaly_service.db.tables import HEAD
-from anomaly_service.errors import SchemaError
+from anomaly_service.errors import DatabaseError, InvalidError, SchemaError
 from pipelines.names import Kind, Status, Verdict
 from pipelines.records import EventChange, Interval, PointBlock, SeriesSpec
 from pipelines.store import Batch, Ingest
@@ -156,10 +156,25 @@ def test_the_plain_postgresql_url_gets_psycopg_3() -> None:
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
 def test_a_database_in_memory_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match=r"expected a file, as in sqlite:///anomaly.db"):
+    with pytest.raises(InvalidError, match=r"expected a file, as in sqlite:///anomaly.db"):
         normalise(url)
 
 
+@pytest.mark.parametrize(
+    "url", ["nonsense", "postgresql://me:s3cret@host:port/db", "postgresql://me:s3cret@[::1/db"]
+)
+def test_what_is_no_url_is_refused_without_telling_its_password(url: str) -> None:
+    with pytest.raises(InvalidError, match="does not read as one; set `database:`") as refused:
+        normalise(url)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_file_that_is_no_database_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "points.csv").write_text("ts,value\n" * 1000)
+    with pytest.raises(DatabaseError, match=r"points\.csv cannot be used: file is not a database"):
+        migrate(f"sqlite:///{tmp_path / 'points.csv'}")
+
+
 def test_another_database_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="got mysql://; set `database:` in the config file"):
+    with pytest.raises(InvalidError, match="got mysql://; set `database:` in the config file"):
         normalise("mysql://host/db")

@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import text
 
 from anomaly_service.db.store import SqlStore
+from pipelines.errors import LostClaimError
 from pipelines.names import RunKind, RunState
-from pipelines.store import Batch, LostClaimError
+from pipelines.store import Batch
 
 NOON = datetime(2026, 2, 1, 12, tzinfo=UTC)
 

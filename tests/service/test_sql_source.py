@@ -13,8 +13,9 @@ import psycopg
 import pytest
 
 from anomaly_service.db.store import SqlStore
+from anomaly_service.errors import SourceError
 from anomaly_service.sources import sql
-from anomaly_service.sources.base import Reading, SourceError
+from anomaly_service.sources.base import Reading
 from anomaly_service.sources.ingest import ingest
 from anomaly_service.sources.sql import SqlConfig, SqlSource
 from pipelines.records import Json

@@ -17,13 +17,14 @@ from monitor_jobs import END, ingest, job, monitor
 from anomaly_service.db.bodies import to_text
 from anomaly_service.db.store import SqlStore
 from detectors import registry
+from pipelines.errors import UnstorableError
 from pipelines.jobs import passes
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.monitor import MonitorSpec
 from pipelines.names import AUTO, RunKind, RunState, Verdict
 from pipelines.records import CalibrationRow, Claim, Event, EventPortrait, Json, LineRow, VersionRow
 from pipelines.steps.bodies import CalibrationEntry, Holds, LineEntry
-from pipelines.store import Batch, NewVersion, UnstorableError
+from pipelines.store import Batch, NewVersion
 from pipelines.times import DAY
 from pipelines.workers import members
 

@@ -12,6 +12,7 @@ from sqlalchemy import inspect, text
 
 from anomaly_service.db import views
 from anomaly_service.db.store import SqlStore
+from anomaly_service.errors import InvalidError, NotFoundError
 from pipelines.names import Kind, RunKind, RunState, Status, Verdict
 from pipelines.records import EventChange, EventPortrait, Interval, PointBlock, ScoreBlock, SeriesSpec
 from pipelines.store import Batch, Ingest, NewVersion
@@ -320,11 +321,11 @@ def test_rows_are_filtered_by_column_and_span(store: SqlStore) -> None:
 
 
 def test_an_unknown_view_or_column_is_refused_by_name(store: SqlStore) -> None:
-    with pytest.raises(ValueError, match="no view named 'event'; there are flagged_intervals"):
+    with pytest.raises(NotFoundError, match="no view named 'event'; there are flagged_intervals"):
         store.rows("event")
-    with pytest.raises(ValueError, match="view run_log has no column 'series'; it has run_id"):
+    with pytest.raises(InvalidError, match="view run_log has no column 'series'; it has run_id"):
         store.rows("run_log", {"series": "x"})
-    with pytest.raises(ValueError, match="view series_health has no time to filter by"):
+    with pytest.raises(InvalidError, match="view series_health has no time to filter by"):
         store.rows("series_health", since=NOON)
 
 
