@@ -9,12 +9,13 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from anomaly_service import sources
 from anomaly_service.config.document import Document
-from anomaly_service.config.errors import Loc, Problem, did_you_mean, one_of, unknown_key
+from anomaly_service.config.errors import Loc, Problem, one_of, unknown_key
 from anomaly_service.config.sections import Config
 from anomaly_service.config.values import (
     Section,
 )
 from anomaly_service.sources.base import SourceConfig
+from detectors.spelling import did_you_mean
 
 
 def problem_of(error: Mapping[str, Any], values: Any, document: Document, given: set[str]) -> Problem:

@@ -23,7 +23,8 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
-from anomaly_service.config.errors import Loc, did_you_mean, one_of
+from anomaly_service.config.errors import Loc, one_of
+from detectors.spelling import did_you_mean
 
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _DURATION = r"(?:\d+(?:\.\d+)?\s*(?:sec|min|s|m|h|d|w)\s*)+"

@@ -67,16 +67,11 @@ def config_of(detector: str, params: Json) -> tuple[type[Detector], DetectorConf
 
     Raises:
         UnknownDetectorError: nobody declares the detector.
-        ValueError: a parameter that the Config does not know, or a value it refuses.
+        UnknownSettingError: a parameter that the Config does not know.
+        ValueError: a value it refuses.
     """
     cls = registry.get(detector)
-    known = set(cls.Config.__dataclass_fields__)
-    unknown = sorted(set(params) - known)
-    if unknown:
-        raise ValueError(
-            f"detector {detector!r} has no parameter {unknown[0]!r}; it knows {', '.join(sorted(known))}"
-        )
-    return cls, cls.Config(**params)
+    return cls, cls.configured(params, f"detector {detector!r}")
 
 
 def windows_of(rows: Sequence[PreparedSteps], window: int, starts: Sequence[int]) -> Windows:
