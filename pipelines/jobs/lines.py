@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -19,8 +19,7 @@ from pipelines.jobs.plan import fingerprint, newest_by
 from pipelines.names import Mode
 from pipelines.records import Json, LineRow, VersionRow
 from pipelines.steps.evidence import Realised
-from pipelines.steps.line import BudgetError, Pool
-from pipelines.steps.line import draw as draw_line
+from pipelines.steps.line import Pool, draw_held
 from pipelines.workers.tasks import LinesAt
 
 Counted = Mapping[tuple[int, Mode], Realised]
@@ -106,15 +105,10 @@ def _lines_at(
 
 
 def _drawn(job: MonitorJob, own: Sequence[Json], pool: Pool, realised: Realised, refused: list[str]) -> Json:
-    """Draw a line; where the data cannot hold the budget, say so and halve it until they can."""
-    threshold = job.spec.threshold
-    while True:
-        try:
-            line = draw_line(own, threshold, tail_from=pool, realised=realised)
-            return {**line, "threshold": _mark(job)}
-        except BudgetError as error:
-            refused.append(str(error))
-            threshold = replace(threshold, alarms_per_week=threshold.alarms_per_week / 2)
+    """Draw a line; where the data cannot hold the budget, say so."""
+    line, why = draw_held(own, job.spec.threshold, tail_from=pool, realised=realised)
+    refused += why
+    return {**line, "threshold": _mark(job)}
 
 
 def _mark(job: MonitorJob) -> Json:

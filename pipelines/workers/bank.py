@@ -52,14 +52,19 @@ class StepScores:
 
 @contextmanager
 def at_work(device_name: str) -> Iterator[None]:
-    """Fit and score on a device in one thread, as workers stand side by side.
+    """Fit and score on a device in one thread, as workers stand side by side; then as many as before.
 
     Raises:
         ValueError: there is no such device.
     """
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with device.using(device_name):
-        yield
+    try:
+        with device.using(device_name):
+            yield
+    finally:
+        # A notebook goes on with work of its own.
+        torch.set_num_threads(threads)
 
 
 def config_of(detector: str, params: Json) -> tuple[type[Detector], DetectorConfig]:
