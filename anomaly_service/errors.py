@@ -19,6 +19,18 @@ class SchemaError(DatabaseError):
     """The database has no schema, or that of another release; run ``anomaly migrate``."""
 
 
+class SeriesError(AnomalyServiceError, ValueError):
+    """What was passed cannot be read as time series, or nothing can be learned from it."""
+
+
+class TooShortError(SeriesError):
+    """A series has fewer points than a model needs; ``points`` and ``needed`` say how many."""
+
+    def __init__(self, message: str, *, points: int, needed: int) -> None:
+        super().__init__(message)
+        self.points, self.needed = points, needed
+
+
 class UnknownEventError(AnomalyServiceError, LookupError):
     """No event with this id can be reviewed."""
 

@@ -26,13 +26,35 @@ def names() -> list[str]:
     return sorted(_entries(GROUP))
 
 
-@cache
+_own: dict[str, type[Detector]] = {}
+"""Classes without an entry point that this process was shown, by the name ``name_of`` gave them."""
+
+
+def name_of(cls: type[Detector]) -> str:
+    """Return the name under which ``get`` finds a class: that of its entry point.
+
+    A class without one, such as one that was just written in a notebook, is found under its module and name
+    from now on, in this process alone; one that is written again takes its place.
+    """
+    for entry in _entries(GROUP).values():
+        if entry.value == f"{cls.__module__}:{cls.__qualname__}" and entry.load() is cls:
+            return entry.name
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    _own[name] = cls
+    return name
+
+
 def get(name: str) -> type[Detector]:
     """Return a detector's class.
 
     Raises:
         UnknownDetectorError: nobody declares that name; the message lists those who do.
     """
+    return _own[name] if name in _own else _declared(name)
+
+
+@cache
+def _declared(name: str) -> type[Detector]:
     if name not in _entries(GROUP):
         raise UnknownDetectorError(f"no detector named {name!r}; installed: {', '.join(names())}")
     return _loaded(GROUP, name, Detector)

@@ -77,7 +77,7 @@ def expected(message: str, *, shown: bool = True) -> PydanticCustomError:
 
     The value itself never goes into ``message``: it may have come from the environment.
     """
-    # The type is read by config._message; braces would be taken for placeholders.
+    # The type is read by config.messages; braces would be taken for placeholders.
     escaped = message.replace("{", "{{").replace("}", "}}")
     return PydanticCustomError("expected" if shown else "wrong", escaped)
 

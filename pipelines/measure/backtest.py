@@ -73,7 +73,7 @@ class Labelled:
     @property
     def points(self) -> tuple[Points, ...]:
         """The finite values of every channel; of rows that share a time the last counts."""
-        return tuple(_points(self.ts, column) for column in self.values.T)
+        return tuple(alone.points_of(self.ts, column) for column in self.values.T)
 
     def marked(self, spans: Sequence[Span]) -> NDArray[np.bool_]:
         """Return the rows that lie in any of the spans, shape ``(n,)``."""
@@ -144,13 +144,6 @@ class Plotted:
     flagged: Segments
     flagged_live: Segments
     truth: Segments
-
-
-def _points(ts: Seconds, column: Values) -> Points:
-    finite = np.isfinite(column)
-    ts, column = ts[finite], column[finite]
-    last = np.append(ts[1:] != ts[:-1], True)[: len(ts)]
-    return Points(ts[last], column[last])
 
 
 def window_of(n_rows: int, n_channels: int) -> int:

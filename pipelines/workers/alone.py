@@ -68,6 +68,14 @@ class History:
             cut.append(Points(whole.ts[a:b], whole.value[a:b]))
         return tuple(cut)
 
+    def then(self, points: Sequence[Points], stop: int) -> History:
+        """Return this history with what came since, up to a moment; of equal times what came last counts."""
+        joined = tuple(
+            points_of(np.append(old.ts, new.ts), np.append(old.value, new.value))
+            for old, new in zip(self.points, points, strict=True)
+        )
+        return replace(self, points=joined, stop=max(self.stop, stop))
+
 
 @dataclass(frozen=True)
 class Model:
@@ -107,6 +115,13 @@ class Model:
     def window(self) -> int:
         """Steps of its longest window."""
         return max(member.window for member in self.members)
+
+    @property
+    def look_back_seconds(self) -> int:
+        """How far before a step there may be something that decides what becomes of it."""
+        recipe = Recipe.from_json(self.fitted.recipe)
+        flat = max(flag.flat_limit(channel.usual_flat) for channel in recipe.channels)
+        return flag.context_seconds(self.spec.policy) + (2 * self.window + flat) * recipe.step_seconds
 
     def asked(
         self, history: History, start: int, stop: int, *, unseen: bool, live: bool = False
@@ -210,6 +225,16 @@ def expected(
         return found
     said = judge.expected(steps, runs, (-scales, 0.0, scales))
     return Band(*np.where(np.isnan(said), np.stack([found.low, found.mid, found.high]), said))
+
+
+def points_of(ts: Seconds, values: Values) -> Points:
+    """Return the finite values of a channel in order of time; of rows that share a second the last counts."""
+    finite = np.isfinite(values)
+    ts, values = ts[finite], values[finite]
+    order = np.argsort(ts, kind="stable")
+    ts, values = ts[order], values[order]
+    last = np.append(ts[1:] != ts[:-1], True)[: len(ts)]
+    return Points(ts[last], values[last])
 
 
 def grid_steps(rows: Seconds, ts: Seconds, step_seconds: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
