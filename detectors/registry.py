@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -42,6 +43,29 @@ def name_of(cls: type[Detector]) -> str:
     name = f"{cls.__module__}.{cls.__qualname__}"
     _own[name] = cls
     return name
+
+
+def told(
+    detector: str | Detector | type[Detector], params: Mapping[str, Any] | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Return name and settings of a detector, in whatever way it is told.
+
+    >>> from detectors.gaussian import GaussianDetector
+    >>> told("kde", {"window": 48}), told(GaussianDetector)
+    (('kde', {'window': 48}), ('gaussian', {}))
+
+    Raises:
+        TypeError: it is none, or has settings of its own beside those given.
+    """
+    if isinstance(detector, str):
+        return detector, dict(params or {})
+    if isinstance(detector, Detector):
+        if params:
+            raise TypeError(f"expected params beside the name of a detector; {detector!r} has its own")
+        return name_of(type(detector)), detector.settings
+    if isinstance(detector, type) and issubclass(detector, Detector):
+        return name_of(detector), dict(params or {})
+    raise TypeError(f"expected the name of a detector, a Detector or its class, got {detector!r}")
 
 
 def get(name: str) -> type[Detector]:

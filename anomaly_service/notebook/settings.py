@@ -47,10 +47,10 @@ def spec_of(
 
     Raises:
         ConfigError: a value that a config file may not hold either.
-        TypeError: settings beside a detector that has its own.
+        TypeError: no detector, or settings beside one that has its own.
         ValueError: a setting that the detector refuses.
     """
-    name, settings = _named(detector, params)
+    name, settings = registry.told(detector, params)
     step = duration_text(step_seconds)
     usual = {"merge_max_gap": merge_max_gap(step)}
     budget = {} if "contamination" in _given(threshold) else {"alarms_per_week": usual_alarms(step)}
@@ -69,21 +69,6 @@ def spec_of(
 
 def _given(values: Mapping[str, Any]) -> Json:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _named(detector: str | Detector | type[Detector], params: Mapping[str, Any] | None) -> tuple[str, Json]:
-    """Return the name of a detector and its settings."""
-    if isinstance(detector, str):
-        return detector, dict(params or {})
-    if isinstance(detector, Detector):
-        if params:
-            raise TypeError(
-                f"expected params beside the name of a detector, got {detector!r}, which has its own"
-            )
-        return registry.name_of(type(detector)), detector.settings
-    if isinstance(detector, type) and issubclass(detector, Detector):
-        return registry.name_of(detector), dict(params or {})
-    raise TypeError(f"expected the name of a detector, a Detector or its class, got {detector!r}")
 
 
 def _checked(values: Json) -> Config:
