@@ -23,6 +23,8 @@ SHOWN = 12
 
 VALUE, BAND, FLAGGED, GAP, LINE = "#22304a", "#3568b2", "#c8372d", "#8a8f98", "#c8372d"
 
+CAPTION = "values, what is normal (blue), flagged intervals (red), gaps (grey), and the score with its line"
+
 HIGHEST = 3.0
 """Scores above so many lines are cut off: what counts is on which side of the line they are."""
 
@@ -44,6 +46,7 @@ def picture(rows: Rows, targets: Sequence[Judged], start: Moment, stop: Moment) 
     # A notebook shows what a cell returns; what pyplot keeps open as well it would show twice.
     plt.close(figure)
     panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    figure.suptitle(CAPTION, fontsize=8, color=GAP)
     rest = iter(panels)
     for each in shown:
         for channel, column in enumerate(each.columns):
@@ -76,6 +79,7 @@ def _draw_scores(panel: Axes, rows: Rows, of: Judged) -> None:
     panel.axhline(1.0, color=LINE, linewidth=0.8, linestyle="--")
     _shade(panel, rows, of)
     panel.set_ylim(0, HIGHEST)
+    panel.margins(x=0.005)
     panel.set_ylabel("score", fontsize=8)
     panel.spines[["top", "right"]].set_visible(False)
 
