@@ -182,9 +182,11 @@ def _too_little(name: Hashable, points: Sequence[Points], spec: MonitorSpec, why
     n, needed = min(len(each.ts) for each in points), MIN_WINDOWS * window
     if why.failed or n >= needed:
         return SeriesError(f"{name!r} cannot be learned from: {why.why}")
+    fits = n // MIN_WINDOWS
+    shorter = f", or a detector by name with params={{'window': {fits}}}" if fits else ""
     return TooShortError(
         f"{name!r} has {n:,} points to learn from; {spec.detector!r} needs {needed:,}, {MIN_WINDOWS} windows "
-        f"of {window}: pass more history, or name a detector with a shorter window",
+        f"of {window}: pass more history{shorter}",
         points=n,
         needed=needed,
     )

@@ -193,7 +193,8 @@ class Detected:
             SeriesError: it cannot be read, lacks a series, or holds no value.
         """
         first = self._targets[0]
-        reading = replace(self._asked.reading, step_seconds=first.step_seconds)
+        zone = self._asked.reading.timezone or self._rows.timezone
+        reading = replace(self._asked.reading, step_seconds=first.step_seconds, timezone=zone)
         if self._asked.reading.step_seconds is not None:
             last = max(int(each.history.stop) for each in self._targets)
             start = self._rows.clock.moments(np.array([last + (first.step_seconds - 1) // 2]))[0]

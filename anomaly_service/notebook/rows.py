@@ -172,7 +172,8 @@ def _of_pandas(frame: pd.DataFrame, reading: Reading) -> _Table:
     if isinstance(index, pd.PeriodIndex):
         index = index.to_timestamp(how="start")
     if reading.timestamp is None and isinstance(index, pd.DatetimeIndex):
-        at = times.parse(pa.array(index))
+        # In UTC, as Arrow does not know every kind of zone that pandas does.
+        at = times.parse(pa.array(index if index.tz is None else index.tz_convert("UTC")))
         return _timed(frame.index, columns, at, index.tz, reading)
     name = _time_column(columns, reading)
     if name is not None:
@@ -399,13 +400,13 @@ def _array(name: Hashable, values: Any) -> Any:
     Raises:
         SeriesError: its cells are of different kinds.
     """
-    if isinstance(values, pa.Array):
-        return values
     try:
-        array = pa.array(values, from_pandas=True)
+        array = values if isinstance(values, pa.Array) else pa.array(values, from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
         raise SeriesError(f"column {name!r} cannot be read as numbers: {error}") from None
-    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    # What polars has for texts.
+    return array.cast(pa.string()) if pa.types.is_string_view(array.type) else array
 
 
 def _no_numbers(kind: Any) -> str:
@@ -415,7 +416,7 @@ def _no_numbers(kind: Any) -> str:
         return ""
     if types.is_null(kind):
         return ""
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+    if types.is_string(kind) or types.is_large_string(kind):
         return "texts"
     if types.is_dictionary(kind):
         return "categories"

@@ -270,7 +270,7 @@ def test_one_series_that_cannot_be_learned_from_is_left_out_alone(plain: Detecte
     same(found, plain)
     assert found.left_out == {
         "new": "'new' has 20 points to learn from; 'gaussian' needs 48, 8 windows of 6: "
-        "pass more history, or name a detector with a shorter window"
+        "pass more history, or a detector by name with params={'window': 2}"
     }
     assert "note: left out: 'new' has 20 points" in repr(found)
     with pytest.raises(KeyError, match="no result for 'new': 'new' has 20 points"):
