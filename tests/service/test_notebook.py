@@ -469,6 +469,8 @@ def test_an_hour_that_comes_twice_and_one_that_does_not_come_are_told_apart() ->
     local = detect(aware.tz_localize(None), timezone="Europe/Berlin", **FAST)
     same(local, detect(aware, **FAST))
     assert local.scores.index.equals(index.tz_localize(None))
+    turned = detect(aware.tz_localize(None)[::-1], timezone="Europe/Berlin", **FAST)
+    np.testing.assert_array_equal(turned.scores.anomaly_score[::-1], local.scores.anomaly_score)
     doubtful = detect(shuffled(aware.tz_localize(None)), timezone="Europe/Berlin", **FAST)
     assert doubtful.notes == ("4 rows left out: local time comes twice, and nothing tells which is meant",)
     spring = hours(504, "2024-03-20")
@@ -631,6 +633,16 @@ def test_what_is_scored_bit_by_bit_equals_what_is_scored_at_once(plain: Detected
         found = found.score(rows[first : first + 10])
         parts.append(found.scores)
     np.testing.assert_allclose(pd.concat(parts).anomaly_score, at_once.scores.anomaly_score, rtol=1e-5)
+
+
+def test_an_interval_that_began_before_the_new_rows_is_told_whole(plain: Detected) -> None:
+    whole, index = course(n=N + 24), hours(N + 24)
+    whole[N + 17 : N + 23] -= 70
+    before = plain.score(pd.Series(whole[N : N + 20], index[N : N + 20]))
+    assert before.intervals.status.tolist() == ["open"]
+    (interval,) = before.score(pd.Series(whole[N + 20 :], index[N + 20 :])).intervals.to_dict("records")
+    assert (interval["start_at"], interval["end_at"]) == (index[N + 17], index[N + 22])
+    assert interval["status"] == "closed"
 
 
 def test_a_gap_before_new_rows_is_told(plain: Detected) -> None:
