@@ -7,11 +7,22 @@ a missing name deep inside.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anomaly_service.notebook import detect
+    from anomaly_service.notebook.result import Detected
+
+__all__ = ["Detected", "detect"]
 
 HOME = Path(__file__).resolve().parents[1]
 """Where our packages lie side by side: the checkout, or site-packages."""
+
+_FACE = {"detect": "anomaly_service.notebook", "Detected": "anomaly_service.notebook.result"}
+"""What people import from here, and where it lies: nothing of it is loaded before it is asked for."""
 
 
 def _check_own(name: str) -> None:
@@ -33,3 +44,13 @@ def _check_own(name: str) -> None:
 
 for _name in ("detectors", "pipelines"):
     _check_own(_name)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FACE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_FACE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FACE})

@@ -18,6 +18,7 @@ from detectors.errors import (
     UnavailableError,
     UnknownClassifierError,
     UnknownDetectorError,
+    UnknownSettingError,
 )
 from pipelines.errors import (
     BudgetError,
@@ -54,16 +55,19 @@ __all__ = [
     "RefusedError",
     "ReviewedEventError",
     "SchemaError",
+    "SeriesError",
     "SourceError",
     "StaleEventsError",
     "StoppedError",
     "TooCommonError",
+    "TooShortError",
     "UnavailableError",
     "UnknownClassifierError",
     "UnknownDetectorError",
     "UnknownEventError",
     "UnknownMonitorError",
     "UnknownSeriesError",
+    "UnknownSettingError",
     "UnstorableError",
     "WorkerDiedError",
     "is_bug",
@@ -107,6 +111,23 @@ class SourceError(UnavailableError):
 
 class NoPlotError(UnavailableError):
     """Pictures need matplotlib, which is not installed."""
+
+    def __init__(
+        self, said: str = "pictures need matplotlib; run: pip install 'anomaly-service[plot]'"
+    ) -> None:
+        super().__init__(said)
+
+
+class SeriesError(InvalidError):
+    """What was passed cannot be read as time series, or nothing can be learned from it."""
+
+
+class TooShortError(SeriesError):
+    """A series has fewer points than a model needs; ``points`` and ``needed`` say how many."""
+
+    def __init__(self, message: str, *, points: int = 0, needed: int = 0) -> None:
+        super().__init__(message)
+        self.points, self.needed = points, needed
 
 
 class UnknownEventError(NotFoundError):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from detectors.device import CPU, computing
-from detectors.errors import NotFittedError
+from detectors.errors import NotFittedError, UnknownSettingError
 from detectors.pieces import Progress, concatenate
+from detectors.spelling import did_you_mean
 from detectors.windows import MAX_MISSING, Windows
 
 
@@ -127,11 +128,62 @@ class Detector(ABC):
     sample_flaw: ClassVar[str] = ""
     """What a test tells its samples by from windows of a plain process; empty where it cannot."""
 
-    def __init__(self, config: DetectorConfig | None = None) -> None:
-        self.config: Any = config if config is not None else self.Config()
+    def __init__(self, config: DetectorConfig | None = None, **settings: Any) -> None:
+        """Keep the settings: as a Config, or as keywords named like its fields.
+
+        Raises:
+            UnknownSettingError: a keyword that is no field of the Config.
+            TypeError: both a Config and keywords.
+            ValueError: a value that the Config refuses.
+        """
+        if config is not None and settings:
+            raise TypeError(
+                "expected a Config or settings by keyword, got both; "
+                f"put {', '.join(settings)} into the Config"
+            )
+        self.config: Any = config if config is not None else self.configured(settings)
         self._state: dict[str, Tensor] = {}
 
+    def __repr__(self) -> str:
+        """Return its window, what else differs from the usual settings, and whether it is fitted.
+
+        >>> from detectors.gaussian import GaussianDetector
+        >>> GaussianDetector(window=48)
+        <GaussianDetector(window=48), not fitted>
+        """
+        usual = type(self.config)()
+        shown = [
+            f"{name}={value!r}"
+            for name, value in self.settings.items()
+            if name == "window" or value != getattr(usual, name)
+        ]
+        n = self.n_targets if self._state else 0
+        fitted = f"fitted to {n} target{'s'[: n != 1]}" if n else "not fitted"
+        return f"<{type(self).__name__}({', '.join(shown)}), {fitted}>"
+
     # -- public: check and delegate -------------------------------------------------
+
+    @classmethod
+    def configured(cls, settings: Mapping[str, Any], name: str = "") -> DetectorConfig:
+        """Return the Config of settings by name.
+
+        Args:
+            name: what the detector is called in messages; its class's name where empty.
+
+        Raises:
+            UnknownSettingError: a name that is no field of the Config.
+            ValueError: a value that the Config refuses.
+        """
+        known = [field.name for field in fields(cls.Config)]
+        unknown = [each for each in settings if each not in known]
+        if unknown:
+            raise UnknownSettingError(_no_setting(name or cls.__name__, unknown[0], known))
+        return cls.Config(**settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting by name: what ``configured`` makes this Config of."""
+        return {field.name: getattr(self.config, field.name) for field in fields(self.config)}
 
     @property
     def n_targets(self) -> int:
@@ -292,6 +344,11 @@ class Detector(ABC):
     @abstractmethod
     def _n_channels(self) -> int:
         """Channels of the windows that were fitted."""
+
+
+def _no_setting(who: str, name: str, known: Iterable[str]) -> str:
+    hint = did_you_mean(name, known) or ";"
+    return f"{who} has no setting {name!r}{hint} it takes {', '.join(sorted(known))}"
 
 
 def _silent(_: float) -> None:

@@ -67,3 +67,7 @@ class UnknownDetectorError(NotFoundError):
 
 class UnknownClassifierError(NotFoundError):
     """No installed package declares a classifier of that name."""
+
+
+class UnknownSettingError(InvalidError, TypeError):
+    """A detector has no setting of that name; the message lists those it has."""

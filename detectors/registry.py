@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -19,7 +20,47 @@ def names() -> list[str]:
     return sorted(_entries(GROUP))
 
 
-@cache
+_own: dict[str, type[Detector]] = {}
+"""Classes without an entry point that this process was shown, by the name ``name_of`` gave them."""
+
+
+def name_of(cls: type[Detector]) -> str:
+    """Return the name under which ``get`` finds a class: that of its entry point.
+
+    A class without one, such as one that was just written in a notebook, is found under its module and name
+    from now on, in this process alone; one that is written again takes its place.
+    """
+    for entry in _entries(GROUP).values():
+        if entry.value == f"{cls.__module__}:{cls.__qualname__}" and entry.load() is cls:
+            return entry.name
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    _own[name] = cls
+    return name
+
+
+def told(
+    detector: str | Detector | type[Detector], params: Mapping[str, Any] | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Return name and settings of a detector, in whatever way it is told.
+
+    >>> from detectors.gaussian import GaussianDetector
+    >>> told("kde", {"window": 48}), told(GaussianDetector)
+    (('kde', {'window': 48}), ('gaussian', {}))
+
+    Raises:
+        TypeError: it is none, or has settings of its own beside those given.
+    """
+    if isinstance(detector, str):
+        return detector, dict(params or {})
+    if isinstance(detector, Detector):
+        if params:
+            raise TypeError(f"expected params beside the name of a detector; {detector!r} has its own")
+        return name_of(type(detector)), detector.settings
+    if isinstance(detector, type) and issubclass(detector, Detector):
+        return name_of(detector), dict(params or {})
+    raise TypeError(f"expected the name of a detector, a Detector or its class, got {detector!r}")
+
+
 def get(name: str) -> type[Detector]:
     """Return a detector's class.
 
@@ -27,6 +68,11 @@ def get(name: str) -> type[Detector]:
         UnknownDetectorError: nobody declares that name; the message lists those who do.
         InvalidError: the entry point names something else than a detector.
     """
+    return _own[name] if name in _own else _declared(name)
+
+
+@cache
+def _declared(name: str) -> type[Detector]:
     if name not in _entries(GROUP):
         raise UnknownDetectorError(f"no detector named {name!r}; installed: {', '.join(names())}")
     return _loaded(GROUP, name, Detector)

@@ -104,6 +104,43 @@ def test_make_is_only_told_to_do_what_it_can(page: Path) -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
+def runs(page: Path) -> list[tuple[str, str]]:
+    """Return the Python blocks of a page in order, each with what the block below it says it prints."""
+    found = re.findall(
+        r"^```python\n(.*?)^```\n(?:```text\n(.*?)^```$)?", page.read_text(), re.DOTALL | re.MULTILINE
+    )
+    return [(code, printed) for code, printed in found]
+
+
+def alike(told: str, printed: str) -> bool:
+    """True where words are equal and numbers nearly: their last digits depend on the machine."""
+    one, other = ([line.split() for line in text.strip().splitlines()] for text in (told, printed))
+    return len(one) == len(other) and all(
+        len(a) == len(b) and all(x == y or _near(x, y) for x, y in zip(a, b, strict=True))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def _near(told: str, printed: str) -> bool:
+    try:
+        one, other = (float(text.replace(",", "")) for text in (told, printed))
+    except ValueError:
+        return False
+    return one == pytest.approx(other, rel=0.02, abs=0.02)
+
+
+def test_the_notebook_page_prints_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for code, told in runs(DOCS / "howto" / "in-a-notebook.md"):
+        exec(compile(code, "in-a-notebook.md", "exec"), names)
+        printed = capsys.readouterr().out
+        assert alike(told, printed), f"{code}\nprints\n{printed}"
+    assert (tmp_path / "logins.png").stat().st_size > 10_000
+
+
 @pytest.fixture(scope="module")
 def third_party(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder that the how-to's package is installed into."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from detectors.errors import InvalidError
+from detectors.spelling import did_you_mean
 
 Loc = tuple[str | int, ...]
 """Keys and list positions that lead to a value, such as ``("monitors", "players-drop", "policy")``."""
@@ -65,27 +65,6 @@ def dotted(loc: Sequence[str | int]) -> str:
 def one_of(allowed: Iterable[str]) -> str:
     """Return ``a, b, c``, sorted, for the end of a message."""
     return ", ".join(sorted(allowed)) or "none"
-
-
-def nearest(word: str, allowed: Iterable[str]) -> str | None:
-    """Return the allowed word most like this one, or None where none is near.
-
-    >>> nearest("min_duraton", ["min_duration", "cooldown"])
-    'min_duration'
-    """
-    by_lower = {name.lower(): name for name in allowed}
-    found = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    return by_lower[found[0]] if found else None
-
-
-def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """Return ``; did you mean '...'?``, or nothing where no allowed word is near.
-
-    >>> did_you_mean("gausian", ["gaussian", "kde"])
-    "; did you mean 'gaussian'?"
-    """
-    guess = nearest(word, allowed)
-    return f"; did you mean {guess!r}?" if guess else ""
 
 
 def unknown_key(key: str, allowed: Sequence[str]) -> str:

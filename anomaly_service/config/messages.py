@@ -9,23 +9,24 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from anomaly_service import sources
 from anomaly_service.config.document import Document
-from anomaly_service.config.errors import Loc, Problem, did_you_mean, one_of, unknown_key
+from anomaly_service.config.errors import Loc, Problem, one_of, unknown_key
 from anomaly_service.config.sections import Config
 from anomaly_service.config.values import (
     Section,
 )
 from anomaly_service.sources.base import SourceConfig
+from detectors.spelling import did_you_mean
 
 
 def problem_of(error: Mapping[str, Any], values: Any, document: Document, given: set[str]) -> Problem:
     loc: Loc = tuple(error["loc"])
     if loc and loc[0] in given:
         return Problem(
-            f"environment variable ANOMALY_{str(loc[0]).upper()}", 0, loc, _message(error, values, "")
+            f"environment variable ANOMALY_{str(loc[0]).upper()}", 0, loc, message_of(error, values, "")
         )
     place = document.place(loc)
     shown = place.text if loc in document.places and not _is_secret(loc, values) else ""
-    return Problem(document.file, place.line, loc, _message(error, values, shown).replace("?; ", "? "))
+    return Problem(document.file, place.line, loc, message_of(error, values, shown).replace("?; ", "? "))
 
 
 EXPECTED = {
@@ -53,7 +54,14 @@ EXPECTED = {
 """pydantic's errors in the words of a config file."""
 
 
-def _message(error: Mapping[str, Any], values: Any, shown: str) -> str:
+def message_of(error: Mapping[str, Any], values: Any, shown: str) -> str:
+    """Return what was expected and what came.
+
+    Args:
+        error: as pydantic tells it.
+        values: what was to be a config.
+        shown: the value as it was given; empty where it must not be shown.
+    """
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         return _unknown_key(tuple(error["loc"]), values)

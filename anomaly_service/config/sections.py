@@ -23,7 +23,7 @@ from pydantic import (
 
 from anomaly_service import sources
 from anomaly_service.config.document import Document
-from anomaly_service.config.errors import did_you_mean, one_of
+from anomaly_service.config.errors import one_of
 from anomaly_service.config.values import (
     ClockTime,
     Duration,
@@ -44,6 +44,7 @@ from anomaly_service.config.values import (
     whole_seconds,
 )
 from anomaly_service.sources.base import Source, SourceConfig
+from detectors.spelling import did_you_mean
 from pipelines.monitor import MonitorSpec, NightlyPlan, Period, Threshold
 from pipelines.names import AUTO
 from pipelines.records import Json, Policy

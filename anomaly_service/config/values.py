@@ -23,8 +23,9 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
-from anomaly_service.config.errors import Loc, did_you_mean, one_of
+from anomaly_service.config.errors import Loc, one_of
 from detectors.errors import InvalidError
+from detectors.spelling import did_you_mean
 
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _DURATION = r"(?:\d+(?:\.\d+)?\s*(?:sec|min|s|m|h|d|w)\s*)+"
@@ -79,7 +80,7 @@ def expected(message: str, *, shown: bool = True) -> PydanticCustomError:
 
     The value itself never goes into ``message``: it may have come from the environment.
     """
-    # The type is read by config._message; braces would be taken for placeholders.
+    # The type is read by config.messages; braces would be taken for placeholders.
     escaped = message.replace("{", "{{").replace("}", "}}")
     return PydanticCustomError("expected" if shown else "wrong", escaped)
 

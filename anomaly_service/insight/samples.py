@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_service.errors import NoModelError, NoPlotError
-from pipelines.steps.recipe import Recipe
 
 if TYPE_CHECKING:
     from anomaly_service.service import Service
     from pipelines.records import TargetRow, VersionRow
-    from pipelines.steps.recipe import Recipe
 
 PAGE = (9.0, 5.0)
 """Width and height of a picture, inches; at 120 dots an inch 1,080 by 600 pixels."""
@@ -68,8 +66,8 @@ def draw(
         UnknownMonitorError: the config declares no such monitor.
         NoModelError: the monitor does not watch the series, it has no model yet, or none that old.
     """
-    from pipelines.steps import masks, prepare
-    from pipelines.workers import bank, members
+    from pipelines.steps import masks
+    from pipelines.workers import alone, members
 
     job = service.stored_job(monitor)
     target = _target(job.targets(), monitor, series)
@@ -78,38 +76,21 @@ def draw(
     end = newest + 1 if stop is None else stop
     version = _version(job.versions([target])[target.id], target.key, end)
     lead, *_ = members.of_version(version)
-    cls, config = lead.config
-    recipe = lead.recipe
-    start = end - config.window * recipe.step_seconds
-    first = start - recipe.context_seconds
-    points = job.points([target], first, end + recipe.step_seconds)[target.id]
+    first, _ = alone.drawn_context(lead, end)
+    points = job.points([target], first, end + lead.recipe.step_seconds)[target.id]
     masked = masks.of_calendar(job.spec.calendar_of(target.labels), target.timezone, first, end)
     points = masks.without(points, masked)
-    around = prepare.apply(recipe, points, start, end)
     (weights,) = service.store.weights([version.weights_id]).values()
-    model = bank.assembled(cls, replace(config, seed=seed), [lead.own(bank.opened(weights))])
-    scaled = model.sample(n)[0].numpy()
+    drawn = alone.drawn(lead, weights, points, end, n, seed=seed)
     return Sampled(
         series=target.key,
         version_id=version.id,
         detector=lead.detector,
         channels=tuple(known[i].spec.key for i in target.series_ids),
-        ts=around.ts,
-        values=_rounded(
-            np.stack([prepare.restore(recipe, around, window, slice(None)) for window in scaled]), recipe
-        ),
-        observed=around.raw,
+        ts=drawn.ts,
+        values=drawn.values,
+        observed=drawn.observed,
     )
-
-
-def _rounded(values: NDArray[np.float64], recipe: Recipe) -> NDArray[np.float64]:
-    """Return values of the resolution that the series has: counts are whole, and never below zero."""
-    for number, channel in enumerate(recipe.channels):
-        if channel.resolution > 0:
-            values[..., number] = np.round(values[..., number] / channel.resolution) * channel.resolution
-        if channel.counts:
-            values[..., number] = np.maximum(values[..., number], 0.0)
-    return values
 
 
 def _target(targets: Sequence[TargetRow], monitor: str, series: str | None) -> TargetRow:
@@ -174,7 +155,7 @@ def picture(sampled: Sampled, path: Path) -> None:
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
         from matplotlib.figure import Figure
     except ImportError:
-        raise NoPlotError("pictures need matplotlib; run: pip install 'anomaly-service[plot]'") from None
+        raise NoPlotError from None
     width, height = PAGE
     n = len(sampled.channels)
     figure = Figure(figsize=(width, height * max(1.0, n / 2)), dpi=120, layout="constrained")

@@ -438,7 +438,7 @@ class _Guesser:
         rows = read_table(table, layout, timezone or "UTC")
         if not len(rows.ts):
             raise GuessError(f"{self.file}: no row has both a time and a value")
-        step = _step(rows.series, rows.ts)
+        step = usual_step(rows.series, rows.ts)
         stop = max(int(rows.ts.max()), self._last_time(layout, timezone))
         start = int(rows.ts.min())
         n_series = len(np.unique(rows.series))
@@ -508,7 +508,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _step(series: np.ndarray[Any, Any], ts: np.ndarray[Any, Any]) -> int:
+def usual_step(series: np.ndarray[Any, Any], ts: np.ndarray[Any, Any]) -> int:
     """Return the median distance of neighbouring points of a series, seconds, rounded where that is near.
 
     A file with one point a series has no distance; 300 is taken then.

@@ -20,12 +20,10 @@ from pipelines.names import Kind, Mode
 from pipelines.records import Event, Interval, Values
 from pipelines.steps import flag, prepare
 from pipelines.steps.line import Calibrated
+from pipelines.workers.alone import BAND_SCALES
 from pipelines.workers.judge import expected_run, in_force
 from pipelines.workers.score import ScoredSteps, raw_scores
 from pipelines.workers.tasks import ScoreTarget
-
-BAND_SCALES = 2.0
-"""The band is the expected value and so many standard deviations: 95 of 100 values of a normal variable."""
 
 HIGH = 0.5
 """A score is highest where it is at least this share of its peak."""

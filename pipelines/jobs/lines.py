@@ -10,19 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from pipelines.errors import BudgetError
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import fingerprint, newest_by
 from pipelines.names import Mode
 from pipelines.records import LineRow, VersionRow
 from pipelines.steps.bodies import Body, CalibrationEntry, CountedAlarms, Line, LineEntry
 from pipelines.steps.evidence import Realised
-from pipelines.steps.line import Pool
-from pipelines.steps.line import draw as draw_line
+from pipelines.steps.line import Pool, draw_held
 from pipelines.workers.tasks import LinesAt
 
 Counted = Mapping[tuple[int, Mode], Realised]
@@ -120,14 +118,10 @@ def _row(
 
 
 def _drawn(job: MonitorJob, own: Sequence[Body], pool: Pool, realised: Realised, refused: list[str]) -> Line:
-    """Draw a line; where the data cannot hold the budget, say so and halve it until they can."""
-    threshold = job.spec.threshold
-    while True:
-        try:
-            return draw_line(own, threshold, tail_from=pool, realised=realised)
-        except BudgetError as error:
-            refused.append(str(error))
-            threshold = replace(threshold, alarms_per_week=threshold.alarms_per_week / 2)
+    """Draw a line; where the data cannot hold the budget, say so."""
+    line, why = draw_held(own, job.spec.threshold, tail_from=pool, realised=realised)
+    refused += why
+    return line
 
 
 @dataclass(frozen=True)

@@ -16,26 +16,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.errors import InvalidError
-from pipelines.errors import BudgetError
 from pipelines.measure import metrics
 from pipelines.measure.metrics import PrecisionRecall, Segments
 from pipelines.monitor import MonitorSpec
 from pipelines.names import AUTO, Kind, Mode
-from pipelines.records import Interval, Json, Points, Seconds, TargetRow, Values
+from pipelines.records import Interval, Json, Points, Seconds, Values
 from pipelines.steps import prepare
-from pipelines.steps.bodies import Body
-from pipelines.steps.line import draw
-from pipelines.steps.recipe import Recipe
 from pipelines.times import WEEK
-from pipelines.workers import members
+from pipelines.workers import alone, members
+from pipelines.workers.alone import History, Model
 from pipelines.workers.bank import config_of
-from pipelines.workers.fit import FitTarget, FitTask, Fitted, fit_targets
+from pipelines.workers.fit import Fitted, NotReady
 from pipelines.workers.judge import scored
-from pipelines.workers.score import raw_scores
-from pipelines.workers.tasks import LinesAt, Piece, Scored, ScoreTarget
+from pipelines.workers.score import ScoredSteps
+from pipelines.workers.tasks import Scored
 
 MANY_CHANNELS_WINDOW = 10
 """Steps of a window of several channels where none is given: their values are all in it."""
+
+PLOTTED_SCALES = 3.0
+"""Usual deviations between season with level and the edge of what is plotted as normal."""
 
 SPLITS = ("unsupervised", "train")
 
@@ -74,7 +74,7 @@ class Labelled:
     @property
     def points(self) -> tuple[Points, ...]:
         """The finite values of every channel; of rows that share a time the last counts."""
-        return tuple(_points(self.ts, column) for column in self.values.T)
+        return tuple(alone.points_of(self.ts, column) for column in self.values.T)
 
     def marked(self, spans: Sequence[Span]) -> NDArray[np.bool_]:
         """Return the rows that lie in any of the spans, shape ``(n,)``."""
@@ -147,13 +147,6 @@ class Plotted:
     truth: Segments
 
 
-def _points(ts: Seconds, column: Values) -> Points:
-    finite = np.isfinite(column)
-    ts, column = ts[finite], column[finite]
-    last = np.append(ts[1:] != ts[:-1], True)[: len(ts)]
-    return Points(ts[last], column[last])
-
-
 def window_of(n_rows: int, n_channels: int) -> int:
     """Return the window of a series where none is given: as long as the buffer of the metrics.
 
@@ -180,20 +173,21 @@ def run(labelled: Labelled, candidate: Candidate, split: str = "unsupervised") -
         raise InvalidError(
             "no row is left to judge: all are training rows, or in stretches that nobody judged"
         )
+    history = _history(labelled)
     began = time.perf_counter()
-    fitted, why = _fitted(labelled, spec, cut)
+    model = alone.fit(spec, history, history.start, cut)
     fit_seconds = time.perf_counter() - began
-    if fitted is None:
+    if isinstance(model, NotReady):
         outcome, score_seconds = _Judged.nothing(labelled), 0.0
     else:
-        outcome, score_seconds = _scored(labelled, spec, fitted, cut, split)
+        outcome, score_seconds = _scored(labelled, model, history, cut, split)
     row = {
         **_identity(labelled, candidate, spec, split),
-        "why": why,
+        "why": model.why if isinstance(model, NotReady) else "",
         **rows.counts(),
         **_of_scores(rows, outcome),
         **_of_intervals(rows, outcome, spec),
-        **_seconds(fitted, fit_seconds, score_seconds),
+        **_seconds(None if isinstance(model, NotReady) else model.fitted, fit_seconds, score_seconds),
     }
     return Tested(row, _course(labelled, rows, outcome))
 
@@ -247,94 +241,47 @@ def _train_stop(labelled: Labelled, split: str) -> int:
     return labelled.train_until + 1
 
 
-def _target(labelled: Labelled) -> TargetRow:
-    channels = tuple(range(labelled.values.shape[1]))
-    return TargetRow(1, 1, labelled.series, channels, labelled.step_seconds, labelled.timezone, 0)
-
-
-def _fitted(labelled: Labelled, spec: MonitorSpec, stop: int) -> tuple[Fitted | None, str]:
-    known = tuple(_before(points, stop) for points in labelled.points)
-    asked = FitTarget(_target(labelled), known, int(labelled.ts[0]), stop, keep_unseen=True)
-    outcome = fit_targets(FitTask(spec, (asked,)))
-    if outcome.fitted:
-        return outcome.fitted[0], ""
-    return None, outcome.not_ready[0].why
-
-
-def _before(points: Points, stop: int) -> Points:
-    """Return the points before a moment: a fit and its calibration know nothing of those after it."""
-    n = int(np.searchsorted(points.ts, stop))
-    return Points(points.ts[:n], points.value[:n])
+def _history(labelled: Labelled) -> History:
+    return History.of(
+        labelled.series,
+        labelled.points,
+        int(labelled.ts[0]),
+        int(labelled.ts[-1]) + 1,
+        step_seconds=labelled.step_seconds,
+        timezone=labelled.timezone,
+    )
 
 
 def _scored(
-    labelled: Labelled, spec: MonitorSpec, fitted: Fitted, cut: int, split: str
+    labelled: Labelled, model: Model, history: History, cut: int, split: str
 ) -> tuple[_Judged, float]:
     """Return the outcome, and the seconds that a scoring pass takes."""
-    stop = int(labelled.ts[-1]) + 1
-    first = fitted.start if split == "unsupervised" else cut
-    piece = Piece(
-        version_id=1,
-        detector=spec.detector,
-        params=spec.params,
-        recipe=fitted.recipe,
-        weights_id=1,
-        bodies=fitted.calibrations,
-        start=first,
-        stop=stop,
-        learned_steps=(fitted.stop - fitted.start) // labelled.step_seconds,
-    )
-    target = ScoreTarget(
-        target=_target(labelled),
-        points=labelled.points,
-        pieces=(piece,),
-        lines={mode: _line(body, spec, first) for mode, body in fitted.calibrations.items()},
-        settled_until=stop,
-        observed_until=stop,
-        newest=(stop - 1,) * len(labelled.points),
-    )
+    first = model.fitted.start if split == "unsupervised" else cut
+    asked = model.asked(history, first, history.stop, unseen=False)
     began = time.perf_counter()
-    (steps,) = raw_scores(spec, [target], {1: fitted.weights})
+    steps = alone.steps_of(model, asked)
     seconds = time.perf_counter() - began
     if split == "unsupervised":
-        unseen = replace(piece, unseen=fitted.unseen)
-        (steps,) = raw_scores(spec, [replace(target, pieces=(unseen,))], {1: fitted.weights})
-    settled = scored(spec, target, steps)
+        steps = alone.steps_of(model, model.asked(history, first, history.stop, unseen=True))
+    settled = scored(model.spec, asked, steps)
     if not len(settled.ts):
         # The rows to judge lie nearest to a step of the training span.
         return _Judged.nothing(labelled), seconds
-    live = scored(spec, replace(target, settled_until=0), steps)
-    prepared = steps[0].row.prepared
-    return _outcome(labelled, settled, live, fitted, prepared), seconds
+    live = scored(model.spec, replace(asked, settled_until=0), steps)
+    return _outcome(labelled, settled, live, steps), seconds
 
 
-def _line(body: Body, spec: MonitorSpec, valid_from: int) -> LinesAt:
-    while True:
-        try:
-            drawn = draw([body], spec.threshold)
-        except BudgetError:
-            # As the service does where a budget cannot be held.
-            half = spec.threshold.alarms_per_week / 2
-            spec = replace(spec, threshold=replace(spec.threshold, alarms_per_week=half))
-        else:
-            return LinesAt(np.array([valid_from]), (drawn,))
-
-
-def _outcome(
-    labelled: Labelled, settled: Scored, live: Scored, fitted: Fitted, prepared: prepare.Prepared
-) -> _Judged:
-    recipe = Recipe.from_json(fitted.recipe)
-    inside = slice(*np.searchsorted(prepared.ts, [settled.ts[0], settled.ts[-1] + 1]))
-    three = np.full((len(settled.ts), prepared.values.shape[1]), 3.0)
+def _outcome(labelled: Labelled, settled: Scored, live: Scored, steps: Sequence[ScoredSteps]) -> _Judged:
+    band = alone.usual(steps, PLOTTED_SCALES)
     return _Judged(
         ts=settled.ts,
         step_seconds=labelled.step_seconds,
         raw={Mode.LIVE: settled.live, Mode.SETTLED: settled.settled},
         anomaly=settled.settled_anomaly,
         found={Mode.LIVE: live.found, Mode.SETTLED: settled.found},
-        low=prepare.restore(recipe, prepared, -three, inside),
-        high=prepare.restore(recipe, prepared, three, inside),
-        scaled=prepared.values[inside].astype(np.float64),
+        low=band.low,
+        high=band.high,
+        scaled=np.concatenate([part.row.prepared.values[part.inside] for part in steps]).astype(np.float64),
     )
 
 
@@ -379,9 +326,7 @@ class _Rows:
         out = np.full(len(self), np.nan)
         if not len(ts):
             return out
-        rows = self.labelled.ts[self.kept]
-        at = (rows - ts[0] + step_seconds // 2) // step_seconds
-        inside = (at >= 0) & (at < len(ts))
+        at, inside = alone.grid_steps(self.labelled.ts[self.kept], ts, step_seconds)
         out[inside] = values[at[inside]]
         return out
 

@@ -105,6 +105,27 @@ def draw(
             raise InvalidError(f"no threshold method {other!r}; use alarms, quantile, sigma or dynamic")
 
 
+def draw_held(
+    bodies: Sequence[Body],
+    threshold: Threshold,
+    *,
+    tail_from: Sequence[Body] | Pool = (),
+    realised: Realised | None = None,
+) -> tuple[Line, list[str]]:
+    """Return the line of ``draw``, and why it is not as asked: where a budget cannot be held, half is tried.
+
+    Raises:
+        ValueError: no bodies, or an unknown method.
+    """
+    refused: list[str] = []
+    while True:
+        try:
+            return draw(bodies, threshold, tail_from=tail_from, realised=realised), refused
+        except BudgetError as error:
+            refused.append(str(error))
+            threshold = replace(threshold, alarms_per_week=threshold.alarms_per_week / 2)
+
+
 class Pool:
     """What the targets of a monitor teach together, computed once for all lines drawn from it."""
 

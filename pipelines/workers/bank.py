@@ -16,7 +16,6 @@ from torch import Tensor
 
 from detectors import device, registry
 from detectors.base import Detector, DetectorConfig, Expected
-from detectors.errors import InvalidError
 from detectors.windows import Windows
 from pipelines.records import Json, Values
 from pipelines.steps.recipe import ChannelRecipe
@@ -53,15 +52,20 @@ class StepScores:
 
 @contextmanager
 def at_work(device_name: str) -> Iterator[None]:
-    """Fit and score on a device in one thread, as workers stand side by side.
+    """Fit and score on a device in one thread, as workers stand side by side; then as many as before.
 
     Raises:
         InvalidError: no device has that name.
         UnavailableError: it is not there.
     """
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with device.using(device_name):
-        yield
+    try:
+        with device.using(device_name):
+            yield
+    finally:
+        # A notebook goes on with work of its own.
+        torch.set_num_threads(threads)
 
 
 def config_of(detector: str, params: Json) -> tuple[type[Detector], DetectorConfig]:
@@ -69,22 +73,11 @@ def config_of(detector: str, params: Json) -> tuple[type[Detector], DetectorConf
 
     Raises:
         UnknownDetectorError: nobody declares the detector.
-        InvalidError: a parameter that the Config does not know, or a value it refuses.
+        UnknownSettingError: a parameter that the Config does not know.
+        ValueError: a value it refuses.
     """
     cls = registry.get(detector)
-    known = set(cls.Config.__dataclass_fields__)
-    unknown = sorted(set(params) - known)
-    if unknown:
-        raise InvalidError(
-            f"detector {detector!r} has no parameter {unknown[0]!r}; it knows {', '.join(sorted(known))}"
-        )
-    try:
-        return cls, cls.Config(**params)
-    except ValueError as error:
-        # A Config checks arguments, as Python does; here they are what a person wrote.
-        raise InvalidError(str(error)) from error
-    except TypeError as error:
-        raise InvalidError(f"refused by {detector}: {error}") from error
+    return cls, cls.configured(params, f"detector {detector!r}")
 
 
 def windows_of(rows: Sequence[PreparedSteps], window: int, starts: Sequence[int]) -> Windows:

@@ -83,7 +83,7 @@ def _judged(
     echoes = [np.concatenate([s.echoes(mode) for s in steps]) for mode in (Mode.SETTLED, Mode.LIVE)]
     step_seconds = target.target.step_seconds
     raw = np.concatenate([s.row.prepared.raw[s.inside] for s in steps])
-    yhat = _expected(steps, flag.candidates(counts, spec.policy, step_seconds))
+    (yhat,) = expected(steps, flag.candidates(counts, spec.policy, step_seconds))
     own = np.concatenate([prepare.odd(s.row.prepared.values[s.inside]) for s in steps])
     found = flag.anomalies(
         counts,
@@ -139,26 +139,38 @@ def _rule_time(interval: Interval) -> int:
     return interval.start + round((shortest - 1) * step)
 
 
-def _expected(steps: Sequence[ScoredSteps], candidates: Sequence[tuple[int, int]]) -> Values:
-    """Return what would have been normal, in the series' unit: the model's word near candidates, else NaN."""
+def expected(
+    steps: Sequence[ScoredSteps], candidates: Sequence[tuple[int, int]], scales: Sequence[float] = (0.0,)
+) -> Values:
+    """Return what would have been normal, in the series' unit: the model's word near candidates, else NaN.
+
+    Args:
+        scales: how many standard deviations above it; a detector without a scale takes the usual one.
+
+    Returns:
+        Shape ``(n_scales, n, n_channels)``.
+    """
     total = sum(len(s.live) for s in steps)
-    yhat = np.full((total, steps[0].row.prepared.raw.shape[1]), np.nan)
+    yhat = np.full((len(scales), total, steps[0].row.prepared.raw.shape[1]), np.nan)
     offset = 0
     for part in steps:
         size = len(part.live)
         near = [(max(a - offset, 0), min(b - offset, size - 1)) for a, b in candidates]
         for first, last in near:
             if first <= last and last >= 0 and first < size:
-                yhat[offset + first : offset + last + 1] = _expected_run(part, first, last)
+                yhat[:, offset + first : offset + last + 1] = _expected_run(part, first, last, scales)
         offset += size
     return yhat
 
 
-def _expected_run(part: ScoredSteps, first: int, last: int) -> Values:
-    """Return the expectation of one run in the series' unit."""
-    mean = expected_run(part, first, last).mean[0].numpy()
+def _expected_run(part: ScoredSteps, first: int, last: int, scales: Sequence[float]) -> Values:
+    """Return so many deviations above the expectation of one run, in the series' unit."""
+    found = expected_run(part, first, last)
+    mean = found.mean[0].numpy()
+    scale = np.ones_like(mean) if found.scale is None else found.scale[0].numpy()
     own = slice(first + part.inside.start, last + part.inside.start + 1)
-    return prepare.restore(part.row.recipe, part.row.prepared, mean, own)
+    row = part.row
+    return np.stack([prepare.restore(row.recipe, row.prepared, mean + at * scale, own) for at in scales])
 
 
 def expected_run(part: ScoredSteps, first: int, last: int) -> Expected:

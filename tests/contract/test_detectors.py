@@ -97,6 +97,33 @@ def changed(windows: Windows, first: int, stop: int, change: Callable[[Tensor], 
     return Windows.of(values, windows.window, start=windows.start)
 
 
+# -- settings --------------------------------------------------------------------------
+
+
+def test_settings_are_taken_as_keywords_or_as_a_config(cls: type[Detector]) -> None:
+    by_keyword = cls(window=48, seed=3)
+    assert by_keyword.config == cls.Config(window=48, seed=3) == cls.configured(by_keyword.settings)
+    assert cls().config == cls.Config()
+    with pytest.raises(TypeError, match="got both; put seed into the Config"):
+        cls(cls.Config(), seed=3)
+
+
+def test_a_setting_that_does_not_exist_is_refused_with_the_nearest_that_does(cls: type[Detector]) -> None:
+    with pytest.raises(
+        TypeError, match=rf"{cls.__name__} has no setting 'windw'; did you mean 'window'\? it"
+    ):
+        cls(windw=24)
+    with pytest.raises(ValueError, match="window must be at least 1 step"):
+        cls(window=0)
+
+
+def test_a_repr_shows_the_settings_and_whether_it_is_fitted(cls: type[Detector], briefly: Detector) -> None:
+    assert repr(cls(window=48, seed=7)) == f"<{cls.__name__}(window=48, seed=7), not fitted>"
+    assert repr(briefly).startswith(f"<{cls.__name__}(window=24")
+    assert repr(briefly).endswith("), fitted to 2 targets>")
+    assert repr(briefly.select([0])).endswith("), fitted to 1 target>")
+
+
 # -- score -----------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from anomaly_service.errors import InvalidError
-from pipelines.measure import backtest, metrics
+from pipelines.measure import metrics
 from pipelines.measure.backtest import Candidate, Labelled, Span, run, window_of
 from pipelines.monitor import MonitorSpec, Threshold
 from pipelines.names import Mode
@@ -19,7 +19,7 @@ from pipelines.records import Json, Points, TargetRow
 from pipelines.steps import flag, prepare
 from pipelines.steps.line import Calibrated, draw
 from pipelines.steps.recipe import Recipe
-from pipelines.workers import bank
+from pipelines.workers import alone, bank
 from pipelines.workers.fit import FitOutcome, FitTarget, FitTask, Fitted, fit_targets
 
 STEP = 300
@@ -230,7 +230,7 @@ def test_what_comes_after_the_training_part_does_not_change_the_model(
         fits.extend(outcome.fitted)
         return outcome
 
-    monkeypatch.setattr(backtest, "fit_targets", recorded)
+    monkeypatch.setattr(alone, "fit_targets", recorded)
     labelled = planted(train_until=SPLIT)
     for changed in (0.0, 1000.0):
         later = labelled.values.copy()

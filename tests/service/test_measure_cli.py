@@ -298,7 +298,7 @@ def test_a_setting_that_a_detector_does_not_take_is_refused_with_its_monitor(tmp
     wrong.config.write_text(CONFIG.replace("seed", "seeed"))
     done = wrong.backtest("--config", wrong.config)
     assert done.code == 2
-    assert "logins-odd: detector 'gaussian' has no parameter 'seeed'" in done.told
+    assert "logins-odd: detector 'gaussian' has no setting 'seeed'; did you mean 'seed'?" in done.told
 
 
 @pytest.mark.parametrize(

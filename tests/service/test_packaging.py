@@ -44,7 +44,7 @@ def test_the_wheel_holds_every_package_the_migrations_and_the_views(wheel: zipfi
         missing = {
             str(path.relative_to(ROOT))
             for path in (ROOT / package).rglob("*")
-            if path.suffix in {".py", ".sql", ".mako", ".html"}
+            if path.suffix in {".py", ".sql", ".mako", ".html", ".typed"}
         } - names
         assert not missing
 
