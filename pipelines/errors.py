@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from detectors.errors import ConflictError, InvalidError, UnavailableError
+from detectors.errors import ConflictError, UnavailableError
+from detectors.errors import InvalidError as InvalidError
 
 
 class BudgetError(InvalidError):

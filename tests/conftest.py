@@ -1,4 +1,8 @@
-"""Real databases for the tests: an SQLite file, and a PostgreSQL server that pip installed."""
+"""Real databases for the tests: an SQLite file, and a PostgreSQL server that pip installed.
+
+A test that needs a program which is not there is skipped with the reason "NAME is not installed"; with
+``REQUIRE_ALL=1``, as in CI, it fails.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,18 @@ settings.register_profile("new", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 _numbers = count()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let a missing program fail a test where all must be there."""
+    report = yield
+    if report.skipped and "is not installed" in str(report.longrepr) and os.environ.get("REQUIRE_ALL") == "1":
+        report.outcome = "failed"
+        report.longrepr = (
+            f"REQUIRE_ALL=1 is set, and something that {item.name} needs is missing: {report.longrepr}"
+        )
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.errors import InvalidError
+from pipelines.errors import InvalidError
 from pipelines.measure import metrics
 from pipelines.measure.metrics import PrecisionRecall, Segments
 from pipelines.monitor import MonitorSpec

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.errors import InvalidError
+from pipelines.errors import InvalidError
 from pipelines.records import Points, Seconds, SeriesSpec, Values
 from pipelines.steps.season import MONDAY, utc_offsets
 from pipelines.times import DAY, HOUR, WEEK

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.errors import InvalidError
+from pipelines.errors import InvalidError
 from pipelines.records import Policy, Seconds, Values
 from pipelines.steps.bodies import Body, Tail, Typical
 from pipelines.steps.flag import Flags, Indices, run_bounds, shape_bounds

@@ -17,8 +17,7 @@ from functools import cached_property
 
 import numpy as np
 
-from detectors.errors import InvalidError
-from pipelines.errors import BudgetError
+from pipelines.errors import BudgetError, InvalidError
 from pipelines.monitor import Threshold
 from pipelines.records import Values
 from pipelines.steps.bodies import Body, Line, Placed, Tail, Typical

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from detectors.errors import InvalidError
+from pipelines.errors import InvalidError
 from pipelines.records import Json, Values
 from pipelines.times import DAY, WEEK
 

@@ -15,7 +15,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from detectors.base import Detector, DetectorConfig
-from detectors.errors import InvalidError
+from pipelines.errors import InvalidError
 from pipelines.names import AUTO, Mode
 from pipelines.records import Json, Values, VersionRow
 from pipelines.steps.recipe import Recipe

@@ -139,8 +139,50 @@ def test_the_config_of_the_compose_file_is_one_that_loads(monkeypatch: pytest.Mo
     assert (config.http.host, config.http.port) == ("0.0.0.0", 9464)
 
 
-def test_ci_calls_the_same_target_as_people() -> None:
-    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
+def test_ci_calls_what_people_call_and_skips_nothing_for_want_of_a_program() -> None:
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert lines[-1] == "make lint types test"
+    assert "export REQUIRE_ALL=1" in lines
+
+
+def test_the_workflow_calls_the_same_on_every_python_that_is_supported() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    jobs = workflow["jobs"]
+    runs = " ".join(step.get("run", "") for job in jobs.values() for step in job["steps"])
+    assert {"make lint types", "make test"} <= {
+        run for run in ("make lint types", "make test") if run in runs
+    }
+    assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    assert jobs["test"]["env"] == {"REQUIRE_ALL": "1"}
+
+
+@pytest.mark.parametrize("require", ["", "1"])
+def test_a_test_that_misses_a_program_fails_where_all_must_be_there(tmp_path: Path, require: str) -> None:
+    (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_runtest_makereport\n")
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\ndef test_it():\n    pytest.skip('a browser (chromium) is not installed')\n"
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-c",
+            "/dev/null",
+            "--rootdir",
+            tmp_path,
+            tmp_path,
+        ],
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "REQUIRE_ALL": require},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert ("1 failed" in done.stdout) == bool(require), done.stdout + done.stderr
+    assert ("1 skipped" in done.stdout) != bool(require)
 
 
 def test_make_alone_lists_every_target() -> None:

@@ -227,7 +227,7 @@ def test_a_page_of_nothing_is_one() -> None:
 def test_a_browser_shows_the_sections_in_order(made: Report, page: Page, tmp_path: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
-        pytest.skip("no browser is installed")
+        pytest.skip("a browser (chromium) is not installed")
     (tmp_path / "index.html").write_text(made.html(), encoding="utf-8")
     switches = [
         "--headless",
