@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from patience import PATIENCE_SECONDS
 from sqlalchemy import text
 
 from anomaly_service.daemon.loop import Daemon, Settings, Workload, signals_to
@@ -128,8 +129,8 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self.popen.send_signal(number)
 
-    def wait(self, seconds: float = 30.0) -> int:
-        return self.popen.wait(seconds)
+    def wait(self) -> int:
+        return self.popen.wait(PATIENCE_SECONDS)
 
     def first_line(self) -> str:
         assert self.popen.stdout is not None
@@ -155,14 +156,6 @@ def process(command: list[str], log: Path, env: dict[str, str] | None = None) ->
         yield started
     finally:
         started.end()
-
-
-def eventually(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-    """Wait until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"after {seconds} s still not: {what}"
-        time.sleep(0.02)
 
 
 def run_rows(store: SqlStore) -> list[Json]:

@@ -152,9 +152,7 @@ def test_a_point_is_held_against_what_was_known_the_night_before_it(filled: SqlS
     versions = at.versions(at.targets())[1]
     block = filled.scores([1], versions[0].train_stop, END)
     owner = 1 if per == "series" else None
-    lines = [
-        row for row in filled.lines(at.monitor.id) if row.mode is Mode.LIVE and row.target_id == owner
-    ]
+    lines = [row for row in filled.lines(at.monitor.id) if row.mode is Mode.LIVE and row.target_id == owner]
     kept = [row for row in filled.calibrations([v.id for v in versions]) if row.mode is Mode.LIVE]
     for ts, version, live, anomaly in zip(
         block.ts, block.version, block.live, block.live_anomaly, strict=True
