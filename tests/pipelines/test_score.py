@@ -11,7 +11,7 @@ from test_explain import FIRST, HOUR, LEARNED, SPEC, STEPS, case, fallen
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Mode
 from pipelines.steps.evidence import SHARES, Seen
-from pipelines.workers import bank, score
+from pipelines.workers import bank, judge, score
 from pipelines.workers.tasks import LinesAt, SeenAt
 
 
@@ -47,14 +47,14 @@ def test_a_line_and_what_was_seen_count_from_their_very_step_on_and_for_their_ow
     hours = np.arange(LEARNED, STEPS)
     settled = [
         ((hours[rows] * HOUR).tolist(), line["surprise"], seen.samples)
-        for rows, _, line, seen in score.in_force(target, steps, Mode.SETTLED)
+        for rows, _, line, seen in judge.in_force(target, steps, Mode.SETTLED)
     ]
     spans = [(LEARNED, drawn, first, 0.0), (drawn, told, later, 0.0), (told, STEPS, later, 500.0)]
     assert settled == [
         ((np.arange(start, stop) * HOUR).tolist(), line["surprise"], samples)
         for start, stop, line, samples in spans
     ]
-    ((rows, _, line, seen),) = score.in_force(target, steps, Mode.LIVE)
+    ((rows, _, line, seen),) = judge.in_force(target, steps, Mode.LIVE)
     assert rows.all()
     assert line == lines["live"].bodies[0]
     assert not seen.samples
