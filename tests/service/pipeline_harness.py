@@ -218,7 +218,7 @@ class Play:
 
     def _alive(self, daemon: Process) -> Process:
         """Return the daemon, or the one that an init system starts in its place."""
-        code = daemon.popen.poll()
+        code = daemon.poll()
         if code is None:
             return daemon
         assert code == -signal.SIGKILL, f"the daemon ended by itself: {self.log.read_text()[-4000:]}"

@@ -77,6 +77,13 @@ def start(url: str, tmp_path: Path, monitors: Path) -> Start:
     return started
 
 
+@pytest.fixture(autouse=True)
+def _unheard() -> Iterator[None]:
+    """Keep what a daemon in this process logs: left as it is, its tracebacks take seconds to be drawn."""
+    with structlog.testing.capture_logs():
+        yield
+
+
 def daemon_on(store: SqlStore, work: NotedWork, *names: str, telemetry: Telemetry | None = None) -> Daemon:
     def load() -> Workload:
         return replace(workload(store, work, list(names or ("players",))), close=lambda: None)
