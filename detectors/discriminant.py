@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from detectors.classifier import Classifier
@@ -104,6 +103,8 @@ class DiscriminantClassifier(Classifier):
         return (self._p_value(Z) < self.config.alpha).all(1)
 
     def _p_value(self, Z: Tensor) -> Tensor:
+        from scipy import stats  # costs a second at start
+
         energy = (self._about(Z) @ self._normal.whitener.transpose(1, 2)).square().sum(2).T
         # The mean was estimated too, from n examples: a new one is off by 1 + 1/n of the variance, and
         # the likeliest covariance is the unbiased one times freedom / examples.

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 
 from detectors import registry
 from detectors.classifier import Classifier
@@ -158,6 +157,8 @@ def knows_more(Z: Values, y: Labels, fold: Labels) -> bool:
     That it is so by luck has a probability of at most ``LUCK`` (sign test over the examples of which one
     of both is right). Abstaining is not being right.
     """
+    from scipy import stats  # costs a second at start
+
     right = np.zeros(len(y), dtype=np.bool_)
     for k in set(fold.tolist()):
         out = fold == k

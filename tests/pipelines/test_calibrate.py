@@ -336,6 +336,20 @@ def test_a_gap_in_time_parts_clusters_and_runs() -> None:
     assert (whole.clusters, whole.alarms[-1]) == (2, 2)
 
 
+def test_high_scores_with_less_than_a_window_between_them_are_one_cluster() -> None:
+    scores = np.zeros(4000)
+    runs = [100, 100 + 2 * WINDOW, 100 + 4 * WINDOW + 1, 2000, 3000]
+    for first, height in zip(runs, (5.0, 9.0, 6.0, 7.0, 8.0), strict=True):
+        scores[[first, first + WINDOW]] = height - 1, height
+    body = learn(scores)
+    assert body["clusters"] == 4
+    assert body["theta"] == 0.4
+    u = body["knots"][-1]
+    assert body["maxima"] == [pytest.approx([9 - u, 8 - u, 7 - u, 6 - u]), [1, 1, 1, 1]]
+    # Ten scores that came four times teach no more of the mean than four do.
+    assert body["noise"] >= 1 / 4
+
+
 def test_a_constant_score_flags_any_change() -> None:
     for constant in (0.0, 3.0, -1e12, 1e-9):
         body = learn(np.full(4000, constant))

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detectors.gaussian import GaussianDetector
 from pipelines.monitor import MonitorSpec, Period
 from pipelines.records import Points, TargetRow
-from pipelines.steps import prepare
+from pipelines.steps import calibrate, prepare
 from pipelines.steps.prepare import Prepared
 from pipelines.steps.recipe import Recipe
 from pipelines.workers import auto
-from pipelines.workers.fit import FitTarget, FitTask, fit_targets
+from pipelines.workers.fit import FitTarget, FitTask, block_steps, fit_targets
 
 HOUR = 3600
 STEPS = 24 * 21
@@ -108,6 +109,47 @@ def together(id: int, *steps: tuple[int, int]) -> FitTarget:
         courses.append(Points(ts, np.random.default_rng([id, channel]).normal(size=len(ts))))
     target = TargetRow(id, 1, f"t{id}", tuple(range(len(steps))), HOUR, "UTC", 0)
     return FitTarget(target, tuple(courses), 0, STEPS * HOUR)
+
+
+@pytest.mark.parametrize("scope", ["series", "group"])
+def test_a_block_is_scored_by_a_model_and_a_season_that_have_not_seen_it(scope: str) -> None:
+    quarter, n_steps, window = HOUR // 4, 6 * 24 * 4, 6
+    spec = MonitorSpec("m", {}, "gaussian", {"window": window}, scope=scope, season="daily")
+    block = block_steps(n_steps, window, GaussianDetector.folds)
+    number, at = np.divmod(np.arange(n_steps), block)
+    own = number % GaussianDetector.folds == 1
+    ts = np.arange(n_steps, dtype=np.int64) * quarter
+    noise = np.random.default_rng(1).normal(size=n_steps)
+    # In all blocks of one fold another life, which no other block knows.
+    points = Points(ts, np.where(own, 1 + np.cos(np.arange(n_steps) * np.pi / 12), noise))
+    row = TargetRow(1, 1, "t", (1,), quarter, "UTC", 0)
+    target = FitTarget(row, (points,), 0, n_steps * quarter, keep_unseen=True)
+    spans = tuple((k * block * quarter, (k + 1) * block * quarter) for k in np.unique(number[own]).tolist())
+    # The twin never had these blocks.
+    fitted, twin = (
+        fit_targets(FitTask(spec, (each,))).fitted[0] for each in (target, replace(target, masked=spans))
+    )
+    assert fitted.unseen is not None
+    assert twin.unseen is not None
+    inner = own & (at >= window) & (at < block - window)
+    for mode in ("live", "settled"):
+        found, wanted = (getattr(each.unseen, mode)[inner].mean() for each in (fitted, twin))
+        # A model or a season that saw them would score them at half of that. Nearly: the other blocks, that
+        # the models learned from, are shown to them without a season that all blocks taught.
+        assert found == pytest.approx(wanted, rel=0.25)
+
+
+def test_a_fit_is_calibrated_on_the_scores_of_blocks_that_were_not_seen() -> None:
+    spec = MonitorSpec("m", {}, "gaussian", {"window": 6})
+    (fitted,) = fit_targets(FitTask(spec, (replace(asked(1), keep_unseen=True),))).fitted
+    unseen = fitted.unseen
+    assert unseen is not None
+    for mode in ("live", "settled"):
+        scores, echo = getattr(unseen, mode), getattr(unseen, f"echo_{mode}")
+        body = calibrate.learn(
+            scores, unseen.ts, step_seconds=HOUR, window=6, policy=spec.policy, allowed=~echo
+        )
+        assert fitted.calibrations[mode] == body
 
 
 BOTH = MonitorSpec("m", {}, params={"window": 6}, channels=("ccu", "logins"))

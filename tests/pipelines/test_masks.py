@@ -104,6 +104,10 @@ def test_a_first_version_scores_what_it_did_not_learn_from() -> None:
     calm = fitted(spec, asked(100.0, keep=True)).unseen
     assert calm is not None
     assert np.array_equal(calm.settled[before], wild.settled[before], equal_nan=True)
+    # A live score knows nothing of what comes after its step, hindsight does.
+    up_to_it = wild.ts < INCIDENT[0]
+    assert np.array_equal(calm.live[up_to_it], wild.live[up_to_it], equal_nan=True)
+    assert not np.array_equal(calm.settled[up_to_it], wild.settled[up_to_it], equal_nan=True)
     other = replace(asked(300.0, masked=False, keep=True), target=TargetRow(2, 1, "u", (2,), HOUR, "UTC", 0))
     beside = fitted(spec, asked(300.0, keep=True), other).unseen
     assert beside is not None

@@ -420,6 +420,24 @@ def test_unseen_blocks_are_as_wide_as_the_weeks_that_come_after() -> None:
     assert without == pytest.approx(after, rel=0.06)
 
 
+@pytest.mark.parametrize("season", ["none", "daily"])
+def test_a_block_is_prepared_by_a_season_a_level_and_a_scale_that_did_not_see_it(season: str) -> None:
+    # Six days: too few for a slow trend, which is taken off what is seen and hidden alike.
+    calm = players(times(6 / 7))
+    fold = np.arange(len(calm.ts)) // 72 % 5
+    hidden = fold == 2
+    wild = Points(calm.ts, np.where(hidden, 3 * calm.value[::-1] + 5_000, calm.value))
+    recipe = learned(calm, season=season)
+    # The same kinds for both; what is learned anew are the figures.
+    prepared = applied(recipe, wild)
+    blind = [unseen(recipe, [points], [points], applied(recipe, points), fold) for points in (calm, wild)]
+    for name in ("baseline", "spread"):
+        calmly, wildly = (getattr(each, name) for each in blind)
+        np.testing.assert_array_equal(wildly[hidden], calmly[hidden])
+        assert not np.array_equal(wildly[~hidden], calmly[~hidden])
+    assert not np.array_equal(blind[1].values[hidden], prepared.values[hidden])
+
+
 # -- deviations ---------------------------------------------------------------------
 
 

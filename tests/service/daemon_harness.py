@@ -7,10 +7,7 @@ did and, where asked, fails, takes its time or commits.
 from __future__ import annotations
 
 import argparse
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from nursery import NURSERY
 from sqlalchemy import text
 
 from anomaly_service.daemon.loop import Daemon, Settings, Workload, signals_to
@@ -115,37 +113,29 @@ class Process:
     """A daemon under test, in a process of its own, that is gone when the context ends."""
 
     def __init__(self, command: list[str], log: Path, env: dict[str, str] | None = None) -> None:
+        log.touch()
         self.log = log
-        self._output = log.open("ab")
-        self.popen = subprocess.Popen(
-            [sys.executable, *command],
-            stdout=subprocess.PIPE,
-            stderr=self._output,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
-        )
+        self._started = NURSERY.start(command, log, env or {})
 
     def signal(self, number: signal.Signals) -> None:
-        self.popen.send_signal(number)
+        self._started.send_signal(number)
 
-    def wait(self, seconds: float = 30.0) -> int:
-        return self.popen.wait(seconds)
+    def poll(self) -> int | None:
+        return self._started.poll()
+
+    def wait(self) -> int:
+        return self._started.wait()
 
     def first_line(self) -> str:
-        assert self.popen.stdout is not None
-        return self.popen.stdout.readline().strip()
+        return self._started.first_line()
 
     def said(self, event: str) -> int:
         """Return how often a log line has this event."""
         return self.log.read_text().count(f'"event": "{event}"')
 
     def end(self) -> None:
-        if self.popen.poll() is None:
-            self.popen.kill()
-            self.popen.wait()
-        assert self.popen.stdout is not None
-        self.popen.stdout.close()
-        self._output.close()
+        self._started.send_signal(signal.SIGKILL)
+        self._started.wait()
 
 
 @contextmanager
@@ -155,14 +145,6 @@ def process(command: list[str], log: Path, env: dict[str, str] | None = None) ->
         yield started
     finally:
         started.end()
-
-
-def eventually(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-    """Wait until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"after {seconds} s still not: {what}"
-        time.sleep(0.02)
 
 
 def run_rows(store: SqlStore) -> list[Json]:

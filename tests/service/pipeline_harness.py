@@ -20,6 +20,7 @@ from typing import ClassVar
 import daemon_harness
 import numpy as np
 from daemon_harness import Process, process
+from patience import looking
 
 from anomaly_service.daemon.loop import Daemon, Settings, Workload, signals_to
 from anomaly_service.daemon.schedule import MonitorSchedule, due
@@ -199,15 +200,12 @@ class Play:
             for step in range(len(STEPS)):
                 if step:
                     self.world.advance(step)
-                deadline = time.monotonic() + 120
-                while not self._is_done(store, step):
-                    assert time.monotonic() < deadline, (
-                        f"step {step} does not end: {self.log.read_text()[-4000:]}"
-                    )
+                for _ in looking(lambda: f"all done: {self.log.read_text()[-4000:]}", pause_seconds=0.1):
+                    if self._is_done(store, step):
+                        break
                     gone_by = math.inf if step == len(STEPS) - 1 else time.monotonic() - begun
                     disturbed = disturbed or self.disturb(running, gone_by)
                     running = [self._alive(each) for each in running]
-                    time.sleep(0.05)
             self.seconds = time.monotonic() - begun
             for each in running:
                 each.signal(signal.SIGTERM)
@@ -221,7 +219,7 @@ class Play:
 
     def _alive(self, daemon: Process) -> Process:
         """Return the daemon, or the one that an init system starts in its place."""
-        code = daemon.popen.poll()
+        code = daemon.poll()
         if code is None:
             return daemon
         assert code == -signal.SIGKILL, f"the daemon ended by itself: {self.log.read_text()[-4000:]}"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+import psutil
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -103,6 +104,15 @@ def _scores(rows: Sequence[tuple[float, ...]]) -> ScoreBlock:
     return ScoreBlock(target, T0 + 20 * DAY * day, version, *columns[3:])
 
 
+def worked(store: SqlStore) -> float:
+    """Return the processor seconds of this process, and of the one that serves it."""
+    if store.engine.dialect.name == "sqlite":
+        return time.process_time()
+    with store.engine.connect() as connection:
+        server = psutil.Process(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+    return time.process_time() + sum(server.cpu_times()[:2])
+
+
 def test_known_rows_are_recognised_quickly_where_statistics_are_older_than_they(store: SqlStore) -> None:
     n, steps = 300, 300
     ts, series = np.repeat(T0 + 300 * np.arange(2 * steps), n), np.tile(np.arange(n), 2 * steps)
@@ -113,11 +123,11 @@ def test_known_rows_are_recognised_quickly_where_statistics_are_older_than_they(
         connection.execute(text("ANALYZE points"))
     seconds = []
     for _ in range(2):
-        began = time.perf_counter()
+        before = worked(store)
         load(store, series[half:], ts[half:], value[half:])
-        seconds.append(time.perf_counter() - began)
-    # It was twenty times; half a second is for a neighbour on the same core.
-    assert seconds[1] < 4 * seconds[0] + 0.5
+        seconds.append(worked(store) - before)
+    # It was twenty times.
+    assert seconds[1] < 4 * seconds[0]
 
 
 def test_months_are_partitions_made_on_demand_and_dropped_whole(store: SqlStore) -> None:
@@ -174,10 +184,8 @@ def test_a_reader_is_not_held_up_by_a_long_write(store: SqlStore, database_url: 
     load(store, np.zeros(3, dtype=int), T0 + np.arange(3), np.ones(3))
     with SqlStore(database_url) as other, other._write() as connection:
         connection.execute(text("UPDATE series SET timezone = 'Asia/Seoul'"))
-        started = time.monotonic()
         assert len(store.points([1], 0, 10**12)) == 3
         assert store.series()[0].spec.timezone == "UTC"
-        assert time.monotonic() - started < 5
 
 
 def test_a_database_that_is_gone_says_so(store: SqlStore, tmp_path: object) -> None:

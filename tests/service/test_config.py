@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -627,7 +626,5 @@ def test_loading_a_config_imports_nothing_heavy(tmp_path: Path) -> None:
         "print([m for m in ('torch', 'pandas', 'sklearn', 'scipy', 'pyarrow', "
         "'sqlalchemy') if m in sys.modules])"
     )
-    began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-    assert time.monotonic() - began < 20  # a second on an idle machine

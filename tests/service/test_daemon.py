@@ -22,8 +22,9 @@ from pathlib import Path
 import daemon_harness
 import pytest
 import structlog
-from daemon_harness import NOW, NotedWork, Process, both_done, eventually, process, states, workload
+from daemon_harness import NOW, NotedWork, Process, both_done, process, states, workload
 from databases import Databases
+from patience import PATIENCE_SECONDS, eventually
 
 from anomaly_service.daemon.loop import Daemon, Settings, Workload
 from anomaly_service.daemon.telemetry import Telemetry, configure_logging, serving
@@ -75,6 +76,13 @@ def start(url: str, tmp_path: Path, monitors: Path) -> Start:
         return process([*command, *options], tmp_path / f"{name}.log")
 
     return started
+
+
+@pytest.fixture(autouse=True)
+def _unheard() -> Iterator[None]:
+    """Keep what a daemon in this process logs: left as it is, its tracebacks take seconds to be drawn."""
+    with structlog.testing.capture_logs():
+        yield
 
 
 def daemon_on(store: SqlStore, work: NotedWork, *names: str, telemetry: Telemetry | None = None) -> Daemon:
@@ -150,10 +158,27 @@ def test_a_run_of_a_monitor_that_left_the_config_fails_with_that_reason(
     assert "not in the config any more" in daemon_harness.run_rows(light)[-1]["error"]
 
 
+@dataclass
+class OutlastingWork(NotedWork):
+    """Work that takes as long as the lease it was claimed with, and then commits."""
+
+    def run(self, claim: Claim, now: datetime, should_stop: Callable[[], bool]) -> Json:
+        claimed_until = self._lease_until(claim)
+        eventually(lambda: self._lease_until(claim) > claimed_until + LEASE, "the lease was renewed for long")
+        return super().run(claim, now, should_stop)
+
+    def _lease_until(self, claim: Claim) -> float:
+        row = next(row for row in daemon_harness.run_rows(self.store) if row["id"] == claim.run_id)
+        return float(row["lease_until"])
+
+
+LEASE = 2.0
+"""Seconds."""
+
+
 def test_a_run_longer_than_its_lease_keeps_it(store: SqlStore, tmp_path: Path) -> None:
-    work = NotedWork(store, tmp_path / "work", seconds=1.0)
-    daemon = daemon_on(store, work)
-    daemon.settings = replace(FAST, lease_seconds=0.5)
+    daemon = daemon_on(store, OutlastingWork(store, tmp_path / "work"))
+    daemon.settings = replace(FAST, lease_seconds=LEASE)
     daemon.drain()
     assert states(store) == [("nightly", "done", 1), ("tick", "done", 1)]
 
@@ -234,7 +259,7 @@ def database_away(url: str, databases: Databases) -> Iterator[None]:
 
 def health(port: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=PATIENCE_SECONDS) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -337,10 +362,10 @@ def test_outcomes_are_added_up_wherever_they_nest() -> None:
 
 def test_metrics_are_served_and_other_paths_are_not() -> None:
     with serving(Telemetry(), "127.0.0.1", 0) as port:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_SECONDS) as answer:
             assert b"anomaly_run_seconds" in answer.read()
         with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=PATIENCE_SECONDS)
         assert caught.value.code == 404
         caught.value.close()
         with (

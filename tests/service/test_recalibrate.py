@@ -147,12 +147,14 @@ def test_a_series_that_grew_louder_is_held_to_its_budget_again(new_store: Callab
     assert alarms[0] < 0.7 * alarms[1]
 
 
-def test_a_point_is_held_against_what_was_known_the_night_before_it(filled: SqlStore) -> None:
-    at = job(filled, SPEC)
+@pytest.mark.parametrize("per", ["monitor", "series"])
+def test_a_point_is_held_against_what_was_known_the_night_before_it(filled: SqlStore, per: str) -> None:
+    at = job(filled, replace(SPEC, threshold=Threshold(alarms_per_week=1.0, per=per)))
     passes.backfill(at, END)
     versions = at.versions(at.targets())[1]
     block = filled.scores([1], versions[0].train_stop, END)
-    lines = [row for row in filled.lines(at.monitor.id) if row.mode is Mode.LIVE]
+    owner = 1 if per == "series" else None
+    lines = [row for row in filled.lines(at.monitor.id) if row.mode is Mode.LIVE and row.target_id == owner]
     kept = [row for row in filled.calibrations([v.id for v in versions]) if row.mode is Mode.LIVE]
     for ts, version, live, anomaly in zip(
         block.ts, block.version, block.live, block.live_anomaly, strict=True

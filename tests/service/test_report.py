@@ -238,7 +238,7 @@ def test_a_browser_shows_the_sections_in_order(made: Report, page: Page, tmp_pat
     ]
     shown = subprocess.run(
         [browser, *switches, (tmp_path / "index.html").as_uri()],
-        capture_output=True, text=True, encoding="utf-8", timeout=60, check=True,
+        capture_output=True, text=True, encoding="utf-8", check=True,
     ).stdout  # fmt: skip
     seen = Page(shown)
     assert [section["id"] for section in seen.all("section")] == [
