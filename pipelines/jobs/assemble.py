@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.jobs.lines import LineBook
@@ -39,8 +39,10 @@ def assemble(
     """Return the targets as a worker takes them, and the weights of their models by id."""
     used = {version.id: version for each in asked for version, _, _ in each.parts}
     known = _Calibrations(job.store.calibrations(sorted(used)))
-    low, high = _span(asked)
-    points = job.points([each.target for each in asked], low - _context(used.values()), high)
+    reaches = {version.id: _Reach.of(version) for version in used.values()}
+    low, high = _span(asked, reaches)
+    context = max((reach.context_seconds for reach in reaches.values()), default=0)
+    points = job.points([each.target for each in asked], low - context, high)
     lines = book.of([each.target.id for each in asked], low, high)
     series = job.series()
     targets = tuple(
@@ -58,26 +60,37 @@ def assemble(
     return targets, job.store.weights({version.weights_id for version in used.values()})
 
 
-def _span(asked: Sequence[Asked]) -> tuple[int, int]:
+@dataclass(frozen=True)
+class _Reach:
+    """How far a version looks.
+
+    Attributes:
+        window_seconds: length of its longest window.
+        context_seconds: how far back points are needed for its first scores to be exact.
+    """
+
+    window_seconds: int
+    context_seconds: int
+
+    @classmethod
+    def of(cls, version: VersionRow) -> _Reach:
+        from pipelines.workers import members
+
+        of = members.of_version(version)
+        window = members.longest_seconds(of)
+        return cls(window, of[0].recipe.context_seconds + window)
+
+
+def _span(asked: Sequence[Asked], reaches: Mapping[int, _Reach]) -> tuple[int, int]:
     """Return the span of all parts, with a margin of half a step for the last point of it."""
     starts = [start for each in asked for _, start, _ in each.parts]
-    stops = [stop + window_seconds(v) for each in asked for v, _, stop in each.parts]
+    stops = [stop + reaches[v.id].window_seconds for each in asked for v, _, stop in each.parts]
     return (min(starts), max(stops)) if starts else (0, 0)
-
-
-def _context(versions: Iterable[VersionRow]) -> int:
-    """Return how far back points are needed for the first scores to be exact, seconds."""
-    from pipelines.workers import members
-
-    of = [members.of_version(version) for version in versions]
-    return max((each[0].recipe.context_seconds + members.longest_seconds(each) for each in of), default=0)
 
 
 def window_seconds(version: VersionRow) -> int:
     """Return the length of a version's own window: one of an older configuration may look further back."""
-    from pipelines.workers import members
-
-    return members.longest_seconds(members.of_version(version))
+    return _Reach.of(version).window_seconds
 
 
 class _Calibrations:

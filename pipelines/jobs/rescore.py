@@ -10,7 +10,7 @@ import numpy as np
 from pipelines.batches import batches, targets_per_task
 from pipelines.errors import StaleEventsError
 from pipelines.failures import Failed
-from pipelines.jobs.assemble import Asked, Part, assemble, window_seconds
+from pipelines.jobs.assemble import Asked, Part, assemble
 from pipelines.jobs.lines import LineBook
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import pieces
@@ -18,9 +18,9 @@ from pipelines.jobs.refit import FirstScores
 from pipelines.names import Status
 from pipelines.records import Event, EventChange, Interval, Json, ScoreBlock, TargetRow, VersionRow
 from pipelines.steps import flag
-from pipelines.steps.recipe import Recipe
 from pipelines.steps.reconcile import reconcile
 from pipelines.store import Batch
+from pipelines.workers import members
 from pipelines.workers.judge import score_targets
 from pipelines.workers.tasks import Scored, ScoreTask
 
@@ -185,11 +185,12 @@ def _with_events(job: MonitorJob, group: Sequence[_Stretch]) -> list[tuple[_Stre
 
 def _margin(job: MonitorJob, target: TargetRow, versions: Sequence[VersionRow]) -> int:
     policy = job.spec.policy
-    flat = Recipe.from_json(versions[-1].recipe).channels[0].usual_flat
+    of = [members.of_version(version) for version in versions]
+    flat = of[-1][0].recipe.channels[0].usual_flat
     steps = 2 * max(policy.missing_after_steps, min(flag.flat_limit(flat), FLAT_STEPS))
     # A run reaches a window beyond the steps that are odd by themselves, and is trimmed to those; and what
     # is an echo depends on the scores a longest window around it.
-    reach = max(window_seconds(v) for v in versions)
+    reach = max(members.longest_seconds(each) for each in of)
     return flag.context_seconds(policy) + steps * target.step_seconds + reach
 
 
