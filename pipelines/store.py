@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -15,6 +15,7 @@ from pipelines.records import (
     EventChange,
     EventPortrait,
     Json,
+    LastRead,
     LineRow,
     MonitorRow,
     PointBlock,
@@ -125,7 +126,14 @@ class Store(Protocol):
 
     # series and points
     def progress(self, source: str) -> dict[str, Json]: ...
-    def ingest(self, batch: Ingest) -> Ingested: ...
+    def ingest(self, batch: Ingest, claim: Claim | None = None) -> Ingested:
+        """Store series, points and progress of a batch in one transaction.
+
+        Raises:
+            LostClaimError: the claim's fence is not the run's any more.
+        """
+        ...
+
     def series(self, source: str | None = None) -> list[SeriesRow]: ...
     def points(self, series_ids: Sequence[int], start: int, stop: int) -> PointBlock: ...
     def delete_points_before(self, ts: int) -> int: ...
@@ -236,12 +244,29 @@ class Store(Protocol):
         ...
 
     # runs
-    def schedule(self, kind: RunKind, monitor_id: int | None, scheduled_for: datetime) -> bool:
-        """Add a waiting run; False where (kind, monitor, scheduled_for) exists already."""
+    def schedule(
+        self, kind: RunKind, monitor_id: int | None, scheduled_for: datetime, source: str = ""
+    ) -> bool:
+        """Add a waiting run; False where (kind, monitor, source, scheduled_for) exists already."""
         ...
 
-    def claim(self, owner: str, lease_seconds: float, kinds: Sequence[RunKind] = ()) -> Claim | None:
-        """Take the oldest waiting run, or a running one whose lease ended, by one UPDATE .. RETURNING."""
+    def claim(
+        self,
+        owner: str,
+        lease_seconds: float,
+        kinds: Sequence[RunKind] = (),
+        besides: Collection[int] = (),
+    ) -> Claim | None:
+        """Take the oldest waiting run, or a running one whose lease ended, by one UPDATE .. RETURNING.
+
+        Args:
+            kinds: only of these; all where empty.
+            besides: ids of runs that are left for later.
+        """
+        ...
+
+    def begin_read(self, source: str, at: datetime, owner: str, lease_seconds: float) -> Claim | None:
+        """Add a read of a source that is at work at once; None while somebody reads that source."""
         ...
 
     def heartbeat(self, claim: Claim, lease_seconds: float) -> None: ...
@@ -251,3 +276,9 @@ class Store(Protocol):
         ...
 
     def last_run(self, kind: RunKind, monitor_id: int | None = None) -> datetime | None: ...
+    def last_reads(self, sources: Collection[str], until: datetime) -> dict[str, LastRead]:
+        """Return what became of the newest reads of these sources that were scheduled until then.
+
+        One that a wrong clock scheduled for later does not count.
+        """
+        ...

@@ -27,6 +27,7 @@ from pipelines.records import (
     EventChange,
     EventPortrait,
     Interval,
+    LastRead,
     LineRow,
     PointBlock,
     ScoreBlock,
@@ -799,6 +800,19 @@ def test_a_run_is_scheduled_once(store: SqlStore) -> None:
     assert (store.last_run(RunKind.TICK), store.last_run(RunKind.NIGHTLY)) == (NOON, None)
 
 
+def test_a_read_is_scheduled_once_for_each_source(store: SqlStore) -> None:
+    for source in ("files", "warehouse"):
+        assert store.schedule(RunKind.INGEST, None, NOON, source)
+        assert not store.schedule(RunKind.INGEST, None, NOON.astimezone(), source)
+    rows = store.rows("run_log")
+    assert sorted((row["kind"], row["source"]) for row in rows) == [
+        ("ingest", "files"),
+        ("ingest", "warehouse"),
+    ]
+    store.schedule(RunKind.TICK, None, NOON)
+    assert [row["source"] for row in store.rows("run_log", {"kind": "tick"})] == [None]
+
+
 def test_a_naive_time_is_refused(store: SqlStore) -> None:
     with pytest.raises(ValueError, match="expected an aware datetime, got 2025-03-01T12:00:00"):
         store.schedule(RunKind.TICK, None, NOON.replace(tzinfo=None))
@@ -846,6 +860,123 @@ def test_runs_of_one_monitor_never_run_side_by_side(store: SqlStore) -> None:
     third = store.claim("z", 60)
     assert third is not None
     assert (third.monitor_id, third.kind) == (a, RunKind.NIGHTLY)
+
+
+def test_reads_of_one_source_never_run_side_by_side(store: SqlStore) -> None:
+    later = NOON + timedelta(minutes=5)
+    for at, source in ((NOON, "files"), (later, "files"), (later, "warehouse")):
+        store.schedule(RunKind.INGEST, None, at, source)
+    first, second = store.claim("x", 60), store.claim("y", 60)
+    assert first is not None
+    assert second is not None
+    assert [(one.source, one.scheduled_for) for one in (first, second)] == [
+        ("files", NOON),
+        ("warehouse", later),
+    ]
+    assert (store.claim("z", 60), store.begin_read("files", NOON, "z", 60)) == (None, None)
+    store.finish(first, RunState.FAILED, {}, "disk on fire")
+    third = store.claim("z", 60)
+    assert third is not None
+    assert (third.source, third.scheduled_for) == ("files", later)
+
+
+def test_a_read_and_the_work_of_monitors_run_side_by_side(store: SqlStore) -> None:
+    (monitor,) = store.sync_monitors({"m": {}})
+    for source in ("", "files"):
+        store.schedule(RunKind.TICK if source == "" else RunKind.INGEST, None, NOON, source)
+    store.schedule(RunKind.TICK, monitor.id, NOON)
+    assert all(store.claim("x", 60) is not None for _ in range(3))
+
+
+def test_a_run_that_is_left_for_later_holds_up_nobody(store: SqlStore) -> None:
+    for minute in range(2):
+        store.schedule(RunKind.INGEST, None, NOON + timedelta(minutes=minute), f"source {minute}")
+    first = store.claim("me", 60)
+    assert first is not None
+    store.give_back(first)
+    second = store.claim("me", 60, besides=[first.run_id])
+    assert second is not None
+    assert second.source == "source 1"
+    assert store.claim("me", 60, besides=[first.run_id]) is None
+
+
+def test_a_read_that_begins_at_once_keeps_others_from_the_source(store: SqlStore) -> None:
+    store.schedule(RunKind.INGEST, None, NOON - timedelta(minutes=5), "files")
+    mine = store.begin_read("files", NOON, "me", 60)
+    assert mine is not None
+    assert (mine.kind, mine.source, mine.scheduled_for, mine.owner, mine.attempts) == (
+        RunKind.INGEST,
+        "files",
+        NOON,
+        "me",
+        1,
+    )
+    assert (store.claim("you", 60), store.begin_read("files", NOON, "you", 60)) == (None, None)
+    store.finish(mine, RunState.DONE, {"new": 3})
+    waiting = store.claim("you", 60)
+    assert waiting is not None
+    assert waiting.scheduled_for == NOON - timedelta(minutes=5)
+
+
+def test_a_read_of_a_moment_that_had_one_begins_again_under_another_fence(store: SqlStore) -> None:
+    first = store.begin_read("files", NOON, "me", 60)
+    assert first is not None
+    store.finish(first, RunState.FAILED, {"new": 3}, "no such file")
+    again = store.begin_read("files", NOON, "me", 60)
+    assert again is not None
+    assert (again.run_id, again.fence, again.attempts) == (first.run_id, first.fence + 1, 1)
+    (row,) = store.rows("run_log")
+    assert (row["state"], row["error"], row["outcome"], row["finished_at"]) == ("running", "", None, None)
+
+
+def test_of_reads_that_begin_at_once_exactly_one_does(store: SqlStore, database_url: str) -> None:
+    with SqlStore(database_url) as other:
+        found: list[Claim | None] = []
+
+        def begin(one: SqlStore, minute: int) -> None:
+            found.append(one.begin_read("files", NOON + timedelta(minutes=minute), str(minute), 60))
+
+        _together(*[partial(begin, one, minute) for minute, one in enumerate((store, other, store))])
+        assert len([claim for claim in found if claim is not None]) == 1
+
+
+def test_a_lost_read_stores_no_points_and_no_progress(store: SqlStore) -> None:
+    old = store.begin_read("telemetry", NOON, "me", 0.05)
+    assert old is not None
+    time.sleep(0.1)
+    new_claim = store.begin_read("telemetry", NOON + timedelta(minutes=5), "you", 60)
+    assert new_claim is not None
+    batch = Ingest("telemetry", [spec("a")], block([(0, T0, 1.0)]), progress={"file": {"bytes": 7}})
+    with pytest.raises(LostClaimError, match="nothing was written"):
+        store.ingest(batch, old)
+    assert (store.series(), store.progress("telemetry")) == ([], {})
+    assert store.ingest(batch, new_claim).new == 1
+    assert store.progress("telemetry") == {"file": {"bytes": 7}}
+
+
+def test_the_last_reads_tell_what_was_tried_and_what_is_pending(store: SqlStore) -> None:
+    def told(until: datetime = NOON + timedelta(hours=1)) -> LastRead:
+        return store.last_reads(["files"], until)["files"]
+
+    assert told() == LastRead()
+    store.schedule(RunKind.INGEST, None, NOON, "files")
+    assert told() == LastRead(NOON, None, is_pending=True)
+    claim = store.claim("me", 60)
+    assert claim is not None
+    assert told() == LastRead(NOON, None, is_pending=True)
+    store.finish(claim, RunState.WAITING, {}, "no such file")
+    assert told() == LastRead(NOON, NOON, is_pending=True)
+    claim = store.claim("me", 60)
+    assert claim is not None
+    assert told() == LastRead(NOON, NOON, is_pending=True)
+    store.finish(claim, RunState.DONE, {})
+    assert told() == LastRead(NOON, NOON, is_pending=False)
+    later = NOON + timedelta(minutes=5)
+    store.schedule(RunKind.INGEST, None, later, "files")
+    assert told() == LastRead(later, NOON, is_pending=True)
+    assert told(until=NOON) == LastRead(NOON, NOON, is_pending=False)
+    assert store.last_reads([], NOON) == {}
+    assert store.last_reads(["warehouse"], later) == {"warehouse": LastRead()}
 
 
 def test_a_lapsed_lease_is_taken_over_and_the_old_claim_commits_nothing(store: SqlStore) -> None:

@@ -19,7 +19,7 @@ NOON = datetime(2026, 2, 1, 12, tzinfo=UTC)
 WORKER = """
 import sys
 from anomaly_service.db.store import SqlStore
-from pipelines.records import RunState
+from pipelines.names import RunState
 with SqlStore(sys.argv[1]) as store:
     print("ready", flush=True)
     sys.stdin.readline()
