@@ -19,6 +19,10 @@ class SchemaError(DatabaseError):
     """The database has no schema, or that of another release; run ``anomaly migrate``."""
 
 
+class UnknownSourceError(AnomalyServiceError, LookupError):
+    """A command names a source that the config does not declare."""
+
+
 class UnknownEventError(AnomalyServiceError, LookupError):
     """No event with this id can be reviewed."""
 

@@ -35,6 +35,10 @@ class LostClaimError(RuntimeError):
     """The lease of this run ended and another daemon may hold it; nothing was written."""
 
 
+class BusySourceError(RuntimeError):
+    """Somebody else reads this source at the moment; nothing was begun."""
+
+
 @dataclass(frozen=True)
 class Ingest:
     """One batch from a source: what was read, and how far that brings the source.
@@ -261,12 +265,16 @@ class Store(Protocol):
 
         Args:
             kinds: only of these; all where empty.
-            besides: ids of runs that are left for later.
+            besides: ids of runs whose monitors and sources are left alone for now.
         """
         ...
 
-    def begin_read(self, source: str, at: datetime, owner: str, lease_seconds: float) -> Claim | None:
-        """Add a read of a source that is at work at once; None while somebody reads that source."""
+    def begin_read(self, source: str, at: datetime, owner: str, lease_seconds: float) -> Claim:
+        """Add a read of a source that is at work at once; one of the same moment that ended begins again.
+
+        Raises:
+            BusySourceError: somebody reads that source.
+        """
         ...
 
     def heartbeat(self, claim: Claim, lease_seconds: float) -> None: ...

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Exists,
     Select,
     and_,
     case,
@@ -31,7 +32,8 @@ from anomaly_service.db.sql import add_one, upsert
 from anomaly_service.db.tables import Run
 from pipelines.names import RunKind, RunState
 from pipelines.records import Claim, Json, LastRead
-from pipelines.store import LostClaimError
+from pipelines.store import BusySourceError, LostClaimError
+from pipelines.times import iso
 
 # Any number: claims queue for a moment, so that two cannot take two runs of one monitor.
 _CLAIM_LOCK = 7_236_002
@@ -100,18 +102,23 @@ def claim(
     return None if row is None else _claim(row)
 
 
-def begin_read(
-    connection: Connection, source: str, at: datetime, owner: str, lease_seconds: float
-) -> Claim | None:
-    """Add a read of a source that is at work at once; None while somebody reads that source.
+def begin_read(connection: Connection, source: str, at: datetime, owner: str, lease_seconds: float) -> Claim:
+    """Add a read of a source that is at work at once.
 
     One of the same moment, which had ended, begins again under a new fence.
+
+    Raises:
+        BusySourceError: somebody reads that source.
     """
     _queue(connection)
     of_source = (Run.kind == RunKind.INGEST.value, Run.monitor_key == 0, Run.source == source)
-    is_busy = exists().where(*of_source, Run.state == RUNNING, Run.lease_until > db_now())
-    if connection.scalar(select(is_busy)):
-        return None
+    at_work = select(Run.owner, Run.started_at).where(*of_source, Run.state == RUNNING)
+    busy = connection.execute(at_work.where(Run.lease_until > db_now())).first()
+    if busy is not None:
+        raise BusySourceError(
+            f"source {source} is being read by {busy.owner} since {iso(_moment(busy.started_at))}; "
+            "`anomaly status` says what comes of it"
+        )
     schedule(connection, RunKind.INGEST, None, at, source)
     anew = {**_taken(owner, lease_seconds), "attempts": 1, "error": "", "outcome": null()}
     mine = update(Run).where(*of_source, Run.scheduled_for == _seconds(at)).values(**anew)
@@ -138,18 +145,20 @@ def _taken(owner: str, lease_seconds: float) -> dict[str, Any]:
 
 def _next(kinds: Sequence[RunKind], besides: Collection[int]) -> Select[Any]:
     other = Run.__table__.alias()
-    busy = exists().where(
-        other.c.monitor_key == Run.monitor_key,
-        other.c.source == Run.source,
-        other.c.state == RUNNING,
-        other.c.lease_until > db_now(),
-    )
+    busy = _of_the_same(other).where(other.c.state == RUNNING, other.c.lease_until > db_now())
     free = or_(Run.state == WAITING, and_(Run.state == RUNNING, Run.lease_until <= db_now()))
-    query = select(Run.id).where(free, ~busy, Run.id.not_in(sorted(besides)))
+    query = select(Run.id).where(free, ~busy)
+    if besides:
+        query = query.where(~_of_the_same(other).where(other.c.id.in_(sorted(besides))))
     query = query.order_by(Run.scheduled_for, Run.id).limit(1)
     if kinds:
         query = query.where(Run.kind.in_([RunKind(kind).value for kind in kinds]))
     return query.with_for_update(skip_locked=True)
+
+
+def _of_the_same(other: Any) -> Exists:
+    """True of a run beside which the other table has one of the same monitor or source."""
+    return exists().where(other.c.monitor_key == Run.monitor_key, other.c.source == Run.source)
 
 
 def _give_up(connection: Connection, max_attempts: int) -> None:

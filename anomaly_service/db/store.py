@@ -312,15 +312,16 @@ class SqlStore:
 
         Args:
             kinds: only of these; all where empty.
-            besides: ids of runs that are left for later.
+            besides: ids of runs whose monitors and sources are left alone for now.
         """
         with self._write() as connection:
             return runs.claim(connection, owner, lease_seconds, kinds, besides, self.max_attempts)
 
-    def begin_read(self, source: str, at: datetime, owner: str, lease_seconds: float) -> Claim | None:
-        """Add a read of a source that is at work at once; None while somebody reads that source.
+    def begin_read(self, source: str, at: datetime, owner: str, lease_seconds: float) -> Claim:
+        """Add a read of a source that is at work at once; one of the same moment that ended begins again.
 
-        One of the same moment, which had ended, begins again.
+        Raises:
+            BusySourceError: somebody reads that source.
         """
         with self._write() as connection:
             return runs.begin_read(connection, source, at, owner, lease_seconds)

@@ -622,7 +622,7 @@ def test_the_schema_refuses_what_the_code_refuses(tmp_path: Path, text: str) -> 
 def test_loading_a_config_imports_nothing_heavy(tmp_path: Path) -> None:
     path = write(tmp_path, WHOLE)
     code = (
-        "import sys; from anomaly_service.config.sections import load; "
+        "import sys; from anomaly_service.config.load import load; "
         f"load({str(path)!r}).build_sources(); "
         "print([m for m in ('torch', 'pandas', 'sklearn', 'scipy', 'pyarrow', "
         "'sqlalchemy') if m in sys.modules])"
