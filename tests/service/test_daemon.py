@@ -193,11 +193,12 @@ def test_a_killed_daemons_run_is_done_by_the_next_once_the_lease_ends(
 
 
 def test_two_daemons_do_every_run_once(store: SqlStore, start: Start, tmp_path: Path, monitors: Path) -> None:
-    monitors.write_text(" ".join(f"m{i}" for i in range(6)))
+    monitors.write_text(" ".join(f"m{i}" for i in range(6)) + " source:files source:warehouse")
     with start("one", "--seconds=.1"), start("two", "--seconds=.1"):
-        eventually(lambda: [row[1] for row in states(store)] == ["done"] * 12, "all runs done")
+        eventually(lambda: [row[1] for row in states(store)] == ["done"] * 14, "all runs done")
     lines = [line for line in noted(tmp_path / "work") if line.startswith("done")]
-    assert len(lines) == len(set(lines)) == 12
+    assert len(lines) == len(set(lines)) == 14
+    assert sum(line.startswith("done ingest") for line in lines) == 2
     assert len({row["owner"] for row in daemon_harness.run_rows(store)}) == 2
 
 
@@ -302,9 +303,12 @@ def test_on_sighup_a_good_config_is_taken_and_a_bad_one_is_not(
             "the reason in the log",
         )
         assert "got an empty file" in daemon.log.read_text()
-        monitors.write_text("players logins")
+        monitors.write_text("players logins source:files")
         daemon.signal(signal.SIGHUP)
-        eventually(lambda: [row[1] for row in states(store)] == ["done"] * 4, "the new monitor's runs done")
+        eventually(
+            lambda: [row[1] for row in states(store)] == ["done"] * 5,
+            "the new monitor's and source's runs done",
+        )
 
 
 # -- telemetry and failpoints ---------------------------------------------------------

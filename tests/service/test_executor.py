@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from anomaly_service import executors
 from anomaly_service.executors.local import LocalExecutor
 from pipelines.executor import Executor, Inline, WorkerDiedError
 
@@ -185,3 +186,12 @@ def test_workers_die_with_a_killed_parent() -> None:
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < deadline, "workers outlived their parent"
         time.sleep(0.05)
+
+
+def test_executors_are_built_by_the_name_of_their_entry_point() -> None:
+    assert "local" in executors.kinds()
+    built = executors.build(3)
+    assert isinstance(built, LocalExecutor)
+    assert built.workers == 3
+    with pytest.raises(ValueError, match="no executor of kind 'ray'; installed: local"):
+        executors.build(3, kind="ray")
