@@ -33,7 +33,15 @@ from pipelines.records import (
     ScoreBlock,
     SeriesSpec,
 )
-from pipelines.store import Batch, Ingest, LostClaimError, NewVersion, StaleEventsError, Store
+from pipelines.store import (
+    Batch,
+    BusySourceError,
+    Ingest,
+    LostClaimError,
+    NewVersion,
+    StaleEventsError,
+    Store,
+)
 
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
 T0 = int(NOON.timestamp())
@@ -873,7 +881,9 @@ def test_reads_of_one_source_never_run_side_by_side(store: SqlStore) -> None:
         ("files", NOON),
         ("warehouse", later),
     ]
-    assert (store.claim("z", 60), store.begin_read("files", NOON, "z", 60)) == (None, None)
+    assert store.claim("z", 60) is None
+    with pytest.raises(BusySourceError, match="source files is being read by x since 20"):
+        store.begin_read("files", NOON, "z", 60)
     store.finish(first, RunState.FAILED, {}, "disk on fire")
     third = store.claim("z", 60)
     assert third is not None
@@ -900,10 +910,22 @@ def test_a_run_that_is_left_for_later_holds_up_nobody(store: SqlStore) -> None:
     assert store.claim("me", 60, besides=[first.run_id]) is None
 
 
+def test_what_failed_keeps_its_place_before_the_later_work_of_its_monitor(store: SqlStore) -> None:
+    a, b = (row.id for row in store.sync_monitors({"a": {}, "b": {}}))
+    for kind, monitor, minute in ((RunKind.NIGHTLY, a, 0), (RunKind.TICK, a, 1), (RunKind.TICK, b, 2)):
+        store.schedule(kind, monitor, NOON + timedelta(minutes=minute))
+    night = store.claim("me", 60)
+    assert night is not None
+    store.finish(night, RunState.WAITING, {}, "no luck")
+    other = store.claim("me", 60, besides=[night.run_id])
+    assert other is not None
+    assert other.monitor_id == b
+    assert store.claim("me", 60, besides=[night.run_id]) is None
+
+
 def test_a_read_that_begins_at_once_keeps_others_from_the_source(store: SqlStore) -> None:
     store.schedule(RunKind.INGEST, None, NOON - timedelta(minutes=5), "files")
     mine = store.begin_read("files", NOON, "me", 60)
-    assert mine is not None
     assert (mine.kind, mine.source, mine.scheduled_for, mine.owner, mine.attempts) == (
         RunKind.INGEST,
         "files",
@@ -911,7 +933,9 @@ def test_a_read_that_begins_at_once_keeps_others_from_the_source(store: SqlStore
         "me",
         1,
     )
-    assert (store.claim("you", 60), store.begin_read("files", NOON, "you", 60)) == (None, None)
+    assert store.claim("you", 60) is None
+    with pytest.raises(BusySourceError):
+        store.begin_read("files", NOON, "you", 60)
     store.finish(mine, RunState.DONE, {"new": 3})
     waiting = store.claim("you", 60)
     assert waiting is not None
@@ -920,10 +944,8 @@ def test_a_read_that_begins_at_once_keeps_others_from_the_source(store: SqlStore
 
 def test_a_read_of_a_moment_that_had_one_begins_again_under_another_fence(store: SqlStore) -> None:
     first = store.begin_read("files", NOON, "me", 60)
-    assert first is not None
     store.finish(first, RunState.FAILED, {"new": 3}, "no such file")
     again = store.begin_read("files", NOON, "me", 60)
-    assert again is not None
     assert (again.run_id, again.fence, again.attempts) == (first.run_id, first.fence + 1, 1)
     (row,) = store.rows("run_log")
     assert (row["state"], row["error"], row["outcome"], row["finished_at"]) == ("running", "", None, None)
@@ -931,21 +953,20 @@ def test_a_read_of_a_moment_that_had_one_begins_again_under_another_fence(store:
 
 def test_of_reads_that_begin_at_once_exactly_one_does(store: SqlStore, database_url: str) -> None:
     with SqlStore(database_url) as other:
-        found: list[Claim | None] = []
+        found: list[Claim] = []
 
         def begin(one: SqlStore, minute: int) -> None:
-            found.append(one.begin_read("files", NOON + timedelta(minutes=minute), str(minute), 60))
+            with suppress(BusySourceError):
+                found.append(one.begin_read("files", NOON + timedelta(minutes=minute), str(minute), 60))
 
         _together(*[partial(begin, one, minute) for minute, one in enumerate((store, other, store))])
-        assert len([claim for claim in found if claim is not None]) == 1
+        assert len(found) == 1
 
 
 def test_a_lost_read_stores_no_points_and_no_progress(store: SqlStore) -> None:
     old = store.begin_read("telemetry", NOON, "me", 0.05)
-    assert old is not None
     time.sleep(0.1)
     new_claim = store.begin_read("telemetry", NOON + timedelta(minutes=5), "you", 60)
-    assert new_claim is not None
     batch = Ingest("telemetry", [spec("a")], block([(0, T0, 1.0)]), progress={"file": {"bytes": 7}})
     with pytest.raises(LostClaimError, match="nothing was written"):
         store.ingest(batch, old)
