@@ -252,6 +252,20 @@ def test_a_source_that_hangs_keeps_neither_others_nor_for_long_its_own_monitors(
     assert row["last_at"] == "2024-06-05T12:10:00Z"
 
 
+def test_a_read_that_was_frozen_past_its_lease_stores_nothing(place: Place, reads: Reads) -> None:
+    let_go, telemetry = reads.hang("files"), Telemetry()
+    lost = telemetry.registry.get_sample_value
+    with at_work(place.daemon(telemetry)), SqlStore(place.url) as store:
+        eventually(lambda: reads.seen == ["files"], "the read that freezes")
+        with store.engine.begin() as connection:
+            connection.execute(text("UPDATE run SET lease_until = 0"))
+        other = store.begin_read("files", place.now, "other", 60)
+        let_go.set()
+        eventually(lambda: lost("anomaly_leases_lost_total") == 1, "the lease lost")
+        assert (store.series(), store.progress("files")) == ([], {})
+        store.finish(other, RunState.DONE, {})
+
+
 def test_a_daemon_that_is_told_to_stop_leaves_a_source_that_hangs_behind(
     place: Place, reads: Reads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
