@@ -13,7 +13,7 @@ from collections.abc import Callable
 from anomaly_service.daemon.patience import LeavingError
 from pipelines.records import Claim
 
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 5.0
 """How long reads may take to give back what they were at when the daemon stops; one that hangs is left
 behind, and claimed again once its lease ends."""
 
