@@ -22,6 +22,7 @@ from detectors.errors import (
 )
 from pipelines.errors import (
     BudgetError,
+    BusySourceError,
     LostClaimError,
     NewerFormatError,
     NotExplainableError,
@@ -35,6 +36,7 @@ from pipelines.errors import (
 __all__ = [
     "AnomalyServiceError",
     "BudgetError",
+    "BusySourceError",
     "ConfigError",
     "ConflictError",
     "DatabaseError",
@@ -68,6 +70,7 @@ __all__ = [
     "UnknownMonitorError",
     "UnknownSeriesError",
     "UnknownSettingError",
+    "UnknownSourceError",
     "UnstorableError",
     "WorkerDiedError",
     "is_bug",
@@ -128,6 +131,10 @@ class TooShortError(SeriesError):
     def __init__(self, message: str, *, points: int = 0, needed: int = 0) -> None:
         super().__init__(message)
         self.points, self.needed = points, needed
+
+
+class UnknownSourceError(NotFoundError):
+    """A command names a source that the config does not declare."""
 
 
 class UnknownEventError(NotFoundError):

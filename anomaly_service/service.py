@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any, Self
@@ -18,7 +17,7 @@ from pipelines.jobs import channels
 from pipelines.jobs.readiness import readiness
 from pipelines.monitor import MonitorSpec
 from pipelines.names import RunKind, RunState
-from pipelines.records import Claim, EventChange, Json, MonitorRow, SeriesRow
+from pipelines.records import EventChange, Json, MonitorRow, SeriesRow
 from pipelines.times import iso_seconds
 
 BY_COMMAND = (RunKind.BACKFILL, RunKind.FIT, RunKind.SCORE, RunKind.RESCORE)
@@ -69,21 +68,12 @@ class Service:
     @property
     def executor(self) -> Executor:
         if self._executor is None:
-            from anomaly_service.executors.local import LocalExecutor
+            from anomaly_service import executors
 
-            self._executor = LocalExecutor(self.config.workers)
+            self._executor = executors.build(self.config.workers)
         return self._executor
 
     # -- commands -------------------------------------------------------------------
-
-    def ingest(self, should_stop: Callable[[], bool] = lambda: False) -> list[Json]:
-        """Take what is new from every source; return what each delivered."""
-        from anomaly_service.sources.ingest import ingest
-
-        sources, rejects = self.config.build_sources(), self.config.rejects_folder
-        return ingest(
-            self.store, sources, self.now, self.on_progress, rejects=rejects, should_stop=should_stop
-        )
 
     def sync(self, only: int | None = None) -> list[tuple[MonitorRow, MonitorSpec]]:
         """Bring monitors and targets up to date with config and series; return the monitors in force.
@@ -129,7 +119,7 @@ class Service:
         """Fit and score all history as the daemon would have; return what changed, by monitor."""
         from pipelines.jobs import passes
 
-        return self._told(
+        return self.told(
             self._commanded(RunKind.BACKFILL, monitors, lambda job: passes.backfill(job, self._at()))
         )
 
@@ -137,22 +127,20 @@ class Service:
         """Fit what is due, and score what that changes."""
         from pipelines.jobs import passes
 
-        return self._told(self._commanded(RunKind.FIT, monitors, lambda job: passes.fit(job, self._at())))
+        return self.told(self._commanded(RunKind.FIT, monitors, lambda job: passes.fit(job, self._at())))
 
     def score(self, monitors: Sequence[str] | None = None) -> Json:
         """Run one live tick."""
         from pipelines.jobs import passes
 
-        return self._told(self._commanded(RunKind.SCORE, monitors, lambda job: passes.tick(job, self._at())))
+        return self.told(self._commanded(RunKind.SCORE, monitors, lambda job: passes.tick(job, self._at())))
 
     def nightly(self, monitors: Sequence[str] | None = None) -> Json:
         """Run the nightly pass as of now."""
         from pipelines.jobs import passes
 
         at = self._at()
-        return self._told(
-            {job.spec.name: passes.nightly(job, at, at) for job in self._monitor_jobs(monitors)}
-        )
+        return self.told({job.spec.name: passes.nightly(job, at, at) for job in self._monitor_jobs(monitors)})
 
     def _commanded(self, kind: RunKind, monitors: Sequence[str] | None, work: Callable[[Any], Json]) -> Json:
         """Return what a person's command did, by monitor."""
@@ -182,7 +170,7 @@ class Service:
             note(RunState.DONE, {job.spec.name: outcome})
         return outcome
 
-    def _told(self, result: Json) -> Json:
+    def told(self, result: Json) -> Json:
         """Return what monitors did, with the targets that wait for a series."""
         for each in self.waiting():
             if each["monitor"] in result:
@@ -262,46 +250,6 @@ class Service:
         keys = {target.id: target.key for target in self.store.targets(monitor.id)}
         return {keys[version.target_id] for version in self.store.versions(list(keys))}
 
-    # -- the daemon -----------------------------------------------------------------
-
-    def run(self, claim: Claim, now: datetime, should_stop: Callable[[], bool] = lambda: False) -> Json:
-        """Do the work of one claimed run; every commit checks the claim's fence."""
-        from pipelines.errors import StoppedError
-        from pipelines.jobs import passes
-
-        ingested = self.ingest(should_stop)
-        if should_stop():
-            raise StoppedError("stopped while reading the sources; what was stored stands")
-        at = int(now.timestamp())
-        result: Json = {"ingested": ingested}
-        for row, spec in self.sync(claim.monitor_id):
-            job = replace(self._job(row, spec), claim=claim, should_stop=should_stop)
-            if claim.kind is RunKind.TICK:
-                result[spec.name] = passes.tick(job, at)
-            elif claim.kind is RunKind.NIGHTLY:
-                result[spec.name] = passes.nightly(job, int(claim.scheduled_for.timestamp()), at)
-            elif claim.kind is RunKind.BACKFILL:
-                result[spec.name] = passes.backfill(job, at)
-            else:
-                raise ValueError(f"no run of kind {claim.kind.value!r} is worked off by the daemon")
-        if claim.kind is RunKind.NIGHTLY:
-            result["pruned"] = self.prune(now)
-        return self._told(result)
-
-    def prune(self, now: datetime) -> Json:
-        """Delete what the retention policy no longer keeps."""
-        keep = self.config.retention
-        # Of history that ended long ago, everything would be too old by today's date.
-        newest = max((row.last_ts for row in self.store.series() if row.last_ts is not None), default=0)
-        at = min(int(now.timestamp()), newest)
-        scores_from = at - int(keep.scores.total_seconds())
-        return {
-            "points": self.store.delete_points_before(at - int(keep.points.total_seconds())),
-            "scores": self.store.delete_scores_before(scores_from),
-            "versions": self.store.prune_versions(keep.model_versions, scores_from),
-            "lines": self.store.prune_lines(scores_from),
-        }
-
     # -- inside ---------------------------------------------------------------------
 
     def _at(self) -> int:
@@ -312,7 +260,7 @@ class Service:
         _check_known(monitors or (), [spec.name for _, spec in in_force])
         for row, spec in in_force:
             if not monitors or spec.name in monitors:
-                yield self._job(row, spec)
+                yield self.job(row, spec)
 
     def check_names(self, monitor: str | None, series: str | None) -> None:
         """Refuse what nobody has heard of, so that a slip of the pen does not read as all quiet.
@@ -345,10 +293,11 @@ class Service:
         _check_known([monitor], list(specs))
         for row in self.store.monitors():
             if row.name == monitor:
-                return self._job(row, specs[monitor])
+                return self.job(row, specs[monitor])
         raise UnknownMonitorError(f"monitor {monitor!r} has not been at work yet; run: anomaly backfill")
 
-    def _job(self, row: MonitorRow, spec: MonitorSpec) -> Any:
+    def job(self, row: MonitorRow, spec: MonitorSpec) -> Any:
+        """Return what a job of a monitor works at."""
         from pipelines.jobs.monitor_job import MonitorJob
 
         def progress(stage: str, share: float) -> None:

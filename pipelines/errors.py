@@ -22,6 +22,10 @@ class LostClaimError(ConflictError):
     """The lease of this run ended and another daemon may hold it; nothing was written."""
 
 
+class BusySourceError(ConflictError):
+    """Somebody else reads this source at the moment; nothing was begun."""
+
+
 class StaleEventsError(ConflictError):
     """An event changed while its scores were computed; reconcile again from the stored events."""
 

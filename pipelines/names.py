@@ -47,10 +47,12 @@ class Mode(StrEnum):
 
 
 class RunKind(StrEnum):
+    INGEST = "ingest"
+    """Take what is new from one source."""
     TICK = "tick"
-    """Ingest, then score live."""
+    """Score what came, live."""
     NIGHTLY = "nightly"
-    """Ingest, fit what is due, draw the line, rescore with hindsight, retention."""
+    """Fit what is due, draw the line, rescore with hindsight, retention."""
     RESCORE = "rescore"
     BACKFILL = "backfill"
     FIT = "fit"

@@ -388,7 +388,10 @@ class ScoreBlock:
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to work on one run until the lease ends; every commit checks the fence."""
+    """The right to work on one run until the lease ends; every commit checks the fence.
+
+    ``monitor_id`` says whose work it is, ``source`` what is read; one of them is given.
+    """
 
     run_id: int
     kind: RunKind
@@ -397,3 +400,20 @@ class Claim:
     owner: str
     fence: int
     attempts: int
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class LastRead:
+    """What the run table knows of the reads of one source.
+
+    Attributes:
+        scheduled_for: of the newest one, whatever became of it; None where there was none.
+        tried_for: when the newest one was scheduled for that ended, well or not, or failed once and is
+            tried again.
+        is_pending: one waits or is at work.
+    """
+
+    scheduled_for: datetime | None = None
+    tried_for: datetime | None = None
+    is_pending: bool = False

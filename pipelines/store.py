@@ -5,7 +5,7 @@ Times are epoch seconds unless they are datetimes; spans are half-open.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -18,6 +18,7 @@ from pipelines.records import (
     EventChange,
     EventPortrait,
     Json,
+    LastRead,
     LineRow,
     MonitorRow,
     PointBlock,
@@ -123,7 +124,14 @@ class PointStore(PointReader, Protocol):
     """Series and their points, for those that take them in."""
 
     def progress(self, source: str) -> dict[str, Json]: ...
-    def ingest(self, batch: Ingest) -> Ingested: ...
+    def ingest(self, batch: Ingest, claim: Claim | None = None) -> Ingested:
+        """Store series, points and progress of a batch in one transaction.
+
+        Raises:
+            LostClaimError: the claim's fence is not the run's any more.
+        """
+        ...
+
     def delete_points_before(self, ts: int) -> int: ...
 
 
@@ -240,12 +248,33 @@ class EventStore(Protocol):
 class RunStore(Protocol):
     """Work that is due, waiting or claimed."""
 
-    def schedule(self, kind: RunKind, monitor_id: int | None, scheduled_for: datetime) -> bool:
-        """Add a waiting run; False where (kind, monitor, scheduled_for) exists already."""
+    def schedule(
+        self, kind: RunKind, monitor_id: int | None, scheduled_for: datetime, source: str = ""
+    ) -> bool:
+        """Add a waiting run; False where (kind, monitor, source, scheduled_for) exists already."""
         ...
 
-    def claim(self, owner: str, lease_seconds: float, kinds: Sequence[RunKind] = ()) -> Claim | None:
-        """Take the oldest waiting run, or a running one whose lease ended, by one UPDATE .. RETURNING."""
+    def claim(
+        self,
+        owner: str,
+        lease_seconds: float,
+        kinds: Sequence[RunKind] = (),
+        besides: Collection[int] = (),
+    ) -> Claim | None:
+        """Take the oldest waiting run, or a running one whose lease ended, by one UPDATE .. RETURNING.
+
+        Args:
+            kinds: only of these; all where empty.
+            besides: ids of runs whose monitors and sources are left alone for now.
+        """
+        ...
+
+    def begin_read(self, source: str, at: datetime, owner: str, lease_seconds: float) -> Claim:
+        """Add a read of a source that is at work at once; one of the same moment that ended begins again.
+
+        Raises:
+            BusySourceError: somebody reads that source.
+        """
         ...
 
     def heartbeat(self, claim: Claim, lease_seconds: float) -> None: ...
@@ -255,6 +284,12 @@ class RunStore(Protocol):
         ...
 
     def last_run(self, kind: RunKind, monitor_id: int | None = None) -> datetime | None: ...
+    def last_reads(self, sources: Collection[str], until: datetime) -> dict[str, LastRead]:
+        """Return what became of the newest reads of these sources that were scheduled until then.
+
+        One that a wrong clock scheduled for later does not count.
+        """
+        ...
 
 
 class SeriesStore(PointReader, ModelStore, Protocol):

@@ -102,8 +102,8 @@ def backtest(
     now: Now = None,
 ) -> None:
     """Say how good detectors are on labelled series, with the service's own fit, score and flag."""
+    from anomaly_service import executors
     from anomaly_service.config.sections import cores
-    from anomaly_service.executors.local import LocalExecutor
     from anomaly_service.measure import backtests
     from pipelines.measure.backtest import SPLITS
 
@@ -130,7 +130,7 @@ def backtest(
         candidates = _candidates(config, names, monitor, window, alarms, baselines)
         wanted, problems = _on_folder(data, dataset, candidates, split, report is not None)
     keeper = backtests.Keeper(json_out, report / "figures" if report else None)
-    executor = LocalExecutor(jobs or cores())
+    executor = executors.build(jobs or cores())
     with tables.Stages() as stages:
         try:
             results = backtests.run(wanted, executor, keeper, stages.update, fresh=fresh)

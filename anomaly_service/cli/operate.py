@@ -28,16 +28,26 @@ def migrate(config: ConfigPath = CONFIG, now: Now = None) -> None:
 
 
 @app.command(rich_help_panel=PANEL)
-def ingest(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
+def ingest(
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--source", "-s", metavar="NAME", help="Only this source; may be repeated."),
+    ] = None,
+    config: ConfigPath = CONFIG,
+    now: Now = None,
+    as_json: AsJson = False,
+) -> None:
     """Take what is new from every source."""
+    from anomaly_service.sources.ingest import ingest_from
+
     with opened(config, now) as service:
-        found = service.ingest()
+        found = ingest_from(service.config, service.store, service.now, service.on_progress, source)
     tables.rows(
         found, list(found[0]) if found else [], as_json=as_json, empty="The config declares no source."
     )
-    failed = [source for source in found if source["error"]]
-    for source in failed:
-        typer.echo(f"error: {source['source']}: {source['error']}", err=True)
+    failed = [each for each in found if each["error"]]
+    for each in failed:
+        typer.echo(f"error: {each['source']}: {each['error']}", err=True)
     if failed:
         raise typer.Exit(1)
 

@@ -83,8 +83,10 @@ class Tried:
 
 
 def _tried(path: Path, at: datetime) -> Tried:
+    from anomaly_service.sources.ingest import ingest_from
+
     with serving(load(path), at) as service:
-        ingested = service.ingest()
+        ingested = ingest_from(service.config, service.store, service.now, service.on_progress)
         left_out = [why for each in service.backfill().values() for why in each.get("left_out_why", ())]
         return Tried(ingested, left_out, service.validate(), service.store.rows("flagged_intervals"))
 

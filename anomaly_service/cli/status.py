@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from anomaly_service.cli.tables import duration
-from anomaly_service.daemon.telemetry import left_out, unread
+from anomaly_service.daemon.telemetry import left_out
 from pipelines.times import iso
 
 if TYPE_CHECKING:
@@ -23,10 +23,12 @@ WHOLE = {"nightly", "backfill"}
 def standing(service: Service) -> Json:
     """Return what ``anomaly status`` tells: rows of the health views, and the runs that matter."""
     store = service.store
-    runs = sorted(store.rows("run_log"), key=lambda run: (run["scheduled_for"], run["run_id"]))
+    log = sorted(store.rows("run_log"), key=lambda run: (run["scheduled_for"], run["run_id"]))
+    runs = [run for run in log if run["source"] is None]
     return {
         "now": iso(service.now),
         "sources": store.rows("source_health"),
+        "reads": _reads([run for run in log if run["source"] in service.config.sources]),
         "monitors": store.rows("monitor_health", {"enabled": True}),
         "series": [row for row in store.rows("series_health") if row["state"] != "ok"],
         "waiting": service.waiting(),
@@ -36,6 +38,18 @@ def standing(service: Service) -> Json:
         "retried_runs": [run for run in runs if run["state"] in ("waiting", "running") and run["error"]],
         "left_out": _left_out(runs),
     }
+
+
+def _reads(runs: Sequence[Json]) -> list[Json]:
+    """Return of every source its last read that ended, or failed and is tried again, and the one at work."""
+    found: dict[str, Json] = {}
+    for run in runs:
+        each = found.setdefault(run["source"], {"source": run["source"], "last": None, "at_work": None})
+        if run["state"] in ("done", "failed") or run["error"]:
+            each["last"] = run
+        if run["state"] == "running":
+            each["at_work"] = run
+    return list(found.values())
 
 
 def _last(runs: Sequence[Json], kind: str) -> Json | None:
@@ -65,11 +79,10 @@ def _left_out(runs: Sequence[Json]) -> list[Json]:
 def status_lines(found: Json) -> Iterator[str]:
     """Yield the status as sentences."""
     now = found["now"]
-    tick = found["last_tick"]
-    errors = unread(tick["outcome"] or {}) if tick else {}
-    yield from (_source_line(source, now, errors.pop(source["source"], "")) for source in found["sources"])
-    # One that was never read is in no view.
-    yield from (f"Source {name} could not be read: {why}" for name, why in errors.items())
+    reads = {read["source"]: read for read in found["reads"]}
+    yield from (_source_line(source, now, reads.pop(source["source"], None)) for source in found["sources"])
+    # One that has brought no series yet is in no view.
+    yield from (f"Source {name}: no series yet.{_read_words(read, now)}" for name, read in reads.items())
     if not found["sources"]:
         yield "No points yet; run: anomaly ingest"
     yield from (_monitor_line(monitor) for monitor in found["monitors"])
@@ -84,13 +97,25 @@ def status_lines(found: Json) -> Iterator[str]:
         yield "No run failed."
 
 
-def _source_line(source: Json, now: str, error: str) -> str:
+def _source_line(source: Json, now: str, read: Json | None) -> str:
     rejected = source["rows_rejected"]
     problem = f"; {rejected:,} rows could not be read, see the rejects files" if rejected else ""
     newest = source["newest_at"]
     age = f"newest point {newest}, {_ago(newest, now)}" if newest else "no points yet"
-    last = f" The last read failed: {error}" if error else ""
-    return f"Source {source['source']}: {source['series']} series, {age}{problem}.{last}"
+    return f"Source {source['source']}: {source['series']} series, {age}{problem}.{_read_words(read, now)}"
+
+
+def _read_words(read: Json | None, now: str) -> str:
+    """Return when a source was read last, and what came of it; it follows another sentence."""
+    words = ""
+    last, at_work = (read["last"], read["at_work"]) if read else (None, None)
+    if last and last["finished_at"]:
+        words += f" Last read {last['finished_at']} ({_ago(last['finished_at'], now)})."
+    if at_work:
+        words += f" Being read since {at_work['started_at']} by {at_work['owner']}."
+    if last and last["error"] and last["state"] != "done":
+        words += f" The last read failed: {last['error']}"
+    return words
 
 
 def _monitor_line(monitor: Json) -> str:

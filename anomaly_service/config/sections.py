@@ -297,7 +297,8 @@ class MonitorSection(Section):
     )
     fit: FitSection = FitSection()
     infer_every: PositiveDuration = Field(
-        default=timedelta(minutes=5), description="Time between two looks at new points."
+        default=timedelta(minutes=5),
+        description="Time between two ticks, which score what the sources brought.",
     )
     threshold: ThresholdSection = ThresholdSection()
     policy: PolicySection = PolicySection()

@@ -1,7 +1,8 @@
 """The daemon: schedules due runs in the run table, claims them one by one, and does their work.
 
 The truth is the table. APScheduler only rings the bell, so a daemon that was killed, frozen or
-started twice finds in the table what is left to do, and nothing else.
+started twice finds in the table what is left to do, and nothing else. Sources are read in a lane of
+their own, beside the work of the monitors.
 """
 
 from __future__ import annotations
@@ -9,62 +10,31 @@ from __future__ import annotations
 import os
 import platform
 import signal
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from types import FrameType, TracebackType
-from typing import Any, ParamSpec, Protocol, Self, TypeVar
+from queue import SimpleQueue
+from types import FrameType
 
 import structlog
 
-from anomaly_service.daemon.schedule import LastRuns, MonitorSchedule, due
-from anomaly_service.daemon.telemetry import Telemetry, configure_logging, left_out, serving, unread
-from anomaly_service.errors import DatabaseUnavailableError, is_bug, report
-from pipelines.errors import LostClaimError, StoppedError
-from pipelines.failures import reason
-from pipelines.names import RunKind, RunState
-from pipelines.records import Claim, Json
-from pipelines.store import RunStore
+from anomaly_service.daemon.claimed import Worker
+from anomaly_service.daemon.patience import LONGEST_PAUSE_SECONDS, LeavingError, Patience
+from anomaly_service.daemon.reading import Reads
+from anomaly_service.daemon.schedule import Key, LastRuns, Plan, due_reads, outlook
+from anomaly_service.daemon.telemetry import Telemetry, configure_logging, log_failure, serving
+from anomaly_service.daemon.workload import Workload, open_workload
+from anomaly_service.db.lease import LEASE_SECONDS
+from anomaly_service.errors import is_bug
+from pipelines.names import RunKind
+from pipelines.records import Claim, LastRead
+from pipelines.store import Store
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 15.0
-"""Between two tries while the database is away, doubling from the first to the longest."""
-
-
-class Runner(Protocol):
-    """Does the work of one claimed run."""
-
-    def run(self, claim: Claim, now: datetime, should_stop: Callable[[], bool]) -> Json:
-        """Work on the run and return what was done.
-
-        ``more: true`` in the outcome, or in one of its parts, says that the work was bounded and
-        some is left: it is called again.
-
-        Raises:
-            StoppedError: ``should_stop`` said so between two batches.
-            LostClaimError: another daemon holds the run by now.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What a config file comes to: the store, the monitors' schedules, and who does the work."""
-
-    store: RunStore
-    monitors: tuple[MonitorSchedule, ...]
-    runner: Runner
-    close: Callable[[], None] = lambda: None
-    open_events: Callable[[], int] = lambda: 0
+READS = (RunKind.INGEST,)
+OF_MONITORS = tuple(kind for kind in RunKind if kind not in READS)
 
 
 @dataclass(frozen=True)
@@ -76,16 +46,29 @@ class Settings:
         poll_seconds: between two looks at the run table.
     """
 
-    lease_seconds: float = 60.0
+    lease_seconds: float = LEASE_SECONDS
     poll_seconds: float = 5.0
 
 
-class _LeavingError(Exception):
-    """The daemon was told to stop while it waited for the database."""
+class Bell:
+    """Wakes the thread that waits for it."""
+
+    def __init__(self) -> None:
+        # A SimpleQueue, not an Event: a signal handler may put while the main thread waits on it.
+        self._rung: SimpleQueue[None] = SimpleQueue()
+
+    def ring(self) -> None:
+        self._rung.put(None)
+
+    def wait(self) -> None:
+        """Wait until it rings; whatever rang since the last time is one ring."""
+        self._rung.get()
+        while not self._rung.empty():
+            self._rung.get()
 
 
 class Daemon:
-    """Keeps every monitor's work done, until told to stop.
+    """Keeps every source read and every monitor's work done, until told to stop.
 
     Args:
         load: reads the config and opens the store; called at start and on SIGHUP.
@@ -107,38 +90,51 @@ class Daemon:
         self._load = load
         self._clock = clock
         self._log = structlog.get_logger("anomaly.daemon")
+        self._patiently = Patience(self.telemetry, lambda: self._stopping)
         self._workload: Workload | None = None
-        self._last: dict[tuple[RunKind, int], datetime | None] = {}
-        # A SimpleQueue, not an Event: a signal handler may put while the main thread waits on it.
-        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._plan = Plan(())
+        self._planned_for: dict[str, datetime | None] = {}
+        self._last: dict[Key, datetime | None] = {}
+        self._held: dict[Key, datetime] = {}
+        self._bell, self._reads_bell = Bell(), Bell()
         self._stopping = False
         self._reload_wanted = False
-        self._database_away = False
+        self._trouble: BaseException | None = None
 
     # -- from outside -----------------------------------------------------------------
 
     def run(self) -> None:
         """Work until told to stop; see :meth:`stop`."""
-        with self._in_charge(), self._ticking():
+        with self._in_charge(), self._ticking(), self._reading():
             while not self._stopping:
-                self._look()
-                self._rest(None)
+                self._look(self._claim, self._worker())
+                self._bell.wait()
+        if self._trouble is not None:
+            raise self._trouble
 
     def drain(self) -> None:
-        """Do everything that is due by now, then return; what fails is tried as often as it may be."""
+        """Do everything that is due by now, then return; what fails is tried as often as it may be.
+
+        Sources come first, one after the other.
+        """
         with self._in_charge():
-            while self._look():
+            worker = self._worker()
+            while self._look(self._claim_read, worker) | self._look(self._claim, worker):
                 pass
 
     def stop(self) -> None:
-        """Finish or give back the run at work, then return from :meth:`run`; safe in a signal handler."""
+        """Finish or give back what is at work, then return from :meth:`run`; safe in a signal handler."""
         self._stopping = True
-        self._bell.put(None)
+        self._ring()
 
     def reload(self) -> None:
         """Read the config again before the next run; safe in a signal handler."""
         self._reload_wanted = True
-        self._bell.put(None)
+        self._ring()
+
+    def _ring(self) -> None:
+        self._bell.ring()
+        self._reads_bell.ring()
 
     # -- the loop ---------------------------------------------------------------------
 
@@ -146,19 +142,30 @@ class Daemon:
     def _in_charge(self) -> Iterator[None]:
         """Hold a workload while the context lasts, and leave quietly when told to."""
         try:
-            self._workload = self._patiently(self._load)
-            self._log.info("started", owner=self.owner, monitors=len(self._workload.monitors))
+            self._take(self._patiently(self._load))
+            self._log.info(
+                "started",
+                owner=self.owner,
+                monitors=len(self._loaded.monitors),
+                sources=len(self._loaded.sources),
+            )
             yield
-        except _LeavingError:
+        except LeavingError:
             pass
         except Exception as error:
             if is_bug(error):
-                _log_failure(self._log, "ended by a bug", error)
+                log_failure(self._log, "ended by a bug", error)
             raise
         finally:
             if self._workload is not None:
                 self._workload.close()
             self._log.info("stopped", owner=self.owner)
+
+    def _take(self, load: Workload) -> None:
+        """Work on this from now on."""
+        self._workload = load
+        self._plan, self._planned_for = self._patiently(load.plan), {}
+        self._last = {}
 
     @contextmanager
     def _ticking(self) -> Iterator[None]:
@@ -172,9 +179,8 @@ class Daemon:
             timezone=UTC,
         )
         scheduler.add_job(
-            self._bell.put,
+            self._ring,
             "interval",
-            args=[None],
             seconds=self.settings.poll_seconds,
             coalesce=True,
             misfire_grace_time=None,
@@ -185,63 +191,117 @@ class Daemon:
         finally:
             scheduler.shutdown(wait=False)
 
-    def _look(self) -> set[int]:
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Read sources as they come due while the context lasts, beside everything else."""
+        reads = Reads(
+            self._claim_read,
+            self._work_on_read,
+            self._bell.ring,
+            self._give_up,
+            self._reads_bell.wait,
+            lambda: self._stopping,
+        )
+        reads.start()
+        try:
+            yield
+        finally:
+            self.stop()
+            reads.join()
+
+    def _work_on_read(self, claim: Claim) -> bool:
+        return self._worker().work(self._loaded, claim)
+
+    def _give_up(self, trouble: BaseException) -> None:
+        """End the daemon with what nobody foresaw: without reads it would look well and be blind."""
+        self._trouble = trouble
+        self.stop()
+
+    def _look(self, claim: Callable[[Collection[int]], Claim | None], worker: Worker) -> set[int]:
         """Do all that is due, oldest first; return the runs that failed, which wait for the next look."""
         failed: set[int] = set()
         while not self._stopping:
             if self._reload_wanted:
                 self._reload()
-            self._schedule()
-            claim = self._claim(failed)
-            if claim is None:
+            claimed = claim(failed)
+            if claimed is None:
                 break
-            if not self._work(claim):
-                failed.add(claim.run_id)
+            if not worker.work(self._loaded, claimed):
+                failed.add(claimed.run_id)
         self.telemetry.beat()
         return failed
 
-    def _schedule(self) -> None:
-        """Put due runs into the table; another daemon may have done so already."""
-        monitors = self._loaded.monitors
-        for run in due(monitors, self._last_runs(), self._clock()):
+    def _worker(self) -> Worker:
+        return Worker(
+            self._clock,
+            self.telemetry,
+            self._patiently,
+            lambda: self._stopping,
+            self.settings.lease_seconds,
+        )
+
+    def _claim(self, besides: Collection[int]) -> Claim | None:
+        """Put due runs of monitors into the table, then take the oldest that is free."""
+        now = self._clock()
+        reads = self._last_reads(self._loaded.sources, now)
+        found = outlook(self._plan_as_of(reads), self._last_runs(), reads, now, self._held)
+        for run in found.due:
+            # Another daemon may have done so already.
             self._patiently(self._store.schedule, run.kind, run.monitor_id, run.scheduled_for)
             self._last[run.kind, run.monitor_id] = run.scheduled_for
+        self._held = found.held
+        return self._claim_of(OF_MONITORS, besides)
+
+    def _claim_read(self, besides: Collection[int]) -> Claim | None:
+        """Put due reads into the table, then take the oldest that is free."""
+        now, sources = self._clock(), self._plan.sources
+        reads = self._last_reads([source.name for source in sources], now)
+        for read in due_reads(sources, reads, now):
+            self._patiently(self._store.schedule, RunKind.INGEST, None, read.scheduled_for, read.source)
+        return self._claim_of(READS, besides)
+
+    def _claim_of(self, kinds: Collection[RunKind], besides: Collection[int]) -> Claim | None:
+        settings = self.settings
+        return self._patiently(self._store.claim, self.owner, settings.lease_seconds, list(kinds), besides)
+
+    def _last_reads(self, sources: Collection[str], now: datetime) -> dict[str, LastRead]:
+        return self._patiently(self._store.last_reads, sources, now)
+
+    def _plan_as_of(self, reads: dict[str, LastRead]) -> Plan:
+        """Return the plan, made anew where a read may have brought series that tell who reads what."""
+        tried = {name: read.tried_for for name, read in reads.items()}
+        if tried != self._planned_for:
+            self._plan, self._planned_for = self._patiently(self._loaded.plan), tried
+        return self._plan
 
     def _last_runs(self) -> LastRuns:
         """Return the last runs, asked of the table only once: what comes later we schedule ourselves."""
-        for monitor in self._loaded.monitors:
+        for monitor_id in self._loaded.monitors:
             for kind in (RunKind.TICK, RunKind.NIGHTLY):
-                if (kind, monitor.id) not in self._last:
-                    self._last[kind, monitor.id] = self._patiently(self._store.last_run, kind, monitor.id)
+                if (kind, monitor_id) not in self._last:
+                    self._last[kind, monitor_id] = self._patiently(self._store.last_run, kind, monitor_id)
         return self._last
-
-    def _claim(self, failed: set[int]) -> Claim | None:
-        claim = self._patiently(self._store.claim, self.owner, self.settings.lease_seconds)
-        if claim is not None and claim.run_id in failed:
-            # Where another daemon took it meanwhile, there is nothing to give back.
-            with suppress(LostClaimError):
-                self._patiently(self._store.give_back, claim)
-            return None
-        return claim
 
     def _reload(self) -> None:
         """Take the config as it is now; one that cannot be used leaves the old one in force."""
         self._reload_wanted = False
         try:
             fresh = self._patiently(self._load)
-        except _LeavingError:
+        except LeavingError:
             raise
         except Exception as error:
             told = "config not reloaded, the old one stays in force"
             if is_bug(error):
-                _log_failure(self._log, told, error)
+                log_failure(self._log, told, error)
             else:
                 self._log.error(told, reason=str(error))
             return
-        self._loaded.close()
-        self._workload = fresh
-        self._last = {}
-        self._log.info("config reloaded", monitors=len(fresh.monitors))
+        old = self._loaded
+        self._take(fresh)
+        # Reads that are still at work end under the old config: its store opens again where one asks.
+        old.close()
+        self._log.info("config reloaded", monitors=len(fresh.monitors), sources=len(fresh.sources))
+        self._reads_bell.ring()
 
     @property
     def _loaded(self) -> Workload:
@@ -249,195 +309,8 @@ class Daemon:
         return self._workload
 
     @property
-    def _store(self) -> RunStore:
+    def _store(self) -> Store:
         return self._loaded.store
-
-    # -- one run ----------------------------------------------------------------------
-
-    def _work(self, claim: Claim) -> bool:
-        """Work on a claimed run and settle it; return False where it failed and may be tried again."""
-        log = self._log.bind(run=claim.run_id, kind=str(claim.kind), monitor=self._name(claim))
-        self._note_lag(claim)
-        started = time.monotonic()
-        log.info("run started", scheduled_for=claim.scheduled_for.isoformat(), attempt=claim.attempts)
-        state = self._try(claim, log)
-        seconds = time.monotonic() - started
-        self.telemetry.run_seconds.labels(str(claim.kind), state).observe(seconds)
-        log.info("run ended", state=state, seconds=round(seconds, 3))
-        return state != "failed"
-
-    def _try(self, claim: Claim, log: Any) -> str:
-        """Return ``done``, ``failed``, ``given_back`` or ``lost``: how the run ended, here."""
-        try:
-            with _Heartbeat(self._store, claim, self.settings.lease_seconds, self.telemetry) as heart:
-                return self._do(claim, heart, log)
-        except LostClaimError:
-            # Whoever holds the run now does it again; of ours, what was committed stands.
-            self.telemetry.leases_lost.inc()
-            log.warning("lease lost, another daemon may hold the run")
-            return "lost"
-
-    def _do(self, claim: Claim, heart: _Heartbeat, log: Any) -> str:
-        if claim.monitor_id is not None and self._name(claim) is None:
-            why = f"monitor {claim.monitor_id} is not in the config any more, or disabled"
-            log.error("run refused", reason=why)
-            self._patiently(self._store.finish, claim, RunState.FAILED, {}, why)
-            return "failed"
-        try:
-            outcome = self._outcome(claim, heart)
-        except LostClaimError:
-            raise
-        except StoppedError:
-            self._patiently(self._store.give_back, claim)
-            return "given_back"
-        except Exception as error:
-            _log_failure(log, "run failed", error)
-            self._fail(claim, error)
-            return "failed"
-        try:
-            self._patiently(self._store.finish, claim, RunState.DONE, outcome)
-        except (LostClaimError, _LeavingError):
-            raise
-        except Exception as error:  # an outcome that cannot be stored must not end the daemon
-            _log_failure(log, "outcome not stored", error)
-            self._fail(claim, error)
-            return "failed"
-        self.telemetry.count(outcome)
-        for source, why in unread(outcome).items():
-            log.warning("source not read", source=source, reason=why)
-        for said in left_out(outcome):
-            log.warning("target left out", reason=said)
-        self.telemetry.events_open.set(self._patiently(self._loaded.open_events))
-        return "done"
-
-    def _outcome(self, claim: Claim, heart: _Heartbeat) -> Json:
-        """Let the runner work until nothing is left; return what all its bites did."""
-        bites: list[Json] = []
-        while not bites or _more(bites[-1]):
-            if bites and self._stopping:
-                raise StoppedError("stopped between two bites; the run goes on where it was")
-            bites.append(
-                self._loaded.runner.run(claim, self._clock(), lambda: self._stopping or heart.is_lost)
-            )
-        return bites[0] if len(bites) == 1 else {"bites": bites}
-
-    def _fail(self, claim: Claim, error: Exception) -> None:
-        """Record the failure and ask for another attempt; the store refuses one after the last."""
-        if isinstance(error, DatabaseUnavailableError) and self._is_away():
-            # Not the run's fault, so it costs no attempt.
-            self._patiently(self._store.give_back, claim)
-            return
-        self._patiently(self._store.finish, claim, RunState.WAITING, {}, reason(error))
-
-    def _name(self, claim: Claim) -> str | None:
-        """Return the name of the run's monitor; None where the config has no such monitor."""
-        return next((m.name for m in self._loaded.monitors if m.id == claim.monitor_id), None)
-
-    def _note_lag(self, claim: Claim) -> None:
-        lag = (self._clock() - claim.scheduled_for).total_seconds()
-        self.telemetry.lag_seconds.labels(str(claim.kind)).set(lag)
-
-    # -- patience ---------------------------------------------------------------------
-
-    def _patiently(self, action: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-        """Return what ``action`` returns, trying again while the database is away.
-
-        Raises:
-            _LeavingError: told to stop meanwhile.
-        """
-        pause = FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                result = action(*args, **named)
-            except DatabaseUnavailableError as error:
-                self._note_away(error)
-                if self._stopping:
-                    raise _LeavingError from error
-                self._rest(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-            else:
-                self._note_back()
-                return result
-
-    def _is_away(self) -> bool:
-        """Ask the database anything; True where it does not answer."""
-        try:
-            self._loaded.store.last_run(RunKind.TICK)
-        except DatabaseUnavailableError as error:
-            self._note_away(error)
-            return True
-        return False
-
-    def _note_away(self, error: DatabaseUnavailableError) -> None:
-        self.telemetry.beat()
-        self.telemetry.database(str(error))
-        if not self._database_away:
-            self._log.error("database away, trying until it is back", reason=str(error))
-        self._database_away = True
-
-    def _note_back(self) -> None:
-        self.telemetry.database()
-        if self._database_away:
-            self._log.info("database back")
-        self._database_away = False
-
-    def _rest(self, seconds: float | None) -> None:
-        """Wait for the bell, or, with ``seconds``, so long; a stop ends both."""
-        deadline = None if seconds is None else time.monotonic() + seconds
-        while not self._stopping:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return
-            with suppress(Empty):
-                self._bell.get(timeout=left)
-            if deadline is None:
-                # Whatever rang while a run was at work is answered by one look.
-                while not self._bell.empty():
-                    self._bell.get()
-                return
-
-
-class _Heartbeat:
-    """Keeps the lease of a run while the context lasts, from a thread of its own."""
-
-    def __init__(self, store: RunStore, claim: Claim, lease_seconds: float, telemetry: Telemetry) -> None:
-        self.is_lost = False
-        self._store = store
-        self._claim = claim
-        self._lease_seconds = lease_seconds
-        self._telemetry = telemetry
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"lease-{claim.run_id}", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _beat(self) -> None:
-        while not self._done.wait(self._lease_seconds / 3):
-            try:
-                self._store.heartbeat(self._claim, self._lease_seconds)
-            except LostClaimError:
-                self.is_lost = True
-                return
-            except DatabaseUnavailableError:
-                # The next beat may come in time; where none does, the fence refuses the commit.
-                continue
-            self._telemetry.beat()
-
-
-def _log_failure(log: Any, what: str, error: Exception) -> None:
-    """Log a failure with its traceback, and where it is a bug what to do about it."""
-    log.exception(what, **({"bug": report()} if is_bug(error) else {}))
-
-
-def _more(outcome: Mapping[str, Any]) -> bool:
-    parts = [outcome, *(part for part in outcome.values() if isinstance(part, Mapping))]
-    return any(bool(part.get("more")) for part in parts)
 
 
 @contextmanager
@@ -494,21 +367,3 @@ def run(
             daemon.drain()
         else:
             daemon.run()
-
-
-def open_workload(path: Path | str, now: datetime | None, telemetry: Telemetry) -> Workload:
-    """Return what the config file says now, with its monitors brought up to date in the database."""
-    from anomaly_service.config.load import load
-    from anomaly_service.executors.local import LocalExecutor
-    from anomaly_service.service import Service
-
-    config = load(path)
-    pool = LocalExecutor(config.workers, on_restart=telemetry.worker_restarts.inc)
-    service = Service(config, now=now, executor=pool)
-    try:
-        monitors = tuple(MonitorSchedule.of(row.id, spec) for row, spec in service.sync())
-    except BaseException:
-        service.close()
-        raise
-    store = service.store
-    return Workload(store, monitors, service, service.close, lambda: len(store.rows("open_events")))

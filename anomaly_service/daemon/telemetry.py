@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from anomaly_service.errors import is_bug, report
 from pipelines.records import Json
 
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)[^/\s]+(@)")
@@ -40,8 +41,20 @@ class Telemetry:
         self._trouble = ""
         self.registry = registry = CollectorRegistry()
         self.points = Counter("anomaly_points_ingested", "New and corrected points", registry=registry)
+        self.source_reads = Counter(
+            "anomaly_source_reads", "Reads of a source", ["source", "state"], registry=registry
+        )
         self.source_errors = Counter(
-            "anomaly_source_errors", "Looks at a source that could not be read", ["source"], registry=registry
+            "anomaly_source_errors",
+            "Reads of a source that failed in part or whole",
+            ["source"],
+            registry=registry,
+        )
+        self.source_lag_seconds = Gauge(
+            "anomaly_source_lag_seconds",
+            "How far the newest point of a source lay behind the clock after the last read",
+            ["source"],
+            registry=registry,
         )
         self.scores = Counter("anomaly_scores_written", "Score rows written", registry=registry)
         self.events = Counter("anomaly_events_appeared", "Events that appeared", registry=registry)
@@ -74,12 +87,21 @@ class Telemetry:
         self.database_up.set(0 if trouble else 1)
 
     def count(self, outcome: Mapping[str, Any]) -> None:
-        """Add up what a run's outcome says it did."""
-        self.points.inc(_total(outcome, ("new", "changed"), within="ingested"))
+        """Add up what the outcome of a monitor's run says it did."""
         self.scores.inc(_total(outcome, ("rows",)))
         self.events.inc(_total(outcome, ("appeared",)))
-        for source in unread(outcome):
+
+    def count_read(self, source: str, outcome: Mapping[str, Any], lag_seconds: float | None) -> None:
+        """Add up what the outcome of a read says it did.
+
+        Args:
+            lag_seconds: how far the newest point of the source lies behind; None where it has none.
+        """
+        self.points.inc(outcome.get("new", 0) + outcome.get("changed", 0))
+        if outcome.get("error"):
             self.source_errors.labels(source).inc()
+        if lag_seconds is not None:
+            self.source_lag_seconds.labels(source).set(lag_seconds)
 
     def health(self) -> tuple[bool, Json]:
         """Return whether all is well, and what to show for it."""
@@ -93,23 +115,10 @@ class Telemetry:
         return True, body
 
 
-def unread(outcome: Mapping[str, Any]) -> dict[str, str]:
-    """Return why sources could not be read in a run, by name; empty where all could.
-
-    >>> unread({"ingested": [{"source": "a", "error": ""}, {"source": "b", "error": "b: no such table"}]})
-    {'b': 'b: no such table'}
-    """
-    looks = outcome.get("ingested", ())
-    found = {each["source"]: each["error"] for each in looks if each.get("error")}
-    for bite in outcome.get("bites", ()):
-        found |= unread(bite)
-    return found
-
-
 def left_out(outcome: Mapping[str, Any]) -> list[str]:
     """Return which targets a run left out, each with the reason, as far as it tells them.
 
-    >>> left_out({"ingested": [], "load": {"rows": 7, "left_out": 1, "left_out_why": ["a: not scored"]}})
+    >>> left_out({"load": {"rows": 7, "left_out": 1, "left_out_why": ["a: not scored"]}})
     ['a: not scored']
     """
     parts = [outcome, *(part for part in outcome.values() if isinstance(part, Mapping))]
@@ -118,15 +127,13 @@ def left_out(outcome: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(told))
 
 
-def _total(outcome: Any, names: tuple[str, ...], within: str = "") -> float:
-    """Return the sum of the named numbers anywhere in an outcome, or only below the key ``within``."""
+def _total(outcome: Any, names: tuple[str, ...]) -> float:
+    """Return the sum of the named numbers anywhere in an outcome."""
     if isinstance(outcome, Mapping):
-        if within:
-            return sum(_total(v, names, "" if k == within else within) for k, v in outcome.items())
         own = sum(v for k, v in outcome.items() if k in names and isinstance(v, int | float))
         return own + sum(_total(v, names) for v in outcome.values())
     if isinstance(outcome, list | tuple):
-        return sum(_total(each, names, within) for each in outcome)
+        return sum(_total(each, names) for each in outcome)
     return 0
 
 
@@ -228,3 +235,8 @@ def hide_passwords(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableM
 
 def _hidden(value: Any) -> Any:
     return _PASSWORD.sub(r"\1***\2", value) if isinstance(value, str) else value
+
+
+def log_failure(log: Any, what: str, error: Exception) -> None:
+    """Log a failure with its traceback, and where it is a bug what to do about it."""
+    log.exception(what, **({"bug": report()} if is_bug(error) else {}))

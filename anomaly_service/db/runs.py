@@ -2,23 +2,38 @@
 
 A claim is a row taken by one UPDATE with a lease on the database's clock and a fence, a number that
 grows with every claim. Whoever was frozen past the lease finds another fence, or a lapsed lease, and
-cannot commit. Runs of the same monitor never run side by side.
+cannot commit. Runs of the same monitor, or of the same source, never run side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, exists, func, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Exists,
+    Select,
+    and_,
+    case,
+    exists,
+    func,
+    null,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from anomaly_service.db.engine import db_now
 from anomaly_service.db.sql import add_one, upsert
 from anomaly_service.db.tables import Run
-from pipelines.errors import LostClaimError
+from pipelines.errors import BusySourceError, LostClaimError
 from pipelines.names import RunKind, RunState
-from pipelines.records import Claim, Json
+from pipelines.records import Claim, Json, LastRead
+from pipelines.times import iso
 
 # Any number: claims queue for a moment, so that two cannot take two runs of one monitor.
 _CLAIM_LOCK = 7_236_002
@@ -28,61 +43,122 @@ COMMAND = "command"
 
 WAITING, RUNNING = RunState.WAITING.value, RunState.RUNNING.value
 
+KEY = ("kind", "monitor_key", "source", "scheduled_for")
+"""What tells two runs apart."""
+CLAIMED = (
+    Run.id,
+    Run.kind,
+    Run.monitor_id,
+    Run.source,
+    Run.scheduled_for,
+    Run.owner,
+    Run.fence,
+    Run.attempts,
+)
 
-def schedule(connection: Connection, kind: RunKind, monitor_id: int | None, scheduled_for: datetime) -> bool:
+
+def schedule(
+    connection: Connection, kind: RunKind, monitor_id: int | None, scheduled_for: datetime, source: str
+) -> bool:
     """Add a waiting run; False where it exists."""
-    row = {
+    row = _new(connection, kind, monitor_id, source, scheduled_for)
+    return add_one(connection, Run, {**row, "state": WAITING, "owner": "", "attempts": 0}, KEY)
+
+
+def _new(
+    connection: Connection, kind: RunKind, monitor_id: int | None, source: str, at: datetime
+) -> dict[str, Any]:
+    """Return what every new run begins with."""
+    return {
         "kind": RunKind(kind).value,
         "monitor_id": monitor_id,
         "monitor_key": monitor_id or 0,
-        "scheduled_for": _seconds(scheduled_for),
-        "state": WAITING,
-        "owner": "",
+        "source": source,
+        "scheduled_for": _seconds(at),
         "fence": 0,
-        "attempts": 0,
         "created_at": connection.scalar(select(db_now())),
         "error": "",
     }
-    return add_one(connection, Run, row, ["kind", "monitor_key", "scheduled_for"])
 
 
 def claim(
-    connection: Connection, owner: str, lease_seconds: float, kinds: Sequence[RunKind], max_attempts: int
+    connection: Connection,
+    owner: str,
+    lease_seconds: float,
+    kinds: Sequence[RunKind],
+    besides: Collection[int],
+    max_attempts: int,
 ) -> Claim | None:
     """Take the oldest run that waits or whose lease lapsed; None where there is none to take."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CLAIM_LOCK})
+    _queue(connection)
     _give_up(connection, max_attempts)
     statement = (
         update(Run)
-        .where(Run.id == _next(kinds).scalar_subquery())
-        .values(
-            state=RUNNING,
-            owner=owner,
-            fence=Run.fence + 1,
-            attempts=Run.attempts + 1,
-            lease_until=db_now() + lease_seconds,
-            started_at=db_now(),
-            finished_at=None,
-        )
-        .returning(Run.id, Run.kind, Run.monitor_id, Run.scheduled_for, Run.fence, Run.attempts)
+        .where(Run.id == _next(kinds, besides).scalar_subquery())
+        .values(**_taken(owner, lease_seconds), attempts=Run.attempts + 1)
+        .returning(*CLAIMED)
     )
     row = connection.execute(statement).one_or_none()
-    return None if row is None else _claim(row, owner)
+    return None if row is None else _claim(row)
 
 
-def _next(kinds: Sequence[RunKind]) -> Select[Any]:
+def begin_read(connection: Connection, source: str, at: datetime, owner: str, lease_seconds: float) -> Claim:
+    """Add a read of a source that is at work at once.
+
+    One of the same moment, which had ended, begins again under a new fence.
+
+    Raises:
+        BusySourceError: somebody reads that source.
+    """
+    _queue(connection)
+    of_source = (Run.kind == RunKind.INGEST.value, Run.monitor_key == 0, Run.source == source)
+    at_work = select(Run.owner, Run.started_at).where(*of_source, Run.state == RUNNING)
+    busy = connection.execute(at_work.where(Run.lease_until > db_now())).first()
+    if busy is not None:
+        raise BusySourceError(
+            f"source {source} is being read by {busy.owner} since {iso(_moment(busy.started_at))}; "
+            "`anomaly status` says what comes of it"
+        )
+    schedule(connection, RunKind.INGEST, None, at, source)
+    anew = {**_taken(owner, lease_seconds), "attempts": 1, "error": "", "outcome": null()}
+    mine = update(Run).where(*of_source, Run.scheduled_for == _seconds(at)).values(**anew)
+    return _claim(connection.execute(mine.returning(*CLAIMED)).one())
+
+
+def _queue(connection: Connection) -> None:
+    """Wait for whoever claims at this moment; SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CLAIM_LOCK})
+
+
+def _taken(owner: str, lease_seconds: float) -> dict[str, Any]:
+    """Return what a run has from the moment on at which somebody takes it."""
+    return {
+        "state": RUNNING,
+        "owner": owner,
+        "fence": Run.fence + 1,
+        "lease_until": db_now() + lease_seconds,
+        "started_at": db_now(),
+        "finished_at": None,
+    }
+
+
+def _next(kinds: Sequence[RunKind], besides: Collection[int]) -> Select[Any]:
     other = Run.__table__.alias()
-    busy = exists().where(
-        other.c.monitor_key == Run.monitor_key,
-        other.c.state == RUNNING,
-        other.c.lease_until > db_now(),
-    )
+    busy = _of_the_same(other).where(other.c.state == RUNNING, other.c.lease_until > db_now())
     free = or_(Run.state == WAITING, and_(Run.state == RUNNING, Run.lease_until <= db_now()))
-    query = select(Run.id).where(free, ~busy).order_by(Run.scheduled_for, Run.id).limit(1)
+    query = select(Run.id).where(free, ~busy)
+    if besides:
+        query = query.where(~_of_the_same(other).where(other.c.id.in_(sorted(besides))))
+    query = query.order_by(Run.scheduled_for, Run.id).limit(1)
     if kinds:
         query = query.where(Run.kind.in_([RunKind(kind).value for kind in kinds]))
     return query.with_for_update(skip_locked=True)
+
+
+def _of_the_same(other: Any) -> Exists:
+    """True of a run beside which the other table has one of the same monitor or source."""
+    return exists().where(other.c.monitor_key == Run.monitor_key, other.c.source == Run.source)
 
 
 def _give_up(connection: Connection, max_attempts: int) -> None:
@@ -100,15 +176,16 @@ def _keep(error: str) -> ColumnElement[str]:
     return case((Run.error == "", error), else_=Run.error + "; " + error)
 
 
-def _claim(row: Any, owner: str) -> Claim:
+def _claim(row: Any) -> Claim:
     return Claim(
         run_id=row.id,
         kind=RunKind(row.kind),
         monitor_id=row.monitor_id,
         scheduled_for=_moment(row.scheduled_for),
-        owner=owner,
+        owner=row.owner,
         fence=row.fence,
         attempts=row.attempts,
+        source=row.source,
     )
 
 
@@ -174,21 +251,16 @@ def note(
     """Put work that nobody claimed, a person's command, among the runs as one that ended just now."""
     now = connection.scalar(select(db_now())) or 0.0
     row = {
-        "kind": RunKind(kind).value,
-        "monitor_id": monitor_id,
-        "monitor_key": monitor_id,
-        "scheduled_for": _seconds(at),
+        **_new(connection, kind, monitor_id, "", at),
         "state": RunState(state).value,
         "owner": COMMAND,
-        "fence": 0,
         "attempts": 1,
-        "created_at": now,
         "started_at": now - seconds,
         "finished_at": now,
         "outcome": outcome,
         "error": error,
     }
-    upsert(connection, Run, [row], ["kind", "monitor_key", "scheduled_for"])
+    upsert(connection, Run, [row], KEY)
 
 
 def _still(claim: Claim) -> tuple[ColumnElement[bool], ...]:
@@ -202,6 +274,29 @@ def last(connection: Connection, kind: RunKind, monitor_id: int | None) -> datet
     )
     found = connection.scalar(query)
     return None if found is None else _moment(found)
+
+
+def last_read(connection: Connection, source: str, until: datetime) -> LastRead:
+    """Return what became of the newest reads of a source that were scheduled until then."""
+    reads = (
+        select(Run.scheduled_for)
+        .where(
+            Run.kind == RunKind.INGEST.value,
+            Run.monitor_key == 0,
+            Run.source == source,
+            Run.scheduled_for <= _seconds(until),
+        )
+        .order_by(Run.scheduled_for.desc())
+        .limit(1)
+    )
+    pending = Run.state.in_([WAITING, RUNNING])
+    newest = connection.scalar(reads)
+    tried = connection.scalar(reads.where(or_(~pending, Run.error != "")))
+    return LastRead(
+        None if newest is None else _moment(newest),
+        None if tried is None else _moment(tried),
+        connection.scalar(reads.where(pending)) is not None,
+    )
 
 
 def _seconds(moment: datetime) -> float:

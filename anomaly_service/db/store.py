@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Self
@@ -22,6 +22,7 @@ from pipelines.records import (
     Event,
     EventPortrait,
     Json,
+    LastRead,
     LineRow,
     MonitorRow,
     PointBlock,
@@ -84,10 +85,14 @@ class SqlStore:
         with self._read() as connection:
             return points.progress(connection, source)
 
-    def ingest(self, batch: Ingest) -> Ingested:
-        """Store series, points and progress of a batch; values that are not finite count as rejected."""
+    def ingest(self, batch: Ingest, claim: Claim | None = None) -> Ingested:
+        """Store series, points and progress of a batch; values that are not finite count as rejected.
+
+        Raises:
+            LostClaimError: the lease of the claim lapsed or its fence is not the run's any more.
+        """
         self._bulk.make_room(self.engine, "points", batch.points.ts[np.isfinite(batch.points.value)])
-        with self._write() as connection:
+        with self._write(claim) as connection:
             done = points.ingest(connection, self._bulk, batch)
             failpoint("ingest-before-commit")
         failpoint("ingest-after-commit")
@@ -289,15 +294,37 @@ class SqlStore:
 
     # runs
 
-    def schedule(self, kind: RunKind, monitor_id: int | None, scheduled_for: datetime) -> bool:
-        """Add a waiting run; False where (kind, monitor, scheduled_for) exists already."""
+    def schedule(
+        self, kind: RunKind, monitor_id: int | None, scheduled_for: datetime, source: str = ""
+    ) -> bool:
+        """Add a waiting run; False where (kind, monitor, source, scheduled_for) exists already."""
         with self._write() as connection:
-            return runs.schedule(connection, kind, monitor_id, scheduled_for)
+            return runs.schedule(connection, kind, monitor_id, scheduled_for, source)
 
-    def claim(self, owner: str, lease_seconds: float, kinds: Sequence[RunKind] = ()) -> Claim | None:
-        """Take the oldest run that waits or whose lease lapsed, unless its monitor is being worked on."""
+    def claim(
+        self,
+        owner: str,
+        lease_seconds: float,
+        kinds: Sequence[RunKind] = (),
+        besides: Collection[int] = (),
+    ) -> Claim | None:
+        """Take the oldest run that waits or whose lease lapsed, unless its monitor or source is worked on.
+
+        Args:
+            kinds: only of these; all where empty.
+            besides: ids of runs whose monitors and sources are left alone for now.
+        """
         with self._write() as connection:
-            return runs.claim(connection, owner, lease_seconds, kinds, self.max_attempts)
+            return runs.claim(connection, owner, lease_seconds, kinds, besides, self.max_attempts)
+
+    def begin_read(self, source: str, at: datetime, owner: str, lease_seconds: float) -> Claim:
+        """Add a read of a source that is at work at once; one of the same moment that ended begins again.
+
+        Raises:
+            BusySourceError: somebody reads that source.
+        """
+        with self._write() as connection:
+            return runs.begin_read(connection, source, at, owner, lease_seconds)
 
     def heartbeat(self, claim: Claim, lease_seconds: float) -> None:
         """Extend the lease.
@@ -339,6 +366,11 @@ class SqlStore:
         """Return the newest time for which such a run was scheduled, whatever became of it."""
         with self._read() as connection:
             return runs.last(connection, kind, monitor_id)
+
+    def last_reads(self, sources: Collection[str], until: datetime) -> dict[str, LastRead]:
+        """Return what became of the newest reads of these sources that were scheduled until then."""
+        with self._read() as connection:
+            return {source: runs.last_read(connection, source, until) for source in sources}
 
     # what people see
 

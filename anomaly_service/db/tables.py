@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-HEAD = "0003"
+HEAD = "0004"
 """The revision of ``migrations/`` that this code reads and writes; a test compares both."""
 
 Searchable = JSON().with_variant(JSONB(), "postgresql")
@@ -305,11 +305,14 @@ class EventPortraitTable(Base):
 
 
 class Run(Base):
-    """One scheduled piece of work. ``monitor_key`` is ``monitor_id`` or 0, as NULLs are never equal."""
+    """One scheduled piece of work, of a monitor or of a source.
+
+    ``monitor_key`` is ``monitor_id`` or 0 and ``source`` a name or empty, as NULLs are never equal.
+    """
 
     __tablename__ = "run"
     __table_args__ = (
-        UniqueConstraint("kind", "monitor_key", "scheduled_for"),
+        UniqueConstraint("kind", "monitor_key", "source", "scheduled_for"),
         Index(None, "state", "scheduled_for"),
     )
 
@@ -317,6 +320,7 @@ class Run(Base):
     kind: Mapped[str] = mapped_column(Text)
     monitor_id: Mapped[int | None] = mapped_column(ForeignKey("monitor.id"))
     monitor_key: Mapped[int] = mapped_column(Integer)
+    source: Mapped[str] = mapped_column(Text, server_default="")
     scheduled_for: Mapped[float] = mapped_column(Double)
     state: Mapped[str] = mapped_column(Text)
     owner: Mapped[str] = mapped_column(Text)

@@ -233,6 +233,7 @@ SELECT
     run.finished_at - run.started_at AS duration_seconds,
     @time(run.lease_until) AS lease_until,
     run.outcome AS outcome,
-    run.error AS error
+    run.error AS error,
+    nullif(run.source, '') AS source
 FROM run
 LEFT JOIN monitor ON monitor.id = run.monitor_id

@@ -1,0 +1,45 @@
+"""Where heavy work runs: one file per kind of executor, found by entry point and built here alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipelines.executor import Executor
+
+GROUP = "anomaly_service.executors"
+LOCAL = "local"
+"""Processes on this machine."""
+
+
+def kinds() -> list[str]:
+    """Return the kinds of all installed executors, sorted; imports none of them."""
+    return sorted(_entries())
+
+
+def build(workers: int, *, kind: str = LOCAL, on_restart: Callable[[], None] = lambda: None) -> Executor:
+    """Return an executor; nothing is started before its first use.
+
+    A package adds a kind by an entry point of the group ``anomaly_service.executors`` that names
+    what takes ``workers`` and ``on_restart`` and returns an ``Executor``.
+
+    Args:
+        workers: processes that work at once.
+        on_restart: called when workers that died are replaced.
+
+    Raises:
+        ValueError: nobody declares that kind; the message lists those there are.
+    """
+    entries = _entries()
+    if kind not in entries:
+        raise ValueError(f"no executor of kind {kind!r}; installed: {', '.join(kinds())}")
+    made: Executor = entries[kind].load()(workers, on_restart=on_restart)
+    return made
+
+
+@cache
+def _entries() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}

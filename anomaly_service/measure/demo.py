@@ -11,6 +11,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from anomaly_service.errors import NotADemoError
+from anomaly_service.sources.ingest import ingest_from
 from pipelines.measure.demo_report import DemoReport, Flagged, Incident, Watched, compare
 from pipelines.names import AUTO
 from pipelines.records import Json
@@ -83,7 +84,7 @@ def simulated(seed: int, weeks: int, now: datetime | None) -> Simulation:
 
 def run(service: Service) -> DemoReport:
     """Ingest, backfill and rescore one night; return how it compares with what was planted."""
-    service.ingest()
+    ingest_from(service.config, service.store, service.now, service.on_progress)
     service.backfill()
     service.nightly()
     return report(service, service.config.path.parent / "incidents.csv")

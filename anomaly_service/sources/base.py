@@ -31,6 +31,17 @@ class SourceConfig(Section):
         "(UTC where not given). Timestamps without a zone are refused where it is not given.",
     )
 
+    every: PositiveDuration | None = Field(
+        default=None,
+        description="Time between two reads; the shortest `infer_every` of the monitors that read it where "
+        "not given.",
+    )
+
+    @property
+    def every_seconds(self) -> int | None:
+        """Return the seconds between two reads; None where the monitors say how often."""
+        return None if self.every is None else max(1, whole_seconds(self.every))
+
     def spec(self, source: str, metric: str, labels: dict[str, str]) -> SeriesSpec:
         """Return one series as this source declares it."""
         return SeriesSpec(

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from anomaly_service.errors import SourceError
+from anomaly_service.db.lease import LEASE_SECONDS, Lease
+from anomaly_service.db.runs import COMMAND
+from anomaly_service.errors import DatabaseError, SourceError, UnknownSourceError
 from anomaly_service.sources.base import Reading, Reject, Source
-from pipelines.records import Json
-from pipelines.store import Ingest, PointStore
+from pipelines.errors import BusySourceError, LostClaimError
+from pipelines.failures import reason
+from pipelines.names import RunState
+from pipelines.records import Claim, Json
+from pipelines.store import Ingest, Store
+
+if TYPE_CHECKING:
+    from anomaly_service.config.sections import Config
+
+Progress = Callable[[str, float], None]
+
+ASK_AGAIN_SECONDS = 0.2
+"""Between two looks whether somebody who reads the same source has ended."""
 
 ROTATE_BYTES = 64 << 20
 """A rejects file of 64 MiB is put aside as ``.old``, in place of the one before."""
@@ -37,63 +55,151 @@ class SourceOutcome:
     error: str = ""
 
 
+def ingest_from(
+    config: Config,
+    store: Store,
+    now: datetime,
+    on_progress: Progress = lambda stage, share: None,
+    only: Sequence[str] | None = None,
+) -> list[Json]:
+    """Read the sources of a config, as :func:`ingest` does.
+
+    Args:
+        only: names of those that are read; all where None.
+
+    Raises:
+        UnknownSourceError: the config declares no source of a name.
+    """
+    for name in only or ():
+        if name not in config.sources:
+            raise UnknownSourceError(
+                f"no source named {name!r}; the config declares {', '.join(config.sources) or 'none'}"
+            )
+    wanted = [source for source in config.build_sources() if only is None or source.name in only]
+    return ingest(store, wanted, now, on_progress, rejects=config.rejects_folder)
+
+
 def ingest(
-    store: PointStore,
+    store: Store,
     sources: Sequence[Source],
     now: datetime,
-    on_progress: Callable[[str, float], None] = lambda stage, share: None,
+    on_progress: Progress = lambda stage, share: None,
     *,
     rejects: Path | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    patience_seconds: float = LEASE_SECONDS,
 ) -> list[Json]:
-    """Store everything new of every source; one that fails does not keep the others from it.
+    """Store everything new of every source, one after the other; one that fails keeps nobody from it.
+
+    Each read is a run of its own, so that a daemon never reads the same source meanwhile.
 
     Args:
         now: the current time, aware.
         on_progress: called after every batch with ``ingest`` and the share that is done.
         rejects: folder of the rejects files; None writes none.
-        should_stop: asked between two batches; what is stored stands, the rest comes next time.
+        patience_seconds: how long to wait for somebody who reads the same source.
 
     Returns:
         The fields of ``SourceOutcome`` for every source, in order.
 
     Raises:
         DatabaseError: from the store; the batch it happened in is read again next time.
+        LostClaimError: this process was frozen for so long that another may read the source by now.
     """
     outcomes = []
     for i, source in enumerate(sources):
-        outcome = SourceOutcome(source.name)
-        for share in _batches(store, source, now, outcome, rejects):
-            on_progress("ingest", (i + share) / len(sources))
-            if should_stop():
-                break
-        outcomes.append(asdict(outcome))
-        if should_stop():
-            break
+
+        def on_share(share: float, done: int = i) -> None:
+            on_progress("ingest", (done + share) / len(sources))
+
+        try:
+            claim = _begun(store, source.name, now, patience_seconds)
+        except BusySourceError as error:
+            outcomes.append(SourceOutcome(source.name, error=str(error)))
+        else:
+            outcomes.append(_run(store, source, now, claim, rejects, on_share))
     on_progress("ingest", 1.0)
-    return outcomes
+    return [asdict(outcome) for outcome in outcomes]
 
 
-def _batches(
-    store: PointStore, source: Source, now: datetime, outcome: SourceOutcome, rejects: Path | None
-) -> Iterator[float]:
-    """Store batch by batch; yields the share of the source that is done."""
+def _begun(store: Store, source: str, now: datetime, patience_seconds: float) -> Claim:
+    """Begin a read, once whoever reads the source has ended."""
+    owner = f"{COMMAND}:{platform.node()}:{os.getpid()}"
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return store.begin_read(source, now, owner, LEASE_SECONDS)
+        except BusySourceError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(ASK_AGAIN_SECONDS)
+
+
+def _run(
+    store: Store,
+    source: Source,
+    now: datetime,
+    claim: Claim,
+    rejects: Path | None,
+    on_share: Callable[[float], None],
+) -> SourceOutcome:
+    """Read a source under a claim and say in its run what became of it."""
+    try:
+        with Lease(store, claim):
+            outcome = read(store, source, now, claim=claim, rejects=rejects, on_share=on_share)
+    except BaseException as error:
+        # Where it is the database that is away, or somebody else has the run, there is no place to note it.
+        with suppress(DatabaseError, LostClaimError):
+            store.finish(claim, RunState.FAILED, {}, reason(error))
+        raise
+    store.finish(claim, RunState.FAILED if outcome.error else RunState.DONE, asdict(outcome), outcome.error)
+    return outcome
+
+
+def read(
+    store: Store,
+    source: Source,
+    now: datetime,
+    *,
+    claim: Claim | None = None,
+    rejects: Path | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_share: Callable[[float], None] = lambda share: None,
+) -> SourceOutcome:
+    """Store everything new of one source, batch by batch.
+
+    Args:
+        claim: checked by every batch.
+        should_stop: asked between two batches; what is stored stands, the rest comes next time.
+        on_share: called after every batch with the share that is done.
+
+    Raises:
+        LostClaimError: another may read the source by now; the batch was not stored.
+    """
+    outcome = SourceOutcome(source.name)
     try:
         for batch in source.read(store.progress(source.name), now=now):
-            _store(store, batch, outcome, now, rejects)
-            yield batch.share if isinstance(batch, Reading) else 0.0
+            _store(store, batch, outcome, now, claim, rejects)
+            on_share(batch.share if isinstance(batch, Reading) else 0.0)
+            if should_stop():
+                break
     except SourceError as error:
         outcome.error = str(error)
+    return outcome
 
 
 def _store(
-    store: PointStore, batch: Ingest, outcome: SourceOutcome, now: datetime, rejects: Path | None
+    store: Store,
+    batch: Ingest,
+    outcome: SourceOutcome,
+    now: datetime,
+    claim: Claim | None,
+    rejects: Path | None,
 ) -> None:
     """Store a batch, and note what it brought."""
     if isinstance(batch, Reading) and batch.rejects and rejects is not None:
         # Before the batch is stored: a crash in between lists a row twice rather than never.
         outcome.rejects_file = str(write_rejects(rejects, batch.source, batch.rejects, now))
-    done = store.ingest(batch)
+    done = store.ingest(batch, claim)
     outcome.new += done.new
     outcome.changed += done.changed
     outcome.unchanged += done.unchanged

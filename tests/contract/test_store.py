@@ -19,7 +19,7 @@ from sqlalchemy import text
 from anomaly_service.db import events
 from anomaly_service.db.store import SqlStore
 from anomaly_service.errors import InvalidError, ReviewedEventError, UnknownEventError, UnstorableError
-from pipelines.errors import LostClaimError, StaleEventsError
+from pipelines.errors import BusySourceError, LostClaimError, StaleEventsError
 from pipelines.names import Kind, Mode, RunKind, RunState, Status, Verdict
 from pipelines.records import (
     CalibrationRow,
@@ -28,12 +28,18 @@ from pipelines.records import (
     EventChange,
     EventPortrait,
     Interval,
+    LastRead,
     LineRow,
     PointBlock,
     ScoreBlock,
     SeriesSpec,
 )
-from pipelines.store import Batch, Ingest, NewVersion, Store
+from pipelines.store import (
+    Batch,
+    Ingest,
+    NewVersion,
+    Store,
+)
 
 NOON = datetime(2025, 3, 1, 12, tzinfo=UTC)
 T0 = int(NOON.timestamp())
@@ -818,6 +824,19 @@ def test_a_run_is_scheduled_once(store: SqlStore) -> None:
     assert (store.last_run(RunKind.TICK), store.last_run(RunKind.NIGHTLY)) == (NOON, None)
 
 
+def test_a_read_is_scheduled_once_for_each_source(store: SqlStore) -> None:
+    for source in ("files", "warehouse"):
+        assert store.schedule(RunKind.INGEST, None, NOON, source)
+        assert not store.schedule(RunKind.INGEST, None, NOON.astimezone(), source)
+    rows = store.rows("run_log")
+    assert sorted((row["kind"], row["source"]) for row in rows) == [
+        ("ingest", "files"),
+        ("ingest", "warehouse"),
+    ]
+    store.schedule(RunKind.TICK, None, NOON)
+    assert [row["source"] for row in store.rows("run_log", {"kind": "tick"})] == [None]
+
+
 def test_a_naive_time_is_refused(store: SqlStore) -> None:
     with pytest.raises(ValueError, match="expected an aware datetime, got 2025-03-01T12:00:00"):
         store.schedule(RunKind.TICK, None, NOON.replace(tzinfo=None))
@@ -865,6 +884,136 @@ def test_runs_of_one_monitor_never_run_side_by_side(store: SqlStore) -> None:
     third = store.claim("z", 60)
     assert third is not None
     assert (third.monitor_id, third.kind) == (a, RunKind.NIGHTLY)
+
+
+def test_reads_of_one_source_never_run_side_by_side(store: SqlStore) -> None:
+    later = NOON + timedelta(minutes=5)
+    for at, source in ((NOON, "files"), (later, "files"), (later, "warehouse")):
+        store.schedule(RunKind.INGEST, None, at, source)
+    first, second = store.claim("x", 60), store.claim("y", 60)
+    assert first is not None
+    assert second is not None
+    assert [(one.source, one.scheduled_for) for one in (first, second)] == [
+        ("files", NOON),
+        ("warehouse", later),
+    ]
+    assert store.claim("z", 60) is None
+    with pytest.raises(BusySourceError, match="source files is being read by x since 20"):
+        store.begin_read("files", NOON, "z", 60)
+    store.finish(first, RunState.FAILED, {}, "disk on fire")
+    third = store.claim("z", 60)
+    assert third is not None
+    assert (third.source, third.scheduled_for) == ("files", later)
+
+
+def test_a_read_and_the_work_of_monitors_run_side_by_side(store: SqlStore) -> None:
+    (monitor,) = store.sync_monitors({"m": {}})
+    for source in ("", "files"):
+        store.schedule(RunKind.TICK if source == "" else RunKind.INGEST, None, NOON, source)
+    store.schedule(RunKind.TICK, monitor.id, NOON)
+    assert all(store.claim("x", 60) is not None for _ in range(3))
+
+
+def test_a_run_that_is_left_for_later_holds_up_nobody(store: SqlStore) -> None:
+    for minute in range(2):
+        store.schedule(RunKind.INGEST, None, NOON + timedelta(minutes=minute), f"source {minute}")
+    first = store.claim("me", 60)
+    assert first is not None
+    store.give_back(first)
+    second = store.claim("me", 60, besides=[first.run_id])
+    assert second is not None
+    assert second.source == "source 1"
+    assert store.claim("me", 60, besides=[first.run_id]) is None
+
+
+def test_what_failed_keeps_its_place_before_the_later_work_of_its_monitor(store: SqlStore) -> None:
+    a, b = (row.id for row in store.sync_monitors({"a": {}, "b": {}}))
+    for kind, monitor, minute in ((RunKind.NIGHTLY, a, 0), (RunKind.TICK, a, 1), (RunKind.TICK, b, 2)):
+        store.schedule(kind, monitor, NOON + timedelta(minutes=minute))
+    night = store.claim("me", 60)
+    assert night is not None
+    store.finish(night, RunState.WAITING, {}, "no luck")
+    other = store.claim("me", 60, besides=[night.run_id])
+    assert other is not None
+    assert other.monitor_id == b
+    assert store.claim("me", 60, besides=[night.run_id]) is None
+
+
+def test_a_read_that_begins_at_once_keeps_others_from_the_source(store: SqlStore) -> None:
+    store.schedule(RunKind.INGEST, None, NOON - timedelta(minutes=5), "files")
+    mine = store.begin_read("files", NOON, "me", 60)
+    assert (mine.kind, mine.source, mine.scheduled_for, mine.owner, mine.attempts) == (
+        RunKind.INGEST,
+        "files",
+        NOON,
+        "me",
+        1,
+    )
+    assert store.claim("you", 60) is None
+    with pytest.raises(BusySourceError):
+        store.begin_read("files", NOON, "you", 60)
+    store.finish(mine, RunState.DONE, {"new": 3})
+    waiting = store.claim("you", 60)
+    assert waiting is not None
+    assert waiting.scheduled_for == NOON - timedelta(minutes=5)
+
+
+def test_a_read_of_a_moment_that_had_one_begins_again_under_another_fence(store: SqlStore) -> None:
+    first = store.begin_read("files", NOON, "me", 60)
+    store.finish(first, RunState.FAILED, {"new": 3}, "no such file")
+    again = store.begin_read("files", NOON, "me", 60)
+    assert (again.run_id, again.fence, again.attempts) == (first.run_id, first.fence + 1, 1)
+    (row,) = store.rows("run_log")
+    assert (row["state"], row["error"], row["outcome"], row["finished_at"]) == ("running", "", None, None)
+
+
+def test_of_reads_that_begin_at_once_exactly_one_does(store: SqlStore, database_url: str) -> None:
+    with SqlStore(database_url) as other:
+        found: list[Claim] = []
+
+        def begin(one: SqlStore, minute: int) -> None:
+            with suppress(BusySourceError):
+                found.append(one.begin_read("files", NOON + timedelta(minutes=minute), str(minute), 60))
+
+        _together(*[partial(begin, one, minute) for minute, one in enumerate((store, other, store))])
+        assert len(found) == 1
+
+
+def test_a_lost_read_stores_no_points_and_no_progress(store: SqlStore) -> None:
+    old = store.begin_read("telemetry", NOON, "me", 0.05)
+    time.sleep(0.1)
+    new_claim = store.begin_read("telemetry", NOON + timedelta(minutes=5), "you", 60)
+    batch = Ingest("telemetry", [spec("a")], block([(0, T0, 1.0)]), progress={"file": {"bytes": 7}})
+    with pytest.raises(LostClaimError, match="nothing was written"):
+        store.ingest(batch, old)
+    assert (store.series(), store.progress("telemetry")) == ([], {})
+    assert store.ingest(batch, new_claim).new == 1
+    assert store.progress("telemetry") == {"file": {"bytes": 7}}
+
+
+def test_the_last_reads_tell_what_was_tried_and_what_is_pending(store: SqlStore) -> None:
+    def told(until: datetime = NOON + timedelta(hours=1)) -> LastRead:
+        return store.last_reads(["files"], until)["files"]
+
+    assert told() == LastRead()
+    store.schedule(RunKind.INGEST, None, NOON, "files")
+    assert told() == LastRead(NOON, None, is_pending=True)
+    claim = store.claim("me", 60)
+    assert claim is not None
+    assert told() == LastRead(NOON, None, is_pending=True)
+    store.finish(claim, RunState.WAITING, {}, "no such file")
+    assert told() == LastRead(NOON, NOON, is_pending=True)
+    claim = store.claim("me", 60)
+    assert claim is not None
+    assert told() == LastRead(NOON, NOON, is_pending=True)
+    store.finish(claim, RunState.DONE, {})
+    assert told() == LastRead(NOON, NOON, is_pending=False)
+    later = NOON + timedelta(minutes=5)
+    store.schedule(RunKind.INGEST, None, later, "files")
+    assert told() == LastRead(later, NOON, is_pending=True)
+    assert told(until=NOON) == LastRead(NOON, NOON, is_pending=False)
+    assert store.last_reads([], NOON) == {}
+    assert store.last_reads(["warehouse"], later) == {"warehouse": LastRead()}
 
 
 def test_a_lapsed_lease_is_taken_over_and_the_old_claim_commits_nothing(store: SqlStore) -> None:

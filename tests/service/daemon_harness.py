@@ -18,9 +18,9 @@ from pathlib import Path
 from nursery import NURSERY
 from sqlalchemy import text
 
-from anomaly_service.daemon.loop import Daemon, Settings, Workload, signals_to
-from anomaly_service.daemon.schedule import MonitorSchedule
+from anomaly_service.daemon.loop import Daemon, Settings, signals_to
 from anomaly_service.daemon.telemetry import Telemetry, configure_logging, serving
+from anomaly_service.daemon.workload import Workload
 from anomaly_service.db import engine
 from anomaly_service.db.store import SqlStore
 from pipelines.errors import StoppedError
@@ -70,18 +70,24 @@ class NotedWork:
 
     def _note(self, what: str, claim: Claim) -> None:
         with self.log.open("a") as file:
-            file.write(f"{what} {claim.kind} {claim.monitor_id} {claim.scheduled_for.isoformat()}\n")
+            whose = claim.source or claim.monitor_id
+            file.write(f"{what} {claim.kind} {whose} {claim.scheduled_for.isoformat()}\n")
+
+
+SOURCE = "source:"
+"""Before the name of a source where monitors and sources are named together."""
 
 
 def workload(store: SqlStore, runner: NotedWork, names: list[str]) -> Workload:
-    specs = {name: MonitorSpec(name=name, selector={}) for name in names}
+    """Return the work of these monitors, and of the sources among the names."""
+    sources = {name.removeprefix(SOURCE): None for name in names if name.startswith(SOURCE)}
+    specs = {name: MonitorSpec(name, selector={}) for name in names if not name.startswith(SOURCE)}
     rows = store.sync_monitors({name: spec.to_json() for name, spec in specs.items()})
-    monitors = tuple(MonitorSchedule.of(row.id, specs[row.name]) for row in rows if row.name in specs)
-    return Workload(store, monitors, runner, store.close)
+    return Workload(store, {row.id: specs[row.name] for row in rows}, runner, sources, store.close)
 
 
 def main() -> None:
-    """Run a daemon; the file ``--monitors`` names its monitors, a line each, and is read on SIGHUP."""
+    """Run a daemon; the file ``--monitors`` names its monitors and sources, and is read on SIGHUP."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("--log", type=Path, required=True)
@@ -161,7 +167,8 @@ def states(store: SqlStore) -> list[tuple[str, str, int]]:
 
 def both_done(store: SqlStore) -> bool:
     """True once the night and the tick of one monitor are done."""
-    return [row[:2] for row in states(store)] == [(RunKind.NIGHTLY, "done"), (RunKind.TICK, "done")]
+    of_monitors = [row[:2] for row in states(store) if row[0] != RunKind.INGEST]
+    return of_monitors == [(RunKind.NIGHTLY, "done"), (RunKind.TICK, "done")]
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ import numpy as np
 from daemon_harness import Process, process
 from patience import looking
 
-from anomaly_service.daemon.loop import Daemon, Settings, Workload, signals_to
-from anomaly_service.daemon.schedule import MonitorSchedule, due
+from anomaly_service.daemon.loop import Daemon, Settings, signals_to
+from anomaly_service.daemon.schedule import due_reads, outlook, plan
 from anomaly_service.daemon.telemetry import configure_logging
+from anomaly_service.daemon.workload import Workload, workload_of
 from anomaly_service.db.store import SqlStore
 from anomaly_service.errors import DatabaseUnavailableError
 from anomaly_service.service import Service
@@ -37,6 +38,7 @@ START = int(datetime(2024, 6, 3, tzinfo=UTC).timestamp())
 DAY = 86400
 STEP = 900
 LEASE_SECONDS = 3.0
+SOURCES = {"telemetry": None}
 MONITORS = {"players": "ccu", "logins": "logins"}
 REALMS = 4
 
@@ -158,9 +160,7 @@ def main() -> None:
     def load() -> Workload:
         from anomaly_service.config.load import load
 
-        service = Clocked(load(args.config), executor=Inline() if args.inline else None)
-        monitors = tuple(MonitorSchedule.of(row.id, spec) for row, spec in service.sync())
-        return Workload(service.store, monitors, service, service.close)
+        return workload_of(Clocked(load(args.config), executor=Inline() if args.inline else None))
 
     daemon = Daemon(load, clock=now, settings=Settings(LEASE_SECONDS, daemon_harness.POLL))
     with signals_to(daemon):
@@ -235,14 +235,11 @@ class Play:
 
 def unfinished(store: SqlStore, now: int, n_monitors: int) -> list[object]:
     """Return the runs that are not done yet, and those that nobody has scheduled yet."""
-    monitors = [
-        MonitorSchedule.of(row.id, MonitorSpec.from_json(row.config))
-        for row in store.monitors()
-        if row.enabled
-    ]
+    at = datetime.fromtimestamp(now, UTC)
+    monitors = {row.id: MonitorSpec.from_json(row.config) for row in store.monitors() if row.enabled}
     last = {
-        (kind, monitor.id): store.last_run(kind, monitor.id)
-        for monitor in monitors
+        (kind, monitor_id): store.last_run(kind, monitor_id)
+        for monitor_id in monitors
         for kind in (RunKind.TICK, RunKind.NIGHTLY)
     }
     rows = store.rows("run_log")
@@ -251,7 +248,10 @@ def unfinished(store: SqlStore, now: int, n_monitors: int) -> list[object]:
     left: list[object] = [row for row in rows if row["state"] != "done"]
     if len(monitors) < n_monitors:
         left.append("monitors")
-    return left + list(due(monitors, last, datetime.fromtimestamp(now, UTC)))
+    schedules = plan(monitors, SOURCES, [row.spec for row in store.series()])
+    reads = store.last_reads(SOURCES, at)
+    ahead = outlook(schedules, last, reads, at)
+    return [*left, *due_reads(schedules.sources, reads, at), *ahead.due, *ahead.held]
 
 
 @dataclass(frozen=True)

@@ -491,7 +491,7 @@ def test_one_round_of_the_daemon_leaves_its_runs_in_the_list(place: Place) -> No
     done = subprocess.run([*command, "--now", NOW.isoformat()], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     kinds = {(run["kind"], run["state"]) for run in place("runs", "--json").rows}
-    assert kinds == {("tick", "done"), ("nightly", "done")}
+    assert kinds == {("ingest", "done"), ("tick", "done"), ("nightly", "done")}
     assert "Last tick ended" in place("status").out
     # Piped, a row is a line, however much its outcome says.
     assert len(place("runs").out.splitlines()) == 1 + len(place("runs", "--json").rows)
@@ -512,11 +512,49 @@ def test_a_source_that_cannot_be_read_is_in_the_log_and_in_the_status(tmp_path: 
     command = [sys.executable, "-m", "anomaly_service", "daemon", "--once", "--config", str(place.config)]
     done = subprocess.run([*command, "--now", NOW.isoformat()], capture_output=True, text=True, check=False)
     warned = [line for line in (done.stdout + done.stderr).splitlines() if "source not read" in line]
-    assert warned
-    assert "broken.csv" in warned[0]
+    # A read that failed is tried three times, as every run is; nothing else failed for it.
+    assert ["broken.csv" in line for line in warned] == [True] * 3
+    runs = {(run["kind"], run["source"]): run for run in place("runs", "--json").rows}
+    assert {key: run["state"] for key, run in runs.items()} == {
+        ("ingest", "telemetry"): "failed",
+        ("tick", None): "done",
+        ("nightly", None): "done",
+    }
+    assert "broken.csv" in runs["ingest", "telemetry"]["error"]
+    # What could be read went in.
+    assert place("status", "--json").rows["sources"][0]["series"] == 2
     (source,) = [line for line in place("status").out.splitlines() if line.startswith("Source ")]
     assert "The last read failed: " in source
     assert "broken.csv" in source
+    assert "No run failed." in place("status").out
+
+
+def test_only_the_sources_asked_for_are_read(tmp_path: Path) -> None:
+    write_points(tmp_path)
+    more = "  other: {kind: csv, path: other.csv, timestamp: ts, value: value, metric_name: n, step: 15min}\n"
+    (tmp_path / "anomaly.yaml").write_text(CONFIG.replace("monitors:", more + "monitors:"))
+    place = Place(tmp_path)
+    place("migrate")
+    assert [row["source"] for row in place("ingest", "--source", "other", "--json").rows] == ["other"]
+    assert place("series", "--json").rows == []
+    refused = place("ingest", "--source", "telemetri")
+    assert refused.code == 1
+    assert "no source named 'telemetri'; the config declares telemetry, other" in refused.err
+    assert [row["new"] > 0 for row in place("ingest", "--json").rows] == [True, False]
+    # The reads are runs: a daemon's and a person's cannot meet.
+    assert {row["source"] for row in place("runs", "--json").rows} == {"telemetry", "other"}
+    assert "Source other: no series yet. Last read " in place("status").out
+
+
+def test_what_is_scored_by_command_was_taken_in_before(tmp_path: Path) -> None:
+    write_points(tmp_path)
+    (tmp_path / "anomaly.yaml").write_text(CONFIG)
+    place = Place(tmp_path)
+    place("migrate")
+    for command in ("backfill", "fit", "score"):
+        assert place(command).code == 0
+    assert place("series", "--json").rows == []
+    assert "ingest" not in {row["kind"] for row in place("runs", "--json").rows}
 
 
 # -- first steps --------------------------------------------------------------------

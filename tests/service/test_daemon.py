@@ -26,8 +26,9 @@ from daemon_harness import NOW, NotedWork, Process, both_done, process, states, 
 from databases import Databases
 from patience import PATIENCE_SECONDS, eventually
 
-from anomaly_service.daemon.loop import Daemon, Settings, Workload
+from anomaly_service.daemon.loop import Daemon, Settings
 from anomaly_service.daemon.telemetry import Telemetry, configure_logging, serving
+from anomaly_service.daemon.workload import Workload
 from anomaly_service.db.store import SqlStore
 from anomaly_service.errors import BudgetError
 from pipelines.names import RunKind
@@ -187,7 +188,7 @@ def test_failed_runs_are_tried_again_by_the_next_look_only(light: SqlStore, tmp_
     work = NotedWork(light, tmp_path / "work", fails=frozenset({"tick"}))
     daemon = daemon_on(light, work)
     with daemon._in_charge():
-        daemon._look()
+        daemon._look(daemon._claim, daemon._worker())
     assert states(light) == [("nightly", "done", 1), ("tick", "waiting", 1)]
 
 
@@ -218,11 +219,12 @@ def test_a_killed_daemons_run_is_done_by_the_next_once_the_lease_ends(
 
 
 def test_two_daemons_do_every_run_once(store: SqlStore, start: Start, tmp_path: Path, monitors: Path) -> None:
-    monitors.write_text(" ".join(f"m{i}" for i in range(6)))
+    monitors.write_text(" ".join(f"m{i}" for i in range(6)) + " source:files source:warehouse")
     with start("one", "--seconds=.1"), start("two", "--seconds=.1"):
-        eventually(lambda: [row[1] for row in states(store)] == ["done"] * 12, "all runs done")
+        eventually(lambda: [row[1] for row in states(store)] == ["done"] * 14, "all runs done")
     lines = [line for line in noted(tmp_path / "work") if line.startswith("done")]
-    assert len(lines) == len(set(lines)) == 12
+    assert len(lines) == len(set(lines)) == 14
+    assert sum(line.startswith("done ingest") for line in lines) == 2
     assert len({row["owner"] for row in daemon_harness.run_rows(store)}) == 2
 
 
@@ -306,6 +308,7 @@ def test_the_command_runs_the_service_until_it_is_told_to_stop(
     command = ["-m", "anomaly_service", "daemon", f"--config={config}", f"--now={NOW.isoformat()}"]
     with process(command, tmp_path / "log") as daemon:
         eventually(lambda: both_done(store), "all runs done")
+        assert ("ingest", "done", 1) in states(store)
         port = re.search(r'"port": (\d+)', daemon.log.read_text())
         assert port is not None
         assert health(port[1])[0] == 200
@@ -326,9 +329,12 @@ def test_on_sighup_a_good_config_is_taken_and_a_bad_one_is_not(
             "the reason in the log",
         )
         assert "got an empty file" in daemon.log.read_text()
-        monitors.write_text("players logins")
+        monitors.write_text("players logins source:files")
         daemon.signal(signal.SIGHUP)
-        eventually(lambda: [row[1] for row in states(store)] == ["done"] * 4, "the new monitor's runs done")
+        eventually(
+            lambda: [row[1] for row in states(store)] == ["done"] * 5,
+            "the new monitor's and source's runs done",
+        )
 
 
 # -- telemetry and failpoints ---------------------------------------------------------
@@ -349,13 +355,9 @@ def test_a_daemon_without_a_loop_for_long_is_unhealthy() -> None:
 def test_outcomes_are_added_up_wherever_they_nest() -> None:
     telemetry = Telemetry()
     telemetry.count(
-        {
-            "ingested": [{"source": "a", "new": 3, "changed": 1}, {"source": "b", "new": 2, "changed": 0}],
-            "players": {"rows": 10, "appeared": 1, "changed": 7, "settled": {"rows": 5, "appeared": 1}},
-        }
+        {"players": {"rows": 10, "appeared": 1, "changed": 7, "settled": {"rows": 5, "appeared": 1}}}
     )
     value = telemetry.registry.get_sample_value
-    assert value("anomaly_points_ingested_total") == 6
     assert value("anomaly_scores_written_total") == 15
     assert value("anomaly_events_appeared_total") == 2
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from patience import PATIENCE_SECONDS, eventually
 
+from anomaly_service import executors
 from anomaly_service.executors.local import LocalExecutor
 from pipelines.errors import WorkerDiedError
 from pipelines.executor import Executor, Inline
@@ -195,3 +196,12 @@ def test_workers_die_with_a_killed_parent() -> None:
     pids = [int(word) for word in output.split()]
     assert pids
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the workers are gone")
+
+
+def test_executors_are_built_by_the_name_of_their_entry_point() -> None:
+    assert "local" in executors.kinds()
+    built = executors.build(3)
+    assert isinstance(built, LocalExecutor)
+    assert built.workers == 3
+    with pytest.raises(ValueError, match="no executor of kind 'ray'; installed: local"):
+        executors.build(3, kind="ray")

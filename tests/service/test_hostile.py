@@ -35,6 +35,7 @@ from anomaly_service.cli import main
 from anomaly_service.config.load import load
 from anomaly_service.db.store import SqlStore
 from anomaly_service.service import Service
+from anomaly_service.sources.ingest import ingest_from
 from pipelines.executor import Inline
 from pipelines.jobs import passes
 from pipelines.jobs.monitor_job import MonitorJob
@@ -370,7 +371,7 @@ def test_a_messy_file_leaves_what_a_tidy_one_would(folder: Path) -> None:
     bad += [("yesterday", "load", "a", "z", 1.0), (int(hours()[0]), "load", "a", "z", "five")]
     write(folder / "drop" / "messy.csv", [*messy, *bad, *corrected])
     with service(folder) as at:
-        (done,) = at.ingest()
+        (done,) = ingest_from(at.config, at.store, NOW)
         assert done["rejected"] == len(bad)
         assert points(at.store) == {"a": [(row[0], row[4]) for row in tidy]}
         listed = at.config.rejects_folder / "files.rejects.csv"
@@ -382,7 +383,7 @@ def test_a_messy_file_leaves_what_a_tidy_one_would(folder: Path) -> None:
         # The same file under another name, and the same points again, change nothing.
         before = at.store.rows("flagged_intervals")
         write(folder / "drop" / "again.csv", tidy)
-        (done,) = at.ingest()
+        (done,) = ingest_from(at.config, at.store, NOW)
         assert (done["new"], done["changed"], done["unchanged"]) == (0, 0, len(tidy))
         at.nightly()
         assert [row["event_id"] for row in at.store.rows("flagged_intervals")] == [
@@ -419,7 +420,7 @@ def test_names_that_look_alike_when_written_out_stay_two_series(folder: Path) ->
     one, two = waves(1), waves(2)
     write(folder / "drop" / "alike.csv", rows_of("1,zone=2", one, "3") + rows_of("1", two, "2,zone=3"))
     with service(folder) as at:
-        at.ingest()
+        ingest_from(at.config, at.store, NOW)
         assert {host: len(own) for host, own in points(at.store).items()} == {"1,zone=2": N, "1": N}
 
 
@@ -429,7 +430,7 @@ def test_a_monitor_with_a_hostile_name_works(folder: Path, database_url: str) ->
     text = SOURCE.format(url=database_url, name=json.dumps(name))
     (folder / "anomaly.yaml").write_text(text)
     with service(folder) as at:
-        at.ingest()
+        ingest_from(at.config, at.store, NOW)
         at.backfill([name])
         assert {row["monitor"] for row in at.store.rows("flagged_intervals")} == {name}
 

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ from anomaly_service.db.migrate import differences, downgrade, migrate
 from anomaly_service.db.store import SqlStore
 from anomaly_service.db.tables import HEAD
 from anomaly_service.errors import DatabaseError, InvalidError, SchemaError
-from pipelines.names import Kind, Status, Verdict
+from pipelines.names import Kind, RunKind, Status, Verdict
 from pipelines.records import EventChange, Interval, PointBlock, SeriesSpec
 from pipelines.store import Batch, Ingest
 
+NOON = datetime(2026, 2, 1, 12, tzinfo=UTC)
 NO_POINTS = PointBlock(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 
 
@@ -57,6 +59,20 @@ def test_events_outlive_the_columns_of_their_shares(empty_database_url: str) -> 
     with SqlStore(empty_database_url) as store:
         (row,) = store.rows("flagged_intervals")
     assert (row["event_id"], row["review_verdict"], row["channel"]) == (event.id, "confirmed", None)
+
+
+def test_runs_outlive_the_column_of_their_source(empty_database_url: str) -> None:
+    migrate(empty_database_url)
+    with SqlStore(empty_database_url) as store:
+        store.schedule(RunKind.TICK, None, NOON)
+        for source in ("files", "warehouse"):
+            store.schedule(RunKind.INGEST, None, NOON, source)
+    assert downgrade(empty_database_url, "0003") == "0003"
+    assert migrate(empty_database_url) == HEAD
+    with SqlStore(empty_database_url) as store:
+        assert [(row["kind"], row["source"]) for row in store.rows("run_log")] == [("tick", None)]
+        assert not store.schedule(RunKind.TICK, None, NOON)
+        assert store.schedule(RunKind.INGEST, None, NOON, "files")
 
 
 def test_every_single_step_goes_down_and_up_again_and_keeps_what_is_stored(empty_database_url: str) -> None:

@@ -13,11 +13,12 @@ import pytest
 from databases import Databases
 
 from anomaly_service.config.load import load
-from anomaly_service.daemon.loop import Daemon, Workload
-from anomaly_service.daemon.schedule import MonitorSchedule
+from anomaly_service.daemon.loop import Daemon
+from anomaly_service.daemon.workload import Workload, workload_of
 from anomaly_service.db.store import SqlStore
 from anomaly_service.measure.replays import replay, tried
 from anomaly_service.service import Service
+from anomaly_service.sources.ingest import ingest_from
 from pipelines.executor import Inline
 from pipelines.jobs.fit_times import nights
 from pipelines.monitor import MonitorSpec, Threshold
@@ -129,9 +130,7 @@ class World:
                 return clock()
 
         def workload() -> Workload:
-            service = Clocked(load(self.config), executor=Inline())
-            monitors = tuple(MonitorSchedule.of(row.id, spec) for row, spec in service.sync())
-            return Workload(service.store, monitors, service, service.close)
+            return workload_of(Clocked(load(self.config), executor=Inline()))
 
         return Daemon(workload, clock=clock)
 
@@ -188,7 +187,7 @@ def lived(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with Service(
         load(world.config), now=datetime.fromtimestamp(world.now, UTC), executor=Inline()
     ) as service:
-        service.ingest()
+        ingest_from(service.config, service.store, service.now)
         service.backfill()
     return world, world.live_through()
 
@@ -228,7 +227,7 @@ def test_a_replay_without_stored_models_fits_those_that_the_daemon_did(
     fresh = World(tmp_path / "world", Databases(request, tmp_path).fresh("sqlite"))
     fresh.advance(END)
     with Service(load(fresh.config), executor=Inline()) as service:
-        service.ingest()
+        ingest_from(service.config, service.store, service.now)
     specs = {"each-login": fresh.specs()["each-login"]}
     (stored,), (fitted,) = replayed(world, specs), replayed(fresh, specs)
     assert fitted.fitted > 0

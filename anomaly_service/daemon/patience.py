@@ -1,0 +1,92 @@
+"""Waiting for a database that is away, without losing count of who waits or saying it twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import structlog
+
+from anomaly_service.daemon.telemetry import Telemetry
+from anomaly_service.errors import DatabaseUnavailableError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 15.0
+"""Between two tries while the database is away, doubling from the first to the longest."""
+
+LOOK_UP_SECONDS = 0.1
+"""How soon whoever pauses notices that the daemon was told to stop."""
+
+
+class LeavingError(Exception):
+    """The daemon was told to stop while it waited for the database."""
+
+
+class Patience:
+    """Does something at the database as often as it takes; threads may share one.
+
+    Args:
+        is_stopping: says when to leave.
+    """
+
+    def __init__(self, telemetry: Telemetry, is_stopping: Callable[[], bool]) -> None:
+        self._telemetry = telemetry
+        self._is_stopping = is_stopping
+        self._log = structlog.get_logger("anomaly.daemon")
+        self._is_away = False
+        self._lock = threading.Lock()
+
+    def __call__(self, action: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+        """Return what ``action`` returns, trying again while the database is away.
+
+        Raises:
+            LeavingError: told to stop meanwhile.
+        """
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                result = action(*args, **named)
+            except DatabaseUnavailableError as error:
+                self._note_away(error)
+                if self._is_stopping():
+                    raise LeavingError from error
+                self._rest(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            else:
+                self._note_back()
+                return result
+
+    def finds_it_away(self, action: Callable[[], object]) -> bool:
+        """Ask the database once; True where it does not answer."""
+        try:
+            action()
+        except DatabaseUnavailableError as error:
+            self._note_away(error)
+            return True
+        return False
+
+    def _note_away(self, error: DatabaseUnavailableError) -> None:
+        self._telemetry.beat()
+        self._telemetry.database(str(error))
+        with self._lock:
+            was_away, self._is_away = self._is_away, True
+        if not was_away:
+            self._log.error("database away, trying until it is back", reason=str(error))
+
+    def _note_back(self) -> None:
+        self._telemetry.database()
+        with self._lock:
+            was_away, self._is_away = self._is_away, False
+        if was_away:
+            self._log.info("database back")
+
+    def _rest(self, seconds: float) -> None:
+        """Wait so long; a stop ends it."""
+        deadline = time.monotonic() + seconds
+        while not self._is_stopping() and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, LOOK_UP_SECONDS))

@@ -1,0 +1,119 @@
+"""What one claimed run does, kind by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from anomaly_service.sources.ingest import read
+from pipelines.errors import StoppedError
+from pipelines.jobs.monitor_job import MonitorJob
+from pipelines.names import RunKind
+from pipelines.records import Claim, Json
+
+if TYPE_CHECKING:
+    from anomaly_service.service import Service
+
+
+@dataclass(frozen=True)
+class Task:
+    """One claimed run, and what its work needs.
+
+    Attributes:
+        now: up to where points are due.
+        should_stop: asked between two batches.
+    """
+
+    service: Service
+    claim: Claim
+    now: datetime
+    should_stop: Callable[[], bool]
+
+    @property
+    def at(self) -> int:
+        return int(self.now.timestamp())
+
+    def jobs(self) -> Iterator[MonitorJob]:
+        """Yield the monitor's job under the claim, or those of all monitors where it is of none."""
+        for row, spec in self.service.sync(self.claim.monitor_id):
+            job = self.service.job(row, spec)
+            yield replace(job, claim=self.claim, should_stop=self.should_stop)
+
+
+class ServiceRunner:
+    """Works off claimed runs with a service; every commit checks the claim's fence."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def run(self, claim: Claim, now: datetime, should_stop: Callable[[], bool] = lambda: False) -> Json:
+        """Do the work of one claimed run and return what was done."""
+        if claim.kind not in WORK:
+            raise ValueError(f"no run of kind {claim.kind.value!r} is worked off by the daemon")
+        return WORK[claim.kind](Task(self._service, claim, now, should_stop))
+
+
+def ingest(task: Task) -> Json:
+    """Take what is new from one source."""
+    config = task.service.config
+    source = next(each for each in config.build_sources() if each.name == task.claim.source)
+    outcome = read(
+        task.service.store,
+        source,
+        task.now,
+        claim=task.claim,
+        rejects=config.rejects_folder,
+        should_stop=task.should_stop,
+    )
+    if task.should_stop():
+        raise StoppedError("stopped while reading the source; what was stored stands")
+    return asdict(outcome)
+
+
+def tick(task: Task) -> Json:
+    """Score what came."""
+    from pipelines.jobs import passes
+
+    return task.service.told({job.spec.name: passes.tick(job, task.at) for job in task.jobs()})
+
+
+def nightly(task: Task) -> Json:
+    """Fit what is due, rescore with hindsight, and delete what retention no longer keeps."""
+    from pipelines.jobs import passes
+
+    scheduled_for = int(task.claim.scheduled_for.timestamp())
+    done = {job.spec.name: passes.nightly(job, scheduled_for, task.at) for job in task.jobs()}
+    return task.service.told({**done, "pruned": prune(task.service, task.at)})
+
+
+def backfill(task: Task) -> Json:
+    """Fit and score all history as the nights would have."""
+    from pipelines.jobs import passes
+
+    return task.service.told({job.spec.name: passes.backfill(job, task.at) for job in task.jobs()})
+
+
+def prune(service: Service, now: int) -> Json:
+    """Delete what the retention policy no longer keeps."""
+    keep, store = service.config.retention, service.store
+    # Of history that ended long ago, everything would be too old by today's date.
+    newest = max((row.last_ts for row in store.series() if row.last_ts is not None), default=0)
+    at = min(now, newest)
+    scores_from = at - int(keep.scores.total_seconds())
+    return {
+        "points": store.delete_points_before(at - int(keep.points.total_seconds())),
+        "scores": store.delete_scores_before(scores_from),
+        "versions": store.prune_versions(keep.model_versions, scores_from),
+        "lines": store.prune_lines(scores_from),
+    }
+
+
+WORK: dict[RunKind, Callable[[Task], Json]] = {
+    RunKind.INGEST: ingest,
+    RunKind.TICK: tick,
+    RunKind.NIGHTLY: nightly,
+    RunKind.BACKFILL: backfill,
+}
+"""Runs of other kinds are commands, which nobody claims."""
