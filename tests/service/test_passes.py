@@ -183,14 +183,14 @@ def test_the_incidents_are_found_and_nothing_else_is_an_event_twice(store: SqlSt
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(passes=st.lists(PASSES, min_size=1, max_size=5))
+@given(asked=st.lists(PASSES, min_size=1, max_size=5))
 def test_any_pass_repeated_split_overlapped_or_reordered_leaves_the_same(
-    new_store: Callable[[], SqlStore], calm: Left, passes: Sequence[tuple[str, int, int]]
+    new_store: Callable[[], SqlStore], calm: Left, asked: Sequence[tuple[str, int, int]]
 ) -> None:
     busy = new_store()
     ingest(busy)
     at = job(busy)
-    for kind, a, b in passes:
+    for kind, a, b in asked:
         run_pass(at, kind, a, b)
     passes.backfill(at, END)
     passes.nightly(at, END, END)
