@@ -19,6 +19,9 @@ from pipelines.records import VersionRow
 from pipelines.store import NewVersion
 from pipelines.times import DAY
 
+DATABASES = ("sqlite",)
+"""Both serve passes alike: test_passes holds them to that, and the contract of the store to what is asked."""
+
 SPEC = monitor("load", scope="group")
 JOINED = END - 9 * DAY + 5 * HOUR
 """When the newcomer's first point comes: two days after the group's second fit, at five in the morning."""
@@ -250,11 +253,11 @@ _CALM: list[Left] = []
 Passes = Sequence[tuple[str, float]]
 
 
-def after(passes: Passes, store: SqlStore) -> Left:
+def after(asked: Passes, store: SqlStore) -> Left:
     """Return what passes leave, each at a time in days since the newcomer's first point."""
     ingest(store, "load", {**MEMBERS, "new": course(7, hours(JOINED))})
     at = job(store, SPEC)
-    for kind, day in passes:
+    for kind, day in asked:
         now = JOINED + int(day * DAY)
         match kind:
             case "tick":
@@ -271,18 +274,18 @@ def after(passes: Passes, store: SqlStore) -> Left:
 
 
 @pytest.mark.parametrize(
-    "passes",
+    "asked",
     [
         [("tick", 1.0), ("nightly", 1.5), ("tick", 3.2), ("nightly", 6.2), ("nightly", 6.2)],
         [("nightly", 7.9), ("backfill", 3.0), ("tick", 8.5), ("tick", 0.5)],
         [("backfill", -1.0), ("tick", 0.6), ("tick", 2.4), ("nightly", 2.5), ("rescore", 6.0)],
     ],
-    ids=lambda passes: "-".join(kind for kind, _ in passes),
+    ids=lambda asked: "-".join(kind for kind, _ in asked),
 )
 def test_passes_in_any_order_lend_the_same(
-    new_store: Callable[[], SqlStore], calm: Left, passes: Passes
+    new_store: Callable[[], SqlStore], calm: Left, asked: Passes
 ) -> None:
-    found = after(passes, new_store())
+    found = after(asked, new_store())
     assert found[0] == calm[0]
     assert found[1].keys() == calm[1].keys()
     np.testing.assert_allclose(
