@@ -114,7 +114,15 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=DATABASES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what asks for a database on each of the two, or on those that its module names."""
+    kinds = getattr(metafunc.module, "DATABASES", DATABASES)
+    for fixture in ("empty_database_url", "database_url", "new_store"):
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, kinds, indirect=True, scope="function")
+
+
+@pytest.fixture
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """URL of a database without tables, on each of the two."""
     if request.param == "sqlite":
@@ -125,7 +133,7 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
     _drop(server, name)
 
 
-@pytest.fixture(params=DATABASES)
+@pytest.fixture
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """URL of a migrated database without rows, on each of the two; leave its schema alone."""
     if request.param == "sqlite":
@@ -145,7 +153,7 @@ def store(database_url: str) -> Iterator[SqlStore]:
         yield opened
 
 
-@pytest.fixture(params=DATABASES)
+@pytest.fixture
 def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], SqlStore]]:
     """Makes as many stores on fresh databases as a test compares, on each of the two."""
     opened: list[SqlStore] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from anomaly_service.db.sql import add, among, execute_columns, upsert
 from anomaly_service.db.tables import Monitor, Series, Target, TargetSeries
@@ -82,18 +82,24 @@ def _add_members(connection: Connection, monitor_id: int, new: dict[str, tuple[i
     add(connection, TargetSeries, members, ["target_id", "position"])
 
 
+# Built once: a pass asks for its targets a dozen times, and building it costs more than running it.
+_TARGETS = (
+    select(
+        Target,
+        TargetSeries.series_id,
+        *(Series.step_seconds, Series.timezone, Series.delay_seconds, Series.metric, Series.labels),
+    )
+    .join_from(Target, TargetSeries, TargetSeries.target_id == Target.id)
+    .join(Series, Series.id == TargetSeries.series_id)
+    .where(Target.monitor_id == bindparam("monitor_id"))
+    .order_by(Target.key, Target.id, TargetSeries.position)
+)
+
+
 def targets(connection: Connection, monitor_id: int) -> list[TargetRow]:
     """Return the monitor's targets by key."""
-    of_series = (Series.step_seconds, Series.timezone, Series.delay_seconds, Series.metric, Series.labels)
-    query = (
-        select(Target, TargetSeries.series_id, *of_series)
-        .join_from(Target, TargetSeries, TargetSeries.target_id == Target.id)
-        .join(Series, Series.id == TargetSeries.series_id)
-        .where(Target.monitor_id == monitor_id)
-        .order_by(Target.key, Target.id, TargetSeries.position)
-    )
     members: dict[int, list[Any]] = {}
-    for row in connection.execute(query):
+    for row in connection.execute(_TARGETS, {"monitor_id": monitor_id}):
         members.setdefault(row.id, []).append(row)
     return [_target(rows) for rows in members.values()]
 

@@ -139,14 +139,16 @@ class World:
         raised: list[dict[str, Any]] = []
         asleep = nights(_plan(), BEGIN, END + DAY)
         since = BEGIN
-        for now in range(BEGIN, END + 1, 1800):
-            self.advance(now)
-            self.daemon().drain()
-            if asleep[0] - 1800 <= now < asleep[0] or now + 1800 > END:
-                raised += self.flagged(since, now + 1)
-                since = now + 1
-            if now >= asleep[0]:
-                asleep = asleep[1:]
+        daemon = self.daemon()
+        with daemon._in_charge():
+            for now in range(BEGIN, END + 1, 1800):
+                self.advance(now)
+                assert not daemon._look()
+                if asleep[0] - 1800 <= now < asleep[0] or now + 1800 > END:
+                    raised += self.flagged(since, now + 1)
+                    since = now + 1
+                if now >= asleep[0]:
+                    asleep = asleep[1:]
         return sorted(raised, key=_order)
 
     def flagged(self, start: int, stop: int) -> list[dict[str, Any]]:
