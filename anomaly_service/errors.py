@@ -25,3 +25,15 @@ class UnknownEventError(AnomalyServiceError, LookupError):
 
 class ReviewedEventError(AnomalyServiceError):
     """A reviewed or added event was about to become outdated; people's verdicts must stay."""
+
+
+class AskedError(AnomalyServiceError, ValueError):
+    """What a command asks for cannot be; the message says what can."""
+
+
+class UnknownSeriesError(AnomalyServiceError, ValueError):
+    """No series, and no target of several, is called so."""
+
+
+class UnknownMonitorError(AnomalyServiceError, ValueError):
+    """Neither the config nor the database knows the monitor."""

@@ -163,8 +163,12 @@ def _rows(
     since: datetime | None = None,
 ) -> list[dict[str, Any]]:
     """Return rows of a view; a monitor or series that there is none of is refused."""
+    from anomaly_service import known
+
     with opened(config, now, quiet=True) as service:
         found = service.store.rows(view, where, since=since)
         if where and not found:
-            service.check_names(where.get("monitor"), where.get("series"))
+            known.check(
+                service.store, service.config.monitor_specs(), where.get("monitor"), where.get("series")
+            )
         return found

@@ -33,10 +33,12 @@ def models(
     """List the stored models with their cards: what each was learned from, and what it weighs."""
     given = {"monitor": monitor, "series": series}
     equal = {name: value for name, value in given.items() if value is not None}
+    from anomaly_service import known
+
     with opened(config, now, quiet=True) as service:
         found = service.store.rows("model_cards", equal)
         if not found:
-            service.check_names(monitor, series)
+            known.check(service.store, service.config.monitor_specs(), monitor, series)
     found = [row for row in found if every or row["is_current"] or row["status"] != "accepted"]
     found.sort(key=lambda row: (row["train_stop_at"], row["model_version_id"]), reverse=True)
     columns = (

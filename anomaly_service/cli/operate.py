@@ -137,10 +137,11 @@ def review(
 @app.command(rich_help_panel=PANEL)
 def status(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
     """Say how the service stands: sources, last tick, series that learn, stopped or failed."""
-    from anomaly_service.cli.status import standing, status_lines
+    from anomaly_service.cli.status import status_lines
+    from anomaly_service.insight.status import standing
 
     with opened(config, now, quiet=True) as service:
-        found = standing(service)
+        found = standing(service.store, service.config.monitor_specs(), service.now)
     if as_json:
         tables.say(json.dumps(found, indent=1))
         return

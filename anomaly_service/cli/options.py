@@ -82,6 +82,17 @@ def serving(config: Config, at: datetime | None, *, quiet: bool = False) -> Iter
         yield service
 
 
+@contextmanager
+def usage() -> Iterator[None]:
+    """Tell what cannot be asked for as wrong usage, with exit status 2."""
+    from anomaly_service.errors import AskedError
+
+    try:
+        yield
+    except AskedError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 def fail(error: BaseException) -> None:
     """Say on stderr what went wrong, in one message."""
     known = str(error) if _is_for_people(error) else f"{type(error).__name__}: {error}"

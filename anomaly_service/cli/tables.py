@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import Any, Self
 
 import typer
@@ -86,15 +86,6 @@ def text(value: object) -> str:
             return ",".join(f"{k}={v}" for k, v in value.items())
         case _:
             return str(value)
-
-
-def at(seconds: int) -> str:
-    """Return epoch seconds as a minute in UTC.
-
-    >>> at(0)
-    '1970-01-01 00:00'
-    """
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def leading(shares: Mapping[str, float]) -> str:

@@ -24,8 +24,9 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar
 import structlog
 
 from anomaly_service.daemon.schedule import LastRuns, MonitorSchedule, due
-from anomaly_service.daemon.telemetry import Telemetry, configure_logging, left_out, serving, unread
+from anomaly_service.daemon.telemetry import Telemetry, configure_logging, serving
 from anomaly_service.errors import DatabaseUnavailableError
+from anomaly_service.outcomes import left_out, unread
 from pipelines.failures import reason
 from pipelines.jobs.monitor_job import StoppedError
 from pipelines.names import RunKind, RunState

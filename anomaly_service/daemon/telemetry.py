@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from anomaly_service.outcomes import unread
 from pipelines.records import Json
 
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)[^/\s]+(@)")
@@ -91,31 +92,6 @@ class Telemetry:
             reason = f"no loop for {idle:.0f} s; expected one every {self.stale_after_seconds / 3:.0f} s"
             return False, {**body, "status": "failing", "reason": reason}
         return True, body
-
-
-def unread(outcome: Mapping[str, Any]) -> dict[str, str]:
-    """Return why sources could not be read in a run, by name; empty where all could.
-
-    >>> unread({"ingested": [{"source": "a", "error": ""}, {"source": "b", "error": "b: no such table"}]})
-    {'b': 'b: no such table'}
-    """
-    looks = outcome.get("ingested", ())
-    found = {each["source"]: each["error"] for each in looks if each.get("error")}
-    for bite in outcome.get("bites", ()):
-        found |= unread(bite)
-    return found
-
-
-def left_out(outcome: Mapping[str, Any]) -> list[str]:
-    """Return which targets a run left out, each with the reason, as far as it tells them.
-
-    >>> left_out({"ingested": [], "load": {"rows": 7, "left_out": 1, "left_out_why": ["a: not scored"]}})
-    ['a: not scored']
-    """
-    parts = [outcome, *(part for part in outcome.values() if isinstance(part, Mapping))]
-    told = [why for part in parts for why in part.get("left_out_why", ())]
-    told += [why for bite in outcome.get("bites", ()) for why in left_out(bite)]
-    return list(dict.fromkeys(told))
 
 
 def _total(outcome: Any, names: tuple[str, ...], within: str = "") -> float:
