@@ -37,3 +37,15 @@ class UnknownSeriesError(AnomalyServiceError, ValueError):
 
 class UnknownMonitorError(AnomalyServiceError, ValueError):
     """Neither the config nor the database knows the monitor."""
+
+
+class ChangedEventError(AnomalyServiceError):
+    """An event is not what it was when somebody looked at it."""
+
+
+class OverlappingEventError(AnomalyServiceError):
+    """Where an event is to be added lies another."""
+
+
+class NothingToUndoError(AnomalyServiceError):
+    """No act of a person on the event stands any more."""

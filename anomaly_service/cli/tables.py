@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import typer
 from rich.console import Console
@@ -15,6 +15,9 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Table
 
 from pipelines.times import iso
+
+if TYPE_CHECKING:
+    from anomaly_service.db.pages import Page
 
 Row = Mapping[str, Any]
 
@@ -37,6 +40,27 @@ def rows(found: Sequence[Row], columns: Sequence[str], *, as_json: bool, empty: 
         table([[row.get(name) for name in columns] for row in found], columns)
     else:
         note(empty)
+
+
+def page(
+    found: Page,
+    columns: Sequence[str],
+    *,
+    as_json: bool,
+    empty: str,
+    in_words: Callable[[Row], Row] = lambda row: {},
+) -> None:
+    """Print a page of a list, and how to get the next one.
+
+    Args:
+        in_words: what a table says of a row in other words; JSON has each row's cursor instead.
+    """
+    cursors: Iterable[Row] = ({"cursor": each} for each in found.cursors)
+    more = cursors if as_json else map(in_words, found.rows)
+    listed = [{**row, **extra} for row, extra in zip(found.rows, more, strict=True)]
+    rows(listed, columns, as_json=as_json, empty=empty)
+    if found.after is not None:
+        note(f"More follow: --after {found.after}")
 
 
 def table(cells: Iterable[Sequence[object]], columns: Sequence[str], *, title: str | None = None) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from anomaly_service import readiness
+from anomaly_service.db.pages import Asked
 from anomaly_service.db.store import SqlStore
 from anomaly_service.outcomes import left_out
 from pipelines.monitor import MonitorSpec
@@ -15,6 +17,9 @@ from pipelines.times import iso
 WHOLE = {"nightly", "backfill"}
 """Kinds of runs that fit and score all there is: what an earlier run left out, they tried again."""
 
+RUNS_AT_ONCE = 500
+"""How many ended runs are read at a time: a day of a monitor that is scored every five minutes has 288."""
+
 
 def standing(store: SqlStore, specs: Mapping[str, MonitorSpec], now: datetime) -> Json:
     """Return what ``anomaly status`` tells: rows of the health views, and the runs that matter.
@@ -22,27 +27,30 @@ def standing(store: SqlStore, specs: Mapping[str, MonitorSpec], now: datetime) -
     Args:
         specs: the monitors that the config declares, by name.
     """
-    runs = sorted(store.rows("run_log"), key=lambda run: (run["scheduled_for"], run["run_id"]))
+    monitors = store.rows("monitor_health", {"enabled": True})
+    troubled = store.rows("run_log", {"state": ["waiting", "running", "failed"]})
+    troubled.sort(key=lambda run: (run["scheduled_ts"], run["run_id"]))
     return {
         "now": iso(now),
         "sources": store.rows("source_health"),
-        "monitors": store.rows("monitor_health", {"enabled": True}),
+        "monitors": monitors,
         "series": [row for row in store.rows("series_health") if row["state"] != "ok"],
         "waiting": readiness.waiting(store, specs),
-        "last_tick": _last(runs, "tick"),
-        "last_nightly": _last(runs, "nightly"),
-        "failed_runs": [run for run in runs if run["state"] == "failed"],
-        "retried_runs": [run for run in runs if run["state"] in ("waiting", "running") and run["error"]],
-        "left_out": _left_out(runs),
+        "last_tick": _last(store, "tick"),
+        "last_nightly": _last(store, "nightly"),
+        "failed_runs": [run for run in troubled if run["state"] == "failed"],
+        "retried_runs": [run for run in troubled if run["state"] != "failed" and run["error"]],
+        "left_out": _left_out(store, {row["monitor"] for row in monitors}),
     }
 
 
-def _last(runs: Sequence[Json], kind: str) -> Json | None:
+def _last(store: SqlStore, kind: str) -> Json | None:
     """Return the newest run of a kind that was done."""
-    return next((run for run in reversed(runs) if run["kind"] == kind and run["state"] == "done"), None)
+    done = {"kind": kind, "state": "done"}
+    return next(iter(store.page(Asked("run_log", "newest", where=[done], limit=1)).rows), None)
 
 
-def _left_out(runs: Sequence[Json]) -> list[Json]:
+def _left_out(store: SqlStore, monitors: set[str]) -> list[Json]:
     """Return what the newest runs left out, each with when and in which kind of work.
 
     A monitor's newest run of a kind counts, unless one of those that do everything came after it; what
@@ -50,12 +58,24 @@ def _left_out(runs: Sequence[Json]) -> list[Json]:
     """
     found: dict[tuple[str, str], Json] = {}
     seen: dict[str, set[str]] = {}
-    ended = [run for run in runs if run["state"] == "done" and run["finished_at"]]
-    for run in sorted(ended, key=lambda run: (run["finished_at"], run["run_id"]), reverse=True):
+    for run in _ended(store):
         later = seen.setdefault(run["monitor"], set())
         if run["kind"] not in later and not later & WHOLE:
             about = {name: run[name] for name in ("run_id", "kind", "monitor", "finished_at")}
             for why in left_out(run["outcome"] or {}):
                 found.setdefault((run["monitor"], why), {**about, "why": why})
         later.add(run["kind"])
+        if all(seen.get(name, set()) & WHOLE for name in monitors):
+            break
     return list(found.values())
+
+
+def _ended(store: SqlStore) -> Iterator[Json]:
+    """Yield the runs that were done, the last to end first, read as far as somebody asks for them."""
+    asked = Asked("run_log", "ended", where=[{"state": "done"}], limit=RUNS_AT_ONCE)
+    while True:
+        page = store.page(asked)
+        yield from page.rows
+        if page.after is None:
+            return
+        asked = replace(asked, after=page.after)
