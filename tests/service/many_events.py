@@ -6,6 +6,7 @@ import numpy as np
 from sqlalchemy import text
 
 from anomaly_service.db.store import SqlStore
+from anomaly_service.db.tables import EventTable
 from pipelines.records import PointBlock, SeriesSpec
 from pipelines.store import Ingest, NewVersion
 
@@ -29,7 +30,7 @@ placed AS (
     SELECT
         i, :start + i * :every AS at, (i * 7919) % 1000 AS drawn, i < :n - 2000 AS judged,
         CASE WHEN i % 20000 = 7 THEN 2 ELSE i % 2 END AS monitor
-    FROM counted
+    FROM counted WHERE i < :n
 )
 SELECT
     target.id, target.monitor_id, CASE WHEN drawn % 50 = 0 THEN 'flatline' ELSE 'anomaly' END, at,
@@ -62,8 +63,14 @@ def fill(store: SqlStore, n: int) -> None:
         made = [NewVersion(target.id, "gaussian", *spans, shared_weights=0) for target in targets]
         store.add_versions(None, made)
     given = {"n": n, "start": START, "every": EVERY, "realms": REALMS}
+    indexes = sorted(EventTable.metadata.tables["event"].indexes, key=lambda index: str(index.name))
     with store.engine.begin() as connection:
+        # All at once, an index is made in a fraction of the time.
+        for index in indexes:
+            index.drop(connection)
         connection.execute(text(_EVENTS), given)
+        for index in indexes:
+            index.create(connection)
     settle(store)
 
 
