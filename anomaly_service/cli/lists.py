@@ -19,6 +19,15 @@ SERIES_COLUMNS = (
     "series_id", "series", "metric", "labels", "source", "step_seconds", "delay_seconds", "timezone",
     "first_at", "last_at", "behind_seconds", "state", "monitors", "scored_until", "open_events",
 )  # fmt: skip
+SPARE_OF_INTERVALS = ("monitor", "kind", "status", "yhat_at_peak", "y_at_peak", "direction", "channel")
+SPARE_OF_SERIES = (
+    "series_id", "metric", "labels", "timezone", "delay_seconds", "step_seconds", "first_at", "monitors",
+    "behind_seconds", "scored_until", "source",
+)  # fmt: skip
+SPARE_OF_RUNS = (
+    "lease_until", "outcome", "owner", "attempts", "started_at", "scheduled_for", "error", "duration_seconds",
+)  # fmt: skip
+SPARE_OF_MONITORS = ("new_trend", "unsure", "expected", "reviewed", "confirmed", "false_positive")
 RUN_COLUMNS = (
     "run_id", "kind", "monitor", "scheduled_for", "state", "attempts", "owner", "started_at", "finished_at",
     "duration_seconds", "lease_until", "outcome", "error",
@@ -87,7 +96,14 @@ def intervals(
     columns.append("review_verdict")
     if any(row["suggested_verdict"] for row in found.rows):
         columns.append("suggestion")
-    tables.page(found, columns, as_json=as_json, empty="No interval is flagged.", in_words=_in_words)
+    tables.page(
+        found,
+        columns,
+        as_json=as_json,
+        empty="No interval is flagged.",
+        spare=SPARE_OF_INTERVALS,
+        in_words=_in_words,
+    )
 
 
 def _labels(given: Sequence[str]) -> dict[str, str]:
@@ -135,7 +151,8 @@ def series(
 
     with usage(), opened(config, now, quiet=True) as service:
         found = lists.series(service.store, limit=limit, after=after)
-    tables.page(found, SERIES_COLUMNS, as_json=as_json, empty="No series yet; run: anomaly ingest")
+    empty = "No series yet; run: anomaly ingest"
+    tables.page(found, SERIES_COLUMNS, as_json=as_json, empty=empty, spare=SPARE_OF_SERIES)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -151,7 +168,8 @@ def runs(
 
     with usage(), opened(config, now, quiet=True) as service:
         found = lists.runs(service.store, limit=limit, after=after)
-    tables.page(found, RUN_COLUMNS, as_json=as_json, empty="No run yet; start: anomaly daemon")
+    empty = "No run yet; start: anomaly daemon"
+    tables.page(found, RUN_COLUMNS, as_json=as_json, empty=empty, spare=SPARE_OF_RUNS)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -166,6 +184,7 @@ def monitors(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = Fal
         list(found[0]) if found else [],
         as_json=as_json,
         empty="No monitor has flagged anything yet; `anomaly status` names them all.",
+        spare=SPARE_OF_MONITORS,
     )
 
 

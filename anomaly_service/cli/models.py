@@ -54,6 +54,7 @@ def models(
         columns,
         as_json=as_json,
         empty="No model yet; run: anomaly backfill",
+        spare=("fit_seconds", "bytes", "windows", "missing", "monitor", "status", "c2st", "nll"),
         in_words=lambda row: _of_card(row["card"]),
     )
 

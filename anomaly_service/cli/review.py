@@ -25,9 +25,7 @@ By = Annotated[str, typer.Option("--by", envvar="USER", help="Who says so.")]
 @app.command(rich_help_panel=PANEL)
 def review(
     event: Event,
-    verdict: Annotated[
-        str | None, typer.Argument(metavar="[VERDICT]", help=", ".join(VERDICTS) + ".")
-    ] = None,
+    verdict: Annotated[str | None, typer.Argument(metavar="VERDICT", help=", ".join(VERDICTS) + ".")] = None,
     start: Annotated[
         str | None, typer.Option("--from", metavar="TIME", help="Move its first step here (ISO 8601).")
     ] = None,
@@ -135,7 +133,7 @@ def _act(row: dict[str, Any]) -> str:
     what = {
         "verdict": f"the verdict {row['verdict']}",
         "borders": "the moved borders",
-        "add": f"the addition, {row['verdict']}",
+        "add": f"the addition ({row['verdict']})",
     }[row["act"]]
     return f"{what} of {row['by']}" if row["by"] else what
 

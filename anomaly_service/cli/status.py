@@ -14,7 +14,6 @@ NAMED = 5
 """At most so many series are named in a line; the rest is counted."""
 
 
-
 def status_lines(found: Json) -> Iterator[str]:
     """Yield the status as sentences."""
     now = found["now"]

@@ -178,7 +178,7 @@ def _of_targets(connection: Connection, ids: Sequence[int]) -> ColumnElement[boo
 
 def _cursor(asked: Asked, order: Order, row: Json) -> str:
     """Return the place of a row as text that means nothing to anybody else."""
-    place = json.dumps([asked.view, asked.order, row[order.key], row[order.id]])
+    place = json.dumps([asked.view, asked.order, row[order.key], row[order.id]], separators=(",", ":"))
     return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
 
 

@@ -39,6 +39,9 @@ DOCUMENTS = {"labels", "config", "card", "outcome", "channel_shares"}
 TRUTHS = {"added", "enabled", "is_anomaly", "is_current"}
 """Columns that are true or false, which SQLite hands out as numbers."""
 
+_COLUMNS: dict[tuple[str, str], list[str]] = {}
+"""By database and view; asking PostgreSQL for them takes longer than most queries."""
+
 
 def rows(
     connection: Connection,
@@ -90,8 +93,11 @@ def fetch(connection: Connection, query: Select[tuple[Any, ...]]) -> list[Json]:
 
 
 def columns(connection: Connection, view: str) -> list[str]:
-    """Return the names of a view's columns."""
-    return [found["name"] for found in inspect(connection).get_columns(view)]
+    """Return the names of a view's columns: those of this release, asked for once."""
+    key = connection.dialect.name, view
+    if key not in _COLUMNS:
+        _COLUMNS[key] = [found["name"] for found in inspect(connection).get_columns(view)]
+    return _COLUMNS[key]
 
 
 def _matches(view: str, names: list[str], name: str, value: Any) -> ColumnElement[bool]:

@@ -122,7 +122,7 @@ def row_of(store: SqlStore, event_id: int) -> Json:
     if into is not None:
         raise UnknownEventError(f"event {event_id} was merged into event {into}; ask for {into} instead")
     raise UnknownEventError(
-        f"event {event_id} no longer scores and nobody reviewed it, so it is not compared; "
+        f"event {event_id} no longer scores and no review of it stands, so it is not compared; "
         "`anomaly intervals` lists those that stand"
     )
 
