@@ -35,8 +35,10 @@ from pipelines.errors import (
 
 __all__ = [
     "AnomalyServiceError",
+    "AskedError",
     "BudgetError",
     "BusySourceError",
+    "ChangedEventError",
     "ConfigError",
     "ConflictError",
     "DatabaseError",
@@ -45,6 +47,7 @@ __all__ = [
     "GuessError",
     "InvalidError",
     "LabelledDataError",
+    "LeavingError",
     "LostClaimError",
     "NewerFormatError",
     "NoModelError",
@@ -54,6 +57,8 @@ __all__ = [
     "NotExplainableError",
     "NotFittedError",
     "NotFoundError",
+    "NothingToUndoError",
+    "OverlappingEventError",
     "RefusedError",
     "ReviewedEventError",
     "SchemaError",
@@ -108,6 +113,10 @@ class SchemaError(DatabaseError):
     """The database has no schema, or that of another release; run ``anomaly migrate``."""
 
 
+class LeavingError(UnavailableError):
+    """The daemon was told to stop while it waited for the database."""
+
+
 class SourceError(UnavailableError):
     """Part of a source could not be read; whatever could was yielded before."""
 
@@ -146,7 +155,7 @@ class UnknownSeriesError(NotFoundError):
 
 
 class UnknownMonitorError(NotFoundError):
-    """A command names a monitor that the config does not declare."""
+    """Neither the config nor the database knows the monitor."""
 
 
 class NoModelError(NotFoundError):
@@ -171,3 +180,19 @@ class GuessError(InvalidError):
 
 class LabelledDataError(InvalidError):
     """A folder or file is none that series with labels can be read from; the message says why."""
+
+
+class AskedError(InvalidError):
+    """What a command asks for cannot be; the message says what can."""
+
+
+class ChangedEventError(ConflictError):
+    """An event is not what it was when somebody looked at it."""
+
+
+class OverlappingEventError(ConflictError):
+    """Where an event is to be added lies another."""
+
+
+class NothingToUndoError(ConflictError):
+    """No act of a person on the event stands any more."""

@@ -6,18 +6,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from typing import Any, Self
 
+from anomaly_service import readiness
 from anomaly_service.config.sections import Config
 from anomaly_service.db.store import SqlStore
-from anomaly_service.errors import DatabaseError, InvalidError, UnknownMonitorError, UnknownSeriesError
+from anomaly_service.errors import DatabaseError, InvalidError, UnknownMonitorError
+from anomaly_service.known import check_declared
 from pipelines.executor import Executor
 from pipelines.jobs import channels
-from pipelines.jobs.readiness import readiness
 from pipelines.monitor import MonitorSpec
 from pipelines.names import RunKind, RunState
-from pipelines.records import EventChange, Json, MonitorRow, SeriesRow
+from pipelines.records import EventChange, Json, MonitorRow
 from pipelines.times import iso_seconds
 
 BY_COMMAND = (RunKind.BACKFILL, RunKind.FIT, RunKind.SCORE, RunKind.RESCORE)
@@ -94,26 +94,8 @@ class Service:
         return found
 
     def waiting(self) -> list[Json]:
-        """Return the targets of several series that are asked for and not scored, each with the reason.
-
-        Only reads.
-        """
-        specs = {name: spec for name, spec in self.config.monitor_specs().items() if spec.channels}
-        if not specs:
-            return []
-        series = self.store.series()
-        return [
-            {"monitor": name, "target": key, "why": why}
-            for name, spec in specs.items()
-            for key, why in self._waiting(spec, series).items()
-        ]
-
-    def _waiting(self, spec: MonitorSpec, series: Sequence[SeriesRow]) -> dict[str, str]:
-        stored = next((row for row in self.store.monitors() if row.name == spec.name), None)
-        targets = self.store.targets(stored.id) if stored is not None else []
-        by_id = {row.id: row for row in series}
-        made_of = {target.key: [by_id[i] for i in target.series_ids] for target in targets}
-        return channels.waiting(spec, channels.wanted(spec, series), made_of)
+        """Return the targets of several series that are asked for and not scored, each with the reason."""
+        return readiness.waiting(self.store, self.config.monitor_specs())
 
     def backfill(self, monitors: Sequence[str] | None = None) -> Json:
         """Fit and score all history as the daemon would have; return what changed, by monitor."""
@@ -209,47 +191,6 @@ class Service:
             return {job.spec.name: work(job) for job in self._monitor_jobs(monitors)}
         return self._commanded(RunKind.RESCORE, monitors, work)
 
-    def validate(self) -> list[Json]:
-        """Return, per monitor, its targets, their step and history, and when each will be ready.
-
-        Only reads, so a candidate config may be held against the database in use.
-
-        Raises:
-            UnavailableError: this machine lacks the device that the config names.
-        """
-        from detectors.device import resolve
-
-        resolve(self.config.device)
-
-        series = self.store.series()
-        stored = {row.name: row for row in self.store.monitors()}
-        out = []
-        for name, spec in self.config.monitor_specs().items():
-            targets = readiness(
-                spec,
-                channels.wanted(spec, series),
-                self._fitted(stored.get(name)),
-                self._waiting(spec, series) if spec.channels else {},
-            )
-            out.append(
-                {
-                    "monitor": name,
-                    "detector": spec.detector,
-                    "series": len(targets),
-                    "channels": list(spec.channels),
-                    "ready": sum(t["state"] == "ready" for t in targets),
-                    "targets": [{**t, **_iso(t)} for t in targets],
-                }
-            )
-        return out
-
-    def _fitted(self, monitor: MonitorRow | None) -> set[str]:
-        """Return the keys of a stored monitor's targets that have a model."""
-        if monitor is None:
-            return set()
-        keys = {target.id: target.key for target in self.store.targets(monitor.id)}
-        return {keys[version.target_id] for version in self.store.versions(list(keys))}
-
     # -- inside ---------------------------------------------------------------------
 
     def _at(self) -> int:
@@ -257,31 +198,10 @@ class Service:
 
     def _monitor_jobs(self, monitors: Sequence[str] | None) -> Iterator[Any]:
         in_force = self.sync()
-        _check_known(monitors or (), [spec.name for _, spec in in_force])
+        check_declared(monitors or (), [spec.name for _, spec in in_force])
         for row, spec in in_force:
             if not monitors or spec.name in monitors:
                 yield self.job(row, spec)
-
-    def check_names(self, monitor: str | None, series: str | None) -> None:
-        """Refuse what nobody has heard of, so that a slip of the pen does not read as all quiet.
-
-        Raises:
-            UnknownMonitorError: neither the config nor the database knows the monitor.
-            UnknownSeriesError: no target of any monitor, and no series, is called so.
-        """
-        stored = self.store.monitors()
-        if monitor is not None:
-            _check_known(
-                [monitor], [*dict.fromkeys((*self.config.monitor_specs(), *(m.name for m in stored)))]
-            )
-        if series is None:
-            return
-        names = {row.spec.key for row in self.store.series()}
-        names |= {target.key for row in stored for target in self.store.targets(row.id)}
-        if series not in names:
-            near = get_close_matches(series, names, 1, 0.0)
-            hint = f"; the nearest is {near[0]!r}" if near else ""
-            raise UnknownSeriesError(f"no series {series!r}{hint}; `anomaly series` lists them")
 
     def stored_job(self, monitor: str) -> Any:
         """Return the job of a monitor as it is stored, to read from: nothing is written.
@@ -290,7 +210,7 @@ class Service:
             UnknownMonitorError: the config declares no such monitor, or it has not been at work yet.
         """
         specs = self.config.monitor_specs()
-        _check_known([monitor], list(specs))
+        check_declared([monitor], list(specs))
         for row in self.store.monitors():
             if row.name == monitor:
                 return self.job(row, specs[monitor])
@@ -306,12 +226,6 @@ class Service:
         return MonitorJob(self.store, self.executor, row, spec, on_progress=progress)
 
 
-def _check_known(wanted: Sequence[str], declared: Sequence[str]) -> None:
-    for name in wanted:
-        if name not in declared:
-            raise UnknownMonitorError(f"no monitor named {name!r}; the config declares {', '.join(declared)}")
-
-
 def _described(change: EventChange, series: Mapping[int, str]) -> Json:
     """Return an event's change for people; ``series`` names the targets."""
     interval = change.interval
@@ -319,21 +233,9 @@ def _described(change: EventChange, series: Mapping[int, str]) -> Json:
         "event_id": change.event_id,
         "series": series[change.target_id],
         "kind": str(interval.kind),
-        "start_at": _time(interval.start),
-        "end_at": _time(interval.end),
+        "start_at": iso_seconds(interval.start),
+        "end_at": iso_seconds(interval.end),
         "peak_score": interval.peak_score,
         "status": str(change.status),
         "why": change.why,
-    }
-
-
-def _time(ts: int | None) -> str | None:
-    return None if ts is None else iso_seconds(ts)
-
-
-def _iso(target: Json) -> Json:
-    return {
-        "first_at": _time(target["first_ts"]),
-        "last_at": _time(target["last_ts"]),
-        "ready_by": _time(target["ready_by"]),
     }

@@ -39,6 +39,19 @@ class Verdict(StrEnum):
     UNSURE = "unsure"
 
 
+class Act(StrEnum):
+    """What a person did to an event."""
+
+    VERDICT = "verdict"
+    """Judged it; may have moved its borders too."""
+    BORDERS = "borders"
+    """Moved its borders and left the verdict as it was."""
+    ADD = "add"
+    """Drew it where nothing was flagged, and judged it."""
+    UNDO = "undo"
+    """Took back the newest act that stood."""
+
+
 class Mode(StrEnum):
     """Which of a point's two scores: with the data up to it, or with hindsight."""
 

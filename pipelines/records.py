@@ -169,9 +169,9 @@ class Interval:
 class Event:
     """A stored Interval that keeps its identity over rescoring.
 
-    ``reviewed`` is true once a review exists, ``verdict`` and ``cause`` are those of the newest one (empty
-    where there is none), ``review_start`` and ``review_end`` the borders that a reviewer moved; ``added``
-    where a person drew it by hand.
+    ``reviewed`` is true while anything that a person did to it stands. Of what was not taken back,
+    ``verdict`` and ``cause`` are the newest verdict's (empty where there is none), ``review_start`` and
+    ``review_end`` the borders that a reviewer moved; ``added`` is true where a person drew it by hand.
     """
 
     id: int

@@ -21,3 +21,12 @@ def iso_seconds(ts: int) -> str:
     '1970-01-01T00:00:00Z'
     """
     return iso(datetime.fromtimestamp(ts, UTC))
+
+
+def minute(ts: int) -> str:
+    """Return epoch seconds as a minute in UTC, for sentences.
+
+    >>> minute(0)
+    '1970-01-01 00:00'
+    """
+    return datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%d %H:%M")

@@ -12,6 +12,7 @@ from anomaly_service.cli import tables
 from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, load, moment, serving
 from anomaly_service.cli.start import PANEL
 from pipelines.names import AUTO
+from pipelines.times import minute
 
 if TYPE_CHECKING:
     from anomaly_service.measure.demo import Demo
@@ -94,8 +95,8 @@ def _outcome_row(outcome: IncidentOutcome) -> tuple[object, ...]:
     planted = (
         incident.kind.replace("_", " "),
         _short(incident.series),
-        tables.at(incident.start),
-        tables.at(incident.end)[-5:],
+        minute(incident.start),
+        minute(incident.end)[-5:],
     )
     if not outcome.flagged:
         return (*planted, "missed", "", "")

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from anomaly_service.cli import tables
-from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, moment, opened
+from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, moment, opened, usage
 from pipelines.names import AUTO
 
 PANEL = "Lists"
 KINDS = ("anomaly", "flatline", "data_missing", "stale")
 
+ORDERS = ("newest", "worst")
+SERIES_COLUMNS = (
+    "series_id", "series", "metric", "labels", "source", "step_seconds", "delay_seconds", "timezone",
+    "first_at", "last_at", "behind_seconds", "state", "monitors", "scored_until", "open_events",
+)  # fmt: skip
+SPARE_OF_INTERVALS = ("monitor", "kind", "status", "yhat_at_peak", "y_at_peak", "direction", "channel")
+SPARE_OF_SERIES = (
+    "series_id", "metric", "labels", "timezone", "delay_seconds", "step_seconds", "first_at", "monitors",
+    "behind_seconds", "scored_until", "source",
+)  # fmt: skip
+SPARE_OF_RUNS = (
+    "lease_until", "outcome", "owner", "attempts", "started_at", "scheduled_for", "error", "duration_seconds",
+)  # fmt: skip
+SPARE_OF_MONITORS = ("new_trend", "unsure", "expected", "reviewed", "confirmed", "false_positive")
+RUN_COLUMNS = (
+    "run_id", "kind", "monitor", "scheduled_for", "state", "attempts", "owner", "started_at", "finished_at",
+    "duration_seconds", "lease_until", "outcome", "error",
+)  # fmt: skip
+
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many rows.")]
+After = Annotated[
+    str | None, typer.Option("--after", metavar="CURSOR", help="Go on behind the row that has this cursor.")
+]
 
 
 @app.command(rich_help_panel=PANEL)
@@ -25,40 +45,73 @@ def intervals(
     series: Annotated[
         str | None, typer.Option("--series", help="Only this series, as it is printed.")
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="NAME=VALUE", help="Only with this label; may be repeated."),
+    ] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help=", ".join(KINDS) + ".")] = None,
     since: Annotated[
         str | None, typer.Option("--since", metavar="TIME", help="Ending at or after this.")
     ] = None,
-    kind: Annotated[str | None, typer.Option("--kind", help=", ".join(KINDS) + ".")] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="Starting before this.")
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option("--min-score", help="With a peak of at least so much; 1 is the line.")
+    ] = None,
+    verdict: Annotated[str | None, typer.Option("--verdict", help="Only those judged so.")] = None,
     unreviewed: Annotated[bool, typer.Option("--unreviewed", help="Only those nobody judged yet.")] = False,
+    order: Annotated[str, typer.Option("--order", help=", ".join(ORDERS) + ".")] = "newest",
     limit: Limit = 50,
+    after: After = None,
     config: ConfigPath = CONFIG,
     now: Now = None,
     as_json: AsJson = False,
 ) -> None:
     """List flagged intervals, the newest first."""
-    if kind is not None and kind not in KINDS:
-        raise typer.BadParameter(f"--kind must be one of {', '.join(KINDS)}; got {kind!r}")
-    given = {"monitor": monitor, "series": series, "kind": kind}
-    equal = {name: value for name, value in given.items() if value is not None}
-    found = _rows(config, now, "flagged_intervals", equal, since=moment(since, "--since"))
-    if unreviewed:
-        found = [row for row in found if row["review_verdict"] is None]
-    found.sort(key=lambda row: (row["start_at"], row["event_id"]), reverse=True)
-    listed = found[:limit]
+    from anomaly_service.insight.intervals import Filters, page
+
+    filters = Filters(
+        monitor=monitor,
+        series=series,
+        kind=kind,
+        labels=_labels(label or ()),
+        verdict=verdict,
+        unreviewed=unreviewed,
+        since=moment(since, "--since"),
+        until=moment(until, "--until"),
+        min_score=min_score,
+        order=order,
+        limit=limit,
+        after=after,
+    )
+    with usage(), opened(config, now, quiet=True) as service:
+        found = page(service.store, filters, service.config.monitor_specs())
     columns = [
         "event_id", "series", "monitor", "kind", "start_at", "duration", "status", "direction",
         "peak_score", "y_at_peak", "yhat_at_peak",
     ]  # fmt: skip
-    if any(row["channel_shares"] for row in listed):
+    if any(row["channel_shares"] for row in found.rows):
         columns.append("channel")
     columns.append("review_verdict")
-    if any(row["suggested_verdict"] for row in listed):
+    if any(row["suggested_verdict"] for row in found.rows):
         columns.append("suggestion")
-    if not as_json:
-        listed = [{**row, **_in_words(row)} for row in listed]
-    tables.rows(listed, columns, as_json=as_json, empty="No interval is flagged.")
-    if len(found) > limit:
-        tables.note(f"{len(found) - limit} more; --limit {len(found)} shows them all.")
+    tables.page(
+        found,
+        columns,
+        as_json=as_json,
+        empty="No interval is flagged.",
+        spare=SPARE_OF_INTERVALS,
+        in_words=_in_words,
+    )
+
+
+def _labels(given: Sequence[str]) -> dict[str, str]:
+    """Return the labels that options name."""
+    found = dict(each.partition("=")[::2] for each in given)
+    if not all(name and value for name, value in found.items()):
+        raise typer.BadParameter(f"--label takes NAME=VALUE such as realm=kr-1; got {', '.join(given)}")
+    return found
 
 
 def _in_words(row: Mapping[str, Any]) -> dict[str, str]:
@@ -84,36 +137,54 @@ def _suggestion(row: Mapping[str, Any]) -> str:
 
 
 @app.command(rich_help_panel=PANEL)
-def series(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
+def series(
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", min=1, help="At most so many rows; all.")
+    ] = None,
+    after: After = None,
+    config: ConfigPath = CONFIG,
+    now: Now = None,
+    as_json: AsJson = False,
+) -> None:
     """List the series with their newest point and state."""
-    found = _rows(config, now, "series_health")
-    tables.rows(
-        found, list(found[0]) if found else [], as_json=as_json, empty="No series yet; run: anomaly ingest"
-    )
+    from anomaly_service.insight import lists
+
+    with usage(), opened(config, now, quiet=True) as service:
+        found = lists.series(service.store, limit=limit, after=after)
+    empty = "No series yet; run: anomaly ingest"
+    tables.page(found, SERIES_COLUMNS, as_json=as_json, empty=empty, spare=SPARE_OF_SERIES)
 
 
 @app.command(rich_help_panel=PANEL)
-def runs(limit: Limit = 20, config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
+def runs(
+    limit: Limit = 20,
+    after: After = None,
+    config: ConfigPath = CONFIG,
+    now: Now = None,
+    as_json: AsJson = False,
+) -> None:
     """List what the daemon did, the newest first."""
-    found = _rows(config, now, "run_log")
-    found.sort(key=lambda row: (row["scheduled_for"], row["run_id"]), reverse=True)
-    tables.rows(
-        found[:limit],
-        list(found[0]) if found else [],
-        as_json=as_json,
-        empty="No run yet; start: anomaly daemon",
-    )
+    from anomaly_service.insight import lists
+
+    with usage(), opened(config, now, quiet=True) as service:
+        found = lists.runs(service.store, limit=limit, after=after)
+    empty = "No run yet; start: anomaly daemon"
+    tables.page(found, RUN_COLUMNS, as_json=as_json, empty=empty, spare=SPARE_OF_RUNS)
 
 
 @app.command(rich_help_panel=PANEL)
 def monitors(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
     """List the monitors with what their intervals turned out to be."""
-    found = _rows(config, now, "detector_precision", {})
+    from anomaly_service.insight import lists
+
+    with opened(config, now, quiet=True) as service:
+        found = lists.monitors(service.store)
     tables.rows(
         found,
         list(found[0]) if found else [],
         as_json=as_json,
         empty="No monitor has flagged anything yet; `anomaly status` names them all.",
+        spare=SPARE_OF_MONITORS,
     )
 
 
@@ -153,18 +224,3 @@ def _taxonomy(name: str, cls: Any) -> dict[str, object]:
         "baseline": cls.baseline,
         "paper": cls.paper,
     }
-
-
-def _rows(
-    config: Path,
-    now: str | None,
-    view: str,
-    where: dict[str, Any] | None = None,
-    since: datetime | None = None,
-) -> list[dict[str, Any]]:
-    """Return rows of a view; a monitor or series that there is none of is refused."""
-    with opened(config, now, quiet=True) as service:
-        found = service.store.rows(view, where, since=since)
-        if where and not found:
-            service.check_names(where.get("monitor"), where.get("series"))
-        return found

@@ -20,18 +20,13 @@ from anomaly_service.cli.options import (
     load,
     moment,
     serving,
+    usage,
 )
 from pipelines.names import AUTO
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
-    from anomaly_service.config.sections import Config
     from anomaly_service.measure.backtests import Results, Test
     from anomaly_service.measure.replays import Replayed
-    from anomaly_service.service import Service
-    from pipelines.measure.backtest import Candidate
-    from pipelines.monitor import MonitorSpec, Threshold
 
 PANEL = "How good it is"
 DEFAULT_DETECTOR = AUTO
@@ -104,17 +99,14 @@ def backtest(
     """Say how good detectors are on labelled series, with the service's own fit, score and flag."""
     from anomaly_service import executors
     from anomaly_service.config.sections import cores
-    from anomaly_service.measure import backtests
-    from pipelines.measure.backtest import SPLITS
+    from anomaly_service.measure import asked, backtests
 
-    names = _names(detector)
+    names = asked.names(detector)
     _refuse(
         {
             "name a folder with --data DIR, or the database's own series with --reviewed": (
                 (data is None) == (not reviewed)
             ),
-            f"--split must be one of {', '.join(SPLITS)}; got {split!r}": split not in SPLITS,
-            f"--alarms-per-week must be above 0, got {alarms:g}": not 0 < alarms < float("inf"),
             "--dataset and --window go with --data; monitors have their own window": (
                 reviewed and (dataset is not None or window is not None)
             ),
@@ -124,11 +116,27 @@ def backtest(
     )
     wanted: list[Test]
     problems: Sequence[str] = ()
-    if data is None:
-        wanted = _on_reviewed(config or _config(), names, monitor, split, baselines, report is not None)
-    else:
-        candidates = _candidates(config, names, monitor, window, alarms, baselines)
-        wanted, problems = _on_folder(data, dataset, candidates, split, report is not None)
+    with usage():
+        asked.check(split, alarms, reviewed=reviewed)
+        if data is None:
+            loaded = load(config or _config())
+            with serving(loaded, None, quiet=True) as service:
+                wanted = asked.tests_on_reviewed(
+                    service.store,
+                    asked.specs(loaded, monitor),
+                    names,
+                    split,
+                    baselines=baselines,
+                    pictured=report is not None,
+                )
+        else:
+            if config is None:
+                found = asked.candidates(names or [AUTO], window, alarms, baselines=baselines)
+            else:
+                found = asked.candidates_of(asked.specs(load(config), monitor), alarms, baselines=baselines)
+            wanted, problems = asked.tests_on_folder(
+                data, asked.names(dataset), found, split, pictured=report is not None
+            )
     keeper = backtests.Keeper(json_out, report / "figures" if report else None)
     executor = executors.build(jobs or cores())
     with tables.Stages() as stages:
@@ -171,78 +179,26 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Say what the daemon would have raised over the last days, live; touches nothing that is stored."""
-    from anomaly_service.measure.replays import replay as play
-    from anomaly_service.measure.replays import tried
+    from anomaly_service.measure import asked, replays
 
-    if (last is None) == (start is None):
-        raise typer.BadParameter("name the span with --last 30d, or with --from TIME and --to TIME")
     loaded = load(config)
-    specs = {
-        name: tried(spec, _threshold(threshold), detector) for name, spec in _specs(loaded, monitor).items()
-    }
-    for name, spec in specs.items():
-        _checked(name, spec)
+    with usage():
+        line = asked.threshold(threshold)
+        specs = {
+            name: replays.tried(spec, line, detector) for name, spec in asked.specs(loaded, monitor).items()
+        }
+        for name, spec in specs.items():
+            asked.window_of(name, spec)
     with serving(loaded, moment(now, "--now")) as service:
-        a, b = _span(service, last, moment(start, "--from"), moment(stop, "--to"))
-        found = play(service.store, service.executor, specs, a, b, service.on_progress)
+        with usage():
+            a, b = asked.span(service.store, service.now, last, moment(start, "--from"), moment(stop, "--to"))
+        found = replays.replay(service.store, service.executor, specs, a, b, service.on_progress)
     if as_json:
         rows = [row for each in found for row in each.intervals]
         tables.rows(rows, (), as_json=True, empty="")
         return
     for each in found:
         _print_replay(each, limit)
-
-
-def _threshold(text: str | None) -> Threshold | None:
-    """Return the threshold that an option names."""
-    from pipelines.monitor import Threshold
-
-    if text is None:
-        return None
-    method, equals, value = text.partition("=")
-    if text == "dynamic":
-        return Threshold(method="dynamic")
-    if not equals:
-        method, value = "alarms", text
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    largest = {"alarms": float("inf"), "quantile": 0.5, "sigma": float("inf")}.get(method, 0.0)
-    if not 0.0 < number < largest:
-        raise typer.BadParameter(
-            "--threshold takes alarms a week above 0 such as 5, quantile=0.001 (below 0.5), sigma=3 or "
-            f"dynamic; got {text!r}"
-        )
-    if method == "alarms":
-        return Threshold(alarms_per_week=number)
-    return Threshold(method=method, value=number)
-
-
-def _span(
-    service: Service, last: str | None, start: datetime | None, stop: datetime | None
-) -> tuple[int, int]:
-    """Return the span as epoch seconds, half-open; without an end it goes to the newest point, or to now."""
-    from anomaly_service.config.values import parse_duration
-    from anomaly_service.errors import InvalidError
-
-    newest = max((row.last_ts for row in service.store.series() if row.last_ts is not None), default=None)
-    if newest is None:
-        raise typer.BadParameter("the database holds no points yet; run: anomaly ingest")
-    end = min(newest, int(service.now.timestamp())) + 1 if stop is None else int(stop.timestamp())
-    if last is not None:
-        try:
-            length = int(parse_duration(last).total_seconds())
-        except InvalidError as error:
-            raise typer.BadParameter(f"--last: {error}") from None
-        return end - length, end
-    assert start is not None
-    begin = int(start.timestamp())
-    if begin >= end:
-        raise typer.BadParameter(
-            f"--from must lie before the end of the span, got {tables.at(begin)} and {tables.at(end)}"
-        )
-    return begin, end
 
 
 def _print_replay(found: Replayed, limit: int) -> None:
@@ -293,133 +249,6 @@ def _refuse(wrong: Mapping[str, bool]) -> None:
 def _config() -> Path:
     """Return the config file where none is named; for --data that is none, so it is no option's default."""
     return Path(os.environ.get("ANOMALY_CONFIG", CONFIG))
-
-
-def _names(listed: str | None) -> list[str]:
-    """Return the names of a list with commas, each once."""
-    names = [name.strip() for name in (listed or "").split(",")]
-    return [name for name in dict.fromkeys(names) if name]
-
-
-def _candidates(
-    config: Path | None,
-    names: Sequence[str],
-    monitors: Sequence[str] | None,
-    window: int | None,
-    alarms: float,
-    baselines: bool,
-) -> list[Candidate]:
-    """Return what is to be tested: named detectors or a config's monitors, and the baselines."""
-    from pipelines.measure.backtest import Candidate
-    from pipelines.monitor import MonitorSpec, Threshold
-
-    params = {} if window is None else {"window": window}
-    threshold = Threshold(alarms_per_week=alarms, per="series")
-
-    def plain(name: str) -> Candidate:
-        return Candidate(name, MonitorSpec(name, {}, detector=name, params=params, threshold=threshold))
-
-    if config is not None:
-        found = [Candidate(name, _with_window(spec)) for name, spec in _specs(load(config), monitors).items()]
-    else:
-        found = [plain(name) for name in names or [DEFAULT_DETECTOR]]
-    taken = {each.name for each in found}
-    found += [plain(name) for name in _baselines() if baselines and name not in taken]
-    for each in found:
-        _checked(each.name, each.spec)
-    return found
-
-
-def _specs(config: Config, monitors: Sequence[str] | None) -> dict[str, MonitorSpec]:
-    from anomaly_service.errors import UnknownMonitorError
-
-    specs = config.monitor_specs()
-    for name in monitors or ():
-        if name not in specs:
-            raise UnknownMonitorError(f"no monitor named {name!r}; the config declares {', '.join(specs)}")
-    return {name: spec for name, spec in specs.items() if not monitors or name in monitors}
-
-
-def _with_window(spec: MonitorSpec) -> MonitorSpec:
-    """Return a monitor's spec with its window spelled out: where it names none, its detector's own."""
-    from dataclasses import replace
-
-    window = _checked(spec.name, spec)
-    return spec if spec.detector == AUTO else replace(spec, params={"window": window, **spec.params})
-
-
-def _baselines() -> list[str]:
-    from detectors import registry
-
-    return [name for name in registry.names() if registry.get(name).baseline]
-
-
-def _checked(name: str, spec: MonitorSpec) -> int:
-    """Return the steps of the detector's window; a wrong setting is refused before any work is done."""
-    from anomaly_service.errors import InvalidError, NotFoundError
-    from pipelines.workers.members import longest_window
-
-    try:
-        return longest_window(spec.detector, spec.params)
-    except (InvalidError, NotFoundError) as error:
-        raise typer.BadParameter(f"{name}: {error}") from None
-
-
-def _on_folder(
-    data: Path, dataset: str | None, candidates: Sequence[Candidate], split: str, pictured: bool
-) -> tuple[list[Test], Sequence[str]]:
-    from anomaly_service.measure import backtests
-    from anomaly_service.measure.labelled import find
-
-    found = find(data, _names(dataset))
-    return list(backtests.tests(found.files, candidates, split, pictured=pictured)), found.problems
-
-
-def _on_reviewed(
-    config: Path,
-    names: Sequence[str],
-    monitors: Sequence[str] | None,
-    split: str,
-    baselines: bool,
-    pictured: bool,
-) -> list[Test]:
-    """Return the tests on the database's own series: each monitor's settings on the series it watches."""
-    from dataclasses import replace
-
-    from anomaly_service.measure import backtests
-    from anomaly_service.measure.reviewed import reviewed_series
-    from pipelines.measure.backtest import Candidate
-
-    if split == "train":
-        raise typer.BadParameter("--split train needs training rows, which --reviewed series do not name")
-    loaded = load(config)
-    specs = _specs(loaded, monitors)
-    with serving(loaded, None, quiet=True) as service:
-        series = reviewed_series(service.store, specs)
-    if not series:
-        raise typer.BadParameter(
-            "nobody has reviewed an interval of these monitors yet; judge some first: anomaly review"
-        )
-    wanted: list[Test] = []
-    for name, own in series.items():
-        spec = _with_window(specs[name])
-        detectors = [*(names or [spec.detector]), *(_baselines() if baselines else ())]
-        candidates = [
-            Candidate(
-                each,
-                spec if each == spec.detector else replace(spec, detector=each, params=_shared(each, spec)),
-            )
-            for each in dict.fromkeys(detectors)
-        ]
-        for each in candidates:
-            _checked(each.name, each.spec)
-        wanted += backtests.tests(own, candidates, split, pictured=pictured)
-    return wanted
-
-
-def _shared(detector: str, spec: MonitorSpec) -> dict[str, Any]:
-    """Return the settings that another detector takes over: the window, which auto chooses itself."""
-    return {} if AUTO in (detector, spec.detector) else {"window": spec.params["window"]}
 
 
 def _print(results: Results, wanted: Sequence[Test], json_out: Path | None) -> None:

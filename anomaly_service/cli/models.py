@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anomaly_service.cli import tables
-from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, moment, opened
+from anomaly_service.cli.lists import After, Limit
+from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, moment, opened, usage
 
 if TYPE_CHECKING:
     from anomaly_service.insight.samples import Sampled
@@ -25,28 +26,37 @@ def models(
         str | None, typer.Option("--series", help="Only this series', as it is printed.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Older versions too, not only those in use.")] = False,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many rows.")] = 50,
+    limit: Limit = 50,
+    after: After = None,
     config: ConfigPath = CONFIG,
     now: Now = None,
     as_json: AsJson = False,
 ) -> None:
     """List the stored models with their cards: what each was learned from, and what it weighs."""
-    given = {"monitor": monitor, "series": series}
-    equal = {name: value for name, value in given.items() if value is not None}
-    with opened(config, now, quiet=True) as service:
-        found = service.store.rows("model_cards", equal)
-        if not found:
-            service.check_names(monitor, series)
-    found = [row for row in found if every or row["is_current"] or row["status"] != "accepted"]
-    found.sort(key=lambda row: (row["train_stop_at"], row["model_version_id"]), reverse=True)
+    from anomaly_service.insight import lists
+
+    with usage(), opened(config, now, quiet=True) as service:
+        found = lists.models(
+            service.store,
+            service.config.monitor_specs(),
+            monitor=monitor,
+            series=series,
+            every=every,
+            limit=limit,
+            after=after,
+        )
     columns = (
         "model_version_id", "series", "monitor", "detector", "status", "train_stop_at",
         "windows", "missing", "nll", "c2st", "bytes", "fit_seconds",
     )  # fmt: skip
-    listed = found[:limit] if as_json else [{**row, **_of_card(row["card"])} for row in found[:limit]]
-    tables.rows(listed, columns, as_json=as_json, empty="No model yet; run: anomaly backfill")
-    if len(found) > limit:
-        tables.note(f"{len(found) - limit} more; --limit {len(found)} shows them all.")
+    tables.page(
+        found,
+        columns,
+        as_json=as_json,
+        empty="No model yet; run: anomaly backfill",
+        spare=("fit_seconds", "bytes", "windows", "missing", "monitor", "status", "c2st", "nll"),
+        in_words=lambda row: _of_card(row["card"]),
+    )
 
 
 def _of_card(card: Mapping[str, Any]) -> dict[str, object]:

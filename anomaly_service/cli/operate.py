@@ -1,4 +1,4 @@
-"""Commands that do work: migrate, ingest, backfill, fit, score, rescore, daemon; status and review."""
+"""Commands that do work: migrate, ingest, backfill, fit, score, rescore, daemon; and status."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ PANEL = "At work"
 TOLD = ("monitor", "targets", "fitted", "rows", "appeared", "changed", "vanished")
 """What a job's table shows: models fitted, score rows written, and what became of the intervals."""
 TOLD_OF_A_CHANGE = ("series", "start_at", "end_at", "kind", "event_id", "why")
-VERDICTS = ("confirmed", "expected", "false_positive", "new_trend", "unsure")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -125,32 +124,13 @@ def daemon(
 
 
 @app.command(rich_help_panel=PANEL)
-def review(
-    event: Annotated[int, typer.Argument(metavar="EVENT", help="event_id of the interval.")],
-    verdict: Annotated[str, typer.Argument(metavar="VERDICT", help=", ".join(VERDICTS) + ".")],
-    cause: Annotated[str, typer.Option("--cause", help="What it was, in a word or two.")] = "",
-    comment: Annotated[str, typer.Option("--comment", help="Anything the next reader should know.")] = "",
-    by: Annotated[str, typer.Option("--by", envvar="USER", help="Who says so.")] = "",
-    config: ConfigPath = CONFIG,
-    now: Now = None,
-) -> None:
-    """Judge a flagged interval; reviews are added, never overwritten, and no rescoring loses one."""
-    if verdict not in VERDICTS:
-        raise typer.BadParameter(f"VERDICT must be one of {', '.join(VERDICTS)}; got {verdict!r}")
-    from pipelines.names import Verdict
-
-    with opened(config, now, quiet=True) as service:
-        service.store.review(event, Verdict(verdict), cause=cause, comment=comment, by=by)
-    tables.say(f"Event {event}: {verdict}{f' ({cause})' if cause else ''}.")
-
-
-@app.command(rich_help_panel=PANEL)
 def status(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
     """Say how the service stands: sources, last tick, series that learn, stopped or failed."""
-    from anomaly_service.cli.status import standing, status_lines
+    from anomaly_service.cli.status import status_lines
+    from anomaly_service.insight.status import standing
 
     with opened(config, now, quiet=True) as service:
-        found = standing(service)
+        found = standing(service.store, service.config.monitor_specs(), service.config.sources, service.now)
     if as_json:
         tables.say(json.dumps(found, indent=1))
         return

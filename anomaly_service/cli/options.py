@@ -88,6 +88,17 @@ def serving(config: Config, at: datetime | None, *, quiet: bool = False) -> Iter
         yield service
 
 
+@contextmanager
+def usage() -> Iterator[None]:
+    """Tell what cannot be asked for as wrong usage, with exit status 2."""
+    from anomaly_service.errors import AskedError
+
+    try:
+        yield
+    except AskedError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 def fail(error: BaseException) -> None:
     """Say on stderr what went wrong, in one message; of a bug also where to report it."""
     from anomaly_service.errors import is_bug, report

@@ -83,12 +83,14 @@ class Tried:
 
 
 def _tried(path: Path, at: datetime) -> Tried:
+    from anomaly_service import readiness
     from anomaly_service.sources.ingest import ingest_from
 
     with serving(load(path), at) as service:
         ingested = ingest_from(service.config, service.store, service.now, service.on_progress)
         left_out = [why for each in service.backfill().values() for why in each.get("left_out_why", ())]
-        return Tried(ingested, left_out, service.validate(), service.store.rows("flagged_intervals"))
+        watched = readiness.validate(service.store, service.config)
+        return Tried(ingested, left_out, watched, service.store.rows("flagged_intervals"))
 
 
 def _highest(intervals: list[Json], limit: int) -> list[Json]:
@@ -224,13 +226,14 @@ def _start(path: Path, guessed: Guess | None, *, force: bool = False, **choices:
 @app.command(rich_help_panel=PANEL)
 def validate(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
     """Check the config file, and say per monitor what it watches and when it can judge."""
+    from anomaly_service import readiness
     from anomaly_service.cli.status import validation_lines
     from anomaly_service.config.params import check_params
 
     loaded = load(config)
     check_params(loaded)
     with opened(config, now, quiet=True) as service:
-        found = service.validate()
+        found = readiness.validate(service.store, loaded)
     if as_json:
         tables.say(json.dumps(found, indent=1))
         return

@@ -4,76 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anomaly_service.cli.tables import duration
-from anomaly_service.daemon.telemetry import left_out
-from pipelines.times import iso
-
-if TYPE_CHECKING:
-    from anomaly_service.service import Service
 
 Json = dict[str, Any]
 NAMED = 5
 """At most so many series are named in a line; the rest is counted."""
-WHOLE = {"nightly", "backfill"}
-"""Kinds of runs that fit and score all there is: what an earlier run left out, they tried again."""
-
-
-def standing(service: Service) -> Json:
-    """Return what ``anomaly status`` tells: rows of the health views, and the runs that matter."""
-    store = service.store
-    log = sorted(store.rows("run_log"), key=lambda run: (run["scheduled_for"], run["run_id"]))
-    runs = [run for run in log if run["source"] is None]
-    return {
-        "now": iso(service.now),
-        "sources": store.rows("source_health"),
-        "reads": _reads([run for run in log if run["source"] in service.config.sources]),
-        "monitors": store.rows("monitor_health", {"enabled": True}),
-        "series": [row for row in store.rows("series_health") if row["state"] != "ok"],
-        "waiting": service.waiting(),
-        "last_tick": _last(runs, "tick"),
-        "last_nightly": _last(runs, "nightly"),
-        "failed_runs": [run for run in runs if run["state"] == "failed"],
-        "retried_runs": [run for run in runs if run["state"] in ("waiting", "running") and run["error"]],
-        "left_out": _left_out(runs),
-    }
-
-
-def _reads(runs: Sequence[Json]) -> list[Json]:
-    """Return of every source its last read that ended, or failed and is tried again, and the one at work."""
-    found: dict[str, Json] = {}
-    for run in runs:
-        each = found.setdefault(run["source"], {"source": run["source"], "last": None, "at_work": None})
-        if run["state"] in ("done", "failed") or run["error"]:
-            each["last"] = run
-        if run["state"] == "running":
-            each["at_work"] = run
-    return list(found.values())
-
-
-def _last(runs: Sequence[Json], kind: str) -> Json | None:
-    """Return the newest run of a kind that was done."""
-    return next((run for run in reversed(runs) if run["kind"] == kind and run["state"] == "done"), None)
-
-
-def _left_out(runs: Sequence[Json]) -> list[Json]:
-    """Return what the newest runs left out, each with when and in which kind of work.
-
-    A monitor's newest run of a kind counts, unless one of those that do everything came after it; what
-    several say is told once.
-    """
-    found: dict[tuple[str, str], Json] = {}
-    seen: dict[str, set[str]] = {}
-    ended = [run for run in runs if run["state"] == "done" and run["finished_at"]]
-    for run in sorted(ended, key=lambda run: (run["finished_at"], run["run_id"]), reverse=True):
-        later = seen.setdefault(run["monitor"], set())
-        if run["kind"] not in later and not later & WHOLE:
-            about = {name: run[name] for name in ("run_id", "kind", "monitor", "finished_at")}
-            for why in left_out(run["outcome"] or {}):
-                found.setdefault((run["monitor"], why), {**about, "why": why})
-        later.add(run["kind"])
-    return list(found.values())
 
 
 def status_lines(found: Json) -> Iterator[str]:

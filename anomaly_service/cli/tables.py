@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any, Self
 
 import typer
 from rich.console import Console
@@ -16,7 +17,13 @@ from rich.table import Table
 
 from pipelines.times import iso
 
+if TYPE_CHECKING:
+    from anomaly_service.db.pages import Page
+
 Row = Mapping[str, Any]
+
+GAP = 2
+"""Spaces between two columns."""
 
 
 def say(text: str) -> None:
@@ -29,14 +36,69 @@ def note(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def rows(found: Sequence[Row], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
-    """Print rows as a table of some columns, or all of them as JSON."""
+def rows(
+    found: Sequence[Row], columns: Sequence[str], *, as_json: bool, empty: str, spare: Sequence[str] = ()
+) -> None:
+    """Print rows as a table of some columns, or all of them as JSON.
+
+    Args:
+        spare: columns that a terminal too narrow for all does without, the first of them first.
+    """
     if as_json:
         say(json.dumps([{name: plain(value) for name, value in row.items()} for row in found], indent=1))
     elif found:
-        table([[row.get(name) for name in columns] for row in found], columns)
+        cells = [[text(row.get(name)) for name in columns] for row in found]
+        fitting = _fitting(cells, columns, spare, _width())
+        table([[row[i] for i in fitting] for row in cells], [columns[i] for i in fitting])
+        if len(fitting) < len(columns):
+            left = ", ".join(name for i, name in enumerate(columns) if i not in fitting)
+            note(f"Too narrow for {left.replace('_', ' ')}; a wider window or --json shows them.")
     else:
         note(empty)
+
+
+def _fitting(
+    cells: Sequence[Sequence[str]], columns: Sequence[str], spare: Sequence[str], width: int | None
+) -> list[int]:
+    """Return which columns a terminal has room for, by number; of those that are not spare, all.
+
+    >>> _fitting([["7", "logins", "expected"]], ["event_id", "series", "verdict"], ["series"], 16)
+    [0, 2]
+    """
+    kept = list(range(len(columns)))
+    for name in spare:
+        if width is None or sum(_room(cells, columns, i) + GAP for i in kept) - GAP <= width:
+            break
+        kept = [i for i in kept if columns[i] != name]
+    return kept
+
+
+def _room(cells: Sequence[Sequence[str]], columns: Sequence[str], i: int) -> int:
+    """Return the characters that a column takes: only its head may be broken, between words."""
+    return max(*(len(row[i]) for row in cells), *(len(word) for word in columns[i].split("_")))
+
+
+def page(
+    found: Page,
+    columns: Sequence[str],
+    *,
+    as_json: bool,
+    empty: str,
+    spare: Sequence[str] = (),
+    in_words: Callable[[Row], Row] = lambda row: {},
+) -> None:
+    """Print a page of a list, and how to get the next one.
+
+    Args:
+        spare: columns that a narrow terminal does without, the first of them first.
+        in_words: what a table says of a row in other words; JSON has each row's cursor instead.
+    """
+    cursors: Iterable[Row] = ({"cursor": each} for each in found.cursors)
+    more = cursors if as_json else map(in_words, found.rows)
+    listed = [{**row, **extra} for row, extra in zip(found.rows, more, strict=True)]
+    rows(listed, columns, as_json=as_json, empty=empty, spare=spare)
+    if found.after is not None:
+        note(f"More follow: --after {found.after}")
 
 
 def table(cells: Iterable[Sequence[object]], columns: Sequence[str], *, title: str | None = None) -> None:
@@ -45,7 +107,10 @@ def table(cells: Iterable[Sequence[object]], columns: Sequence[str], *, title: s
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for i, name in enumerate(columns):
         numeric = bool(filled) and all(_looks_numeric(row[i]) for row in filled)
-        shown.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+        head = name.replace("_", " ")
+        if _width() is not None and len(head) > max((len(row[i]) for row in filled), default=0):
+            head = head.replace(" ", "\n")
+        shown.add_column(head, justify="right" if numeric else "left", overflow="fold")
     for row in filled:
         shown.add_row(*row)
     _stdout().print(shown)
@@ -53,8 +118,12 @@ def table(cells: Iterable[Sequence[object]], columns: Sequence[str], *, title: s
 
 def _stdout() -> Console:
     # Without a terminal nothing is to be cut off or wrapped: the reader is a file or another program.
-    wide = None if sys.stdout.isatty() else 10_000
-    return Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=wide)
+    return Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=_width() or 10_000)
+
+
+def _width() -> int | None:
+    """Return the columns of the terminal; None where there is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _looks_numeric(cell: str) -> bool:
@@ -86,15 +155,6 @@ def text(value: object) -> str:
             return ",".join(f"{k}={v}" for k, v in value.items())
         case _:
             return str(value)
-
-
-def at(seconds: int) -> str:
-    """Return epoch seconds as a minute in UTC.
-
-    >>> at(0)
-    '1970-01-01 00:00'
-    """
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def leading(shares: Mapping[str, float]) -> str:

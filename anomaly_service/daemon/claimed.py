@@ -9,11 +9,12 @@ from typing import Any
 
 import structlog
 
-from anomaly_service.daemon.patience import LeavingError, Patience
-from anomaly_service.daemon.telemetry import Telemetry, left_out, log_failure
+from anomaly_service.daemon.patience import Patience
+from anomaly_service.daemon.telemetry import Telemetry, log_failure
 from anomaly_service.daemon.workload import Workload
 from anomaly_service.db.lease import Lease
-from anomaly_service.errors import DatabaseUnavailableError
+from anomaly_service.errors import DatabaseUnavailableError, LeavingError
+from anomaly_service.outcomes import left_out
 from pipelines.errors import LostClaimError, StoppedError
 from pipelines.failures import reason
 from pipelines.names import RunKind, RunState

@@ -22,13 +22,13 @@ from types import FrameType
 import structlog
 
 from anomaly_service.daemon.claimed import Worker
-from anomaly_service.daemon.patience import LONGEST_PAUSE_SECONDS, LeavingError, Patience
+from anomaly_service.daemon.patience import LONGEST_PAUSE_SECONDS, Patience
 from anomaly_service.daemon.reading import Reads
 from anomaly_service.daemon.schedule import Key, LastRuns, Plan, due_reads, outlook
 from anomaly_service.daemon.telemetry import Telemetry, configure_logging, log_failure, serving
 from anomaly_service.daemon.workload import Workload, open_workload
 from anomaly_service.db.lease import LEASE_SECONDS
-from anomaly_service.errors import is_bug
+from anomaly_service.errors import LeavingError, is_bug
 from pipelines.names import RunKind
 from pipelines.records import Claim, LastRead
 from pipelines.store import Store

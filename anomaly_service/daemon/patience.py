@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 import structlog
 
 from anomaly_service.daemon.telemetry import Telemetry
-from anomaly_service.errors import DatabaseUnavailableError
+from anomaly_service.errors import DatabaseUnavailableError, LeavingError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,10 +21,6 @@ LONGEST_PAUSE_SECONDS = 15.0
 
 LOOK_UP_SECONDS = 0.1
 """How soon whoever pauses notices that the daemon was told to stop."""
-
-
-class LeavingError(Exception):
-    """The daemon was told to stop while it waited for the database."""
 
 
 class Patience:

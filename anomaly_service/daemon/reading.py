@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from anomaly_service.daemon.patience import LeavingError
+from anomaly_service.errors import LeavingError
 from pipelines.records import Claim
 
 GRACE_SECONDS = 5.0

@@ -1,4 +1,4 @@
-"""Events: every change is a revision, every review a row, and no verdict is ever lost."""
+"""Events: every change is a revision."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, selec
 
 from anomaly_service.db.engine import db_now
 from anomaly_service.db.sql import among
-from anomaly_service.db.tables import EventRevision, EventTable, Review
-from anomaly_service.errors import InvalidError, ReviewedEventError, UnknownEventError
+from anomaly_service.db.tables import EventRevision, EventTable, Target
+from anomaly_service.errors import ReviewedEventError
 from pipelines.errors import StaleEventsError, UnstorableError
-from pipelines.names import Kind, Status, Verdict
+from pipelines.names import Kind, Status
 from pipelines.records import Event, EventChange, Interval, Json
 
 ROUNDING = 1e-5
@@ -81,9 +81,9 @@ def apply(
     ]
     _check_reviews([new for _, _, new in differing])
     fresh = [change for change in changes if change.event_id is None]
-    added = _insert(connection, fresh)
+    added = insert_new(connection, fresh)
     _update(connection, [new for _, _, new in differing])
-    _remember(
+    remember(
         connection,
         run_id,
         [(None, event, change.why) for event, change in zip(added, fresh, strict=True)]
@@ -249,7 +249,7 @@ def event_of(row: Any) -> Event:
     )
 
 
-def _insert(connection: Connection, changes: Sequence[EventChange], *, added: bool = False) -> list[Event]:
+def insert_new(connection: Connection, changes: Sequence[EventChange], *, added: bool = False) -> list[Event]:
     """Insert new events and return them with their ids, in the order given."""
     if not changes:
         return []
@@ -270,9 +270,19 @@ def _insert(connection: Connection, changes: Sequence[EventChange], *, added: bo
         .values(updated_at=db_now())
         .returning(EventTable.id, sort_by_parameter_order=True)
     )
-    rows = [{**_values(event), "added": added, "revision": 1} for event in events]
+    monitor_of = _monitors(connection, {event.target_id for event in events})
+    rows = [
+        {**_values(event), "monitor_id": monitor_of[event.target_id], "added": added, "revision": 1}
+        for event in events
+    ]
     ids = connection.scalars(statement, rows).all()
     return [replace(event, id=id_) for event, id_ in zip(events, ids, strict=True)]
+
+
+def _monitors(connection: Connection, target_ids: set[int]) -> dict[int, int]:
+    """Return the monitors of targets, by target id."""
+    query = select(Target.id, Target.monitor_id).where(among(connection, Target.id, sorted(target_ids)))
+    return {row.id: row.monitor_id for row in connection.execute(query)}
 
 
 def _update(connection: Connection, events: Sequence[Event]) -> None:
@@ -284,9 +294,10 @@ def _update(connection: Connection, events: Sequence[Event]) -> None:
     connection.execute(statement.values(**settable, updated_at=db_now()), rows)
 
 
-def _remember(
+def remember(
     connection: Connection, run_id: int | None, changes: Sequence[tuple[Event | None, Event, str]]
 ) -> None:
+    """Write what events were before and are after, with the reason."""
     if not changes:
         return
     rows = [
@@ -303,82 +314,7 @@ def _remember(
     connection.execute(insert(EventRevision.__table__).values(at=db_now()), rows)  # type: ignore[arg-type]
 
 
-def review(
-    connection: Connection,
-    event_id: int,
-    verdict: Verdict,
-    *,
-    cause: str,
-    comment: str,
-    by: str,
-    start: int | None,
-    end: int | None,
-) -> int:
-    """Append a review, make it the one that counts, and return its id.
-
-    An event that had become outdated is shown again, as below the line.
-    """
-    event = _reviewable(connection, event_id)
-    _check_borders(connection, event, start, end)
-    now = connection.scalar(select(db_now()))
-    values = {"verdict": Verdict(verdict).value, "cause": cause, "comment": comment, "by": by}
-    borders = {"start_ts": start, "end_ts": end}
-    statement = insert(Review).values(event_id=event.id, at=now, **values, **borders).returning(Review.id)
-    review_id = int(connection.execute(statement).scalar_one())
-    status = Status.BELOW_LINE if event.status is Status.OUTDATED else event.status
-    after = replace(event, status=status, revision=event.revision + 1)
-    moved = {f"review_{name}": ts for name, ts in (("start", start), ("end", end)) if ts is not None}
-    connection.execute(
-        update(EventTable)
-        .where(EventTable.id == event.id)
-        .values(
-            status=status.value,
-            revision=after.revision,
-            updated_at=now,
-            review_id=review_id,
-            review_verdict=values["verdict"],
-            review_cause=cause,
-            reviewed_at=now,
-            **moved,
-        )
-    )
-    _remember(connection, None, [(event, after, f"review {review_id}: {values['verdict']}")])
-    return review_id
-
-
-def _reviewable(connection: Connection, event_id: int) -> Event:
-    event = by_id(connection, [event_id]).get(int(event_id))
-    if event is None:
-        raise UnknownEventError(f"no event has the id {event_id}; `anomaly intervals` lists those there are")
-    if event.status is Status.MERGED:
-        raise UnknownEventError(
-            f"event {event_id} was merged into event {event.merged_into}; review {event.merged_into} instead"
-        )
-    return event
-
-
-def _check_borders(connection: Connection, event: Event, start: int | None, end: int | None) -> None:
-    stored = connection.execute(
-        select(EventTable.review_start, EventTable.review_end).where(EventTable.id == event.id)
-    ).one()
-    first = start if start is not None else stored.review_start
-    last = end if end is not None else stored.review_end
-    first = event.interval.start if first is None else first
-    last = event.interval.end if last is None else last
-    if last < first:
-        raise InvalidError(
-            f"expected an interval that ends at or after its start, got {first} to {last} (epoch seconds) "
-            f"for event {event.id}; give both borders"
-        )
-
-
 def revisions(connection: Connection, event_id: int) -> list[Json]:
     """Return every revision of an event, the oldest first."""
     query = select(EventRevision.__table__).where(EventRevision.event_id == event_id)
     return [dict(row._mapping) for row in connection.execute(query.order_by(EventRevision.revision))]
-
-
-def reviews(connection: Connection, event_id: int) -> list[Json]:
-    """Return every review of an event, the oldest first."""
-    query = select(Review.__table__).where(Review.event_id == event_id).order_by(Review.id)
-    return [dict(row._mapping) for row in connection.execute(query)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, case, exists, select, update
+from sqlalchemy.orm import aliased
 
 from anomaly_service.db.sql import add, among, execute_columns, upsert
 from anomaly_service.db.tables import Monitor, Series, Target, TargetSeries
@@ -119,6 +120,27 @@ def _target(members: Sequence[Any]) -> TargetRow:
         settled_until=first.settled_until,
         labels={**first.labels, "metric": first.metric},
     )
+
+
+def target_ids(
+    connection: Connection, monitor: str | None, series: str | None, labels: Mapping[str, str]
+) -> list[int]:
+    """Return the ids of targets of a monitor, of a name as the views show it, and with these labels."""
+    more = aliased(TargetSeries)
+    is_of_several = exists().where(more.target_id == Target.id, more.position == 1)
+    query = (
+        select(Target.id)
+        .join(Monitor, Monitor.id == Target.monitor_id)
+        .join(TargetSeries, (TargetSeries.target_id == Target.id) & (TargetSeries.position == 0))
+        .join(Series, Series.id == TargetSeries.series_id)
+        .where(*(Series.labels[name].as_string() == value for name, value in labels.items()))
+        .order_by(Target.id)
+    )
+    if monitor is not None:
+        query = query.where(Monitor.name == monitor)
+    if series is not None:
+        query = query.where(case((is_of_several, Target.key), else_=Series.key) == series)
+    return list(connection.scalars(query))
 
 
 def lock(connection: Connection, target_ids: Collection[int]) -> None:

@@ -11,9 +11,22 @@ import numpy as np
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL
 
-from anomaly_service.db import event_portraits, events, migrate, monitors, points, queries, runs, versions
+from anomaly_service.db import (
+    event_portraits,
+    events,
+    migrate,
+    monitors,
+    pages,
+    points,
+    queries,
+    reviews,
+    runs,
+    versions,
+)
 from anomaly_service.db.bulk import Bulk, SqliteBulk
 from anomaly_service.db.engine import make_engine, transaction
+from anomaly_service.db.pages import Asked, Page
+from anomaly_service.db.reviews import Said
 from anomaly_service.failpoints import failpoint
 from pipelines.names import RunKind, RunState, Verdict
 from pipelines.records import (
@@ -21,6 +34,7 @@ from pipelines.records import (
     Claim,
     Event,
     EventPortrait,
+    Interval,
     Json,
     LastRead,
     LineRow,
@@ -254,23 +268,62 @@ class SqlStore:
     def review(
         self,
         event_id: int,
-        verdict: Verdict,
+        verdict: Verdict | None,
         *,
         cause: str = "",
         comment: str = "",
         by: str = "",
         start: int | None = None,
         end: int | None = None,
+        expect: int | None = None,
     ) -> int:
-        """Append a review and return its id; moved borders win in the views.
+        """Append a verdict, moved borders or both, and return the review's id; the borders win in the views.
+
+        Args:
+            expect: the revision of the event that was looked at; None for whichever it has.
 
         Raises:
             UnknownEventError: there is no such event, or it was merged into another.
+            ChangedEventError: it has another revision than expected.
+            AskedError: neither a verdict nor a border, or an interval that ends before it starts.
         """
         with self._write() as connection:
-            return events.review(
-                connection, event_id, verdict, cause=cause, comment=comment, by=by, start=start, end=end
-            )
+            said = Said(cause, comment, by)
+            return reviews.review(connection, event_id, verdict, said, start=start, end=end, expect=expect)
+
+    def add_event(
+        self,
+        target_id: int,
+        interval: Interval,
+        verdict: Verdict,
+        *,
+        detected_at: int,
+        cause: str = "",
+        comment: str = "",
+        by: str = "",
+    ) -> tuple[int, bool]:
+        """Store an event that a person drew; return its id, and False where the very same stands already.
+
+        Args:
+            detected_at: when it was drawn, epoch seconds.
+
+        Raises:
+            OverlappingEventError: another anomaly of the target lies there.
+        """
+        with self._write() as connection:
+            said = Said(cause, comment, by)
+            return reviews.add(connection, target_id, interval, verdict, said, detected_at)
+
+    def undo(self, event_id: int, *, comment: str = "", by: str = "", expect: int | None = None) -> Json:
+        """Take back the newest act of people on an event that stands, by a new row; return that act.
+
+        Raises:
+            UnknownEventError: there is no such event, or it was merged into another.
+            ChangedEventError: it has another revision than expected.
+            NothingToUndoError: nothing is left.
+        """
+        with self._write() as connection:
+            return reviews.undo(connection, event_id, Said("", comment, by), expect=expect)
 
     def revisions(self, event_id: int) -> list[Json]:
         """Return every revision of an event, the oldest first."""
@@ -278,9 +331,9 @@ class SqlStore:
             return events.revisions(connection, event_id)
 
     def reviews(self, event_id: int) -> list[Json]:
-        """Return every review of an event, the oldest first."""
+        """Return every act of people on an event, the oldest first; ``undone`` where one was taken back."""
         with self._read() as connection:
-            return events.reviews(connection, event_id)
+            return reviews.rows(connection, event_id)
 
     def event_portraits(self, monitor_id: int, limit: int) -> list[tuple[Event, EventPortrait | None]]:
         """Return a monitor's events that stand, with portraits: judged ones first, then the newest."""
@@ -386,6 +439,22 @@ class SqlStore:
         """Return rows of a public view as plain values; see ``anomaly_service.db.queries``."""
         with self._read() as connection:
             return queries.rows(connection, view, where or {}, since=since, until=until, limit=limit)
+
+    def page(self, asked: Asked) -> Page:
+        """Return a page of a list; see ``anomaly_service.db.pages``.
+
+        Raises:
+            AskedError: the cursor is none of this list in this order.
+        """
+        with self._read() as connection:
+            return pages.page(connection, asked)
+
+    def target_ids(
+        self, monitor: str | None = None, series: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> list[int]:
+        """Return the targets of a monitor, of a name as lists show it, with these labels; None for any."""
+        with self._read() as connection:
+            return monitors.target_ids(connection, monitor, series, labels or {})
 
 
 def _bulk(dialect: str) -> Bulk:

@@ -23,17 +23,30 @@ from sqlalchemy import (
     MetaData,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-HEAD = "0004"
+HEAD = "0005"
 """The revision of ``migrations/`` that this code reads and writes; a test compares both."""
 
 Searchable = JSON().with_variant(JSONB(), "postgresql")
 """JSON that people query (labels, cards); what only pipelines read stays text, which loads faster."""
 
 SearchableOrNull = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+STANDING = "status NOT IN ('merged_into', 'outdated')"
+"""Events that people see. A partial index serves a query that has these very words, as the views do."""
+
+QUEUED = "status IN ('open', 'closed') AND (review_verdict IS NULL OR review_verdict = 'unsure')"
+"""Events that wait for a verdict."""
+
+COUNTED = f"{STANDING} AND NOT (added AND status = 'below_line')"
+"""Events that were flagged: what people added and no score reaches says nothing of a detector's precision."""
+
+FIRST, LAST = "coalesce(review_start, start_ts)", "coalesce(review_end, end_ts)"
+"""First and last second of an event as people see it."""
 
 BigId = BigInteger().with_variant(Integer(), "sqlite")
 """SQLite numbers rows by itself only for a key declared INTEGER."""
@@ -146,7 +159,10 @@ class ModelVersion(Base):
     """
 
     __tablename__ = "model_version"
-    __table_args__ = (UniqueConstraint("target_id", "train_stop", "detector", "config_key"),)
+    __table_args__ = (
+        UniqueConstraint("target_id", "train_stop", "detector", "config_key"),
+        Index(None, "train_stop", "id"),
+    )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     target_id: Mapped[int] = mapped_column(ForeignKey("target.id"))
@@ -207,18 +223,39 @@ class Score(Base):
     settled_anomaly: Mapped[float | None] = mapped_column(Double)
 
 
+def _event_index(name: str, *columns: str, where: str | None = STANDING) -> Index:
+    """Return an index of those events that a condition holds for, or of all, in the columns' order."""
+    parts = [text(column) if "(" in column else column for column in columns]
+    condition = None if where is None else text(where)
+    return Index(f"ix_event_{name}", *parts, sqlite_where=condition, postgresql_where=condition)
+
+
 class EventTable(Base):
-    """A stored interval with its identity, its latest review beside it.
+    """A stored interval with its identity, what people said of it beside it.
 
     ``channel`` is the metric with the largest of the ``channel_shares``; both are NULL for a single series.
 
-    ``review_id`` names the review that counts: the newest. ``start_ts`` and ``end_ts`` are what the
-    detector says, ``review_start`` and ``review_end`` where the reviewer moved a border.
+    ``start_ts`` and ``end_ts`` are what the detector says. The rest follows from the event's reviews that
+    were not taken back: ``review_id`` names the newest of them, ``review_verdict``, ``review_cause`` and
+    ``reviewed_at`` are those of the newest with a verdict, ``review_start`` and ``review_end`` where a
+    reviewer moved a border. ``monitor_id`` is the target's, so that a monitor's events have an index.
     """
 
     __tablename__ = "event"
     __table_args__ = (
         Index(None, "target_id", "start_ts"),
+        # PostgreSQL counts how an expression's values are spread only where an index holds all rows.
+        _event_index("first", FIRST, "id", where=None),
+        _event_index("last", LAST, where=None),
+        _event_index("of_monitor", "monitor_id", FIRST, "id"),
+        _event_index("of_target", "target_id", FIRST, "id"),
+        _event_index("worst", "peak_score", "id"),
+        _event_index("unjudged", FIRST, "id", where=f"{STANDING} AND review_verdict IS NULL"),
+        _event_index("unjudged_worst", "peak_score", "id", where=f"{STANDING} AND review_verdict IS NULL"),
+        _event_index("queue", "peak_score", "id", where=QUEUED),
+        _event_index("open", FIRST, "id", where="status = 'open'"),
+        _event_index("open_of_target", "target_id", where="status = 'open'"),
+        _event_index("counted", "monitor_id", "version_id", "review_verdict", where=COUNTED),
         CheckConstraint("end_ts >= start_ts", name="ends_after_start"),
         CheckConstraint(
             "status <> 'outdated' OR (review_id IS NULL AND NOT added)", name="reviewed_is_never_outdated"
@@ -227,6 +264,7 @@ class EventTable(Base):
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     target_id: Mapped[int] = mapped_column(ForeignKey("target.id"))
+    monitor_id: Mapped[int] = mapped_column(Integer, server_default="0")
     kind: Mapped[str] = mapped_column(Text)
     start_ts: Mapped[int] = mapped_column(BigInteger)
     end_ts: Mapped[int] = mapped_column(BigInteger)
@@ -273,12 +311,19 @@ class EventRevision(Base):
 
 
 class Review(Base):
-    """Append-only (triggers refuse UPDATE and DELETE): one person's verdict on an event."""
+    """Append-only (triggers refuse UPDATE and DELETE): one act of a person on an event.
+
+    ``act`` says which (``pipelines.names.Act``). ``verdict`` is empty where it gives none, borders are NULL
+    where it moves none, and ``undoes`` names the review that it takes back, each of them once.
+    """
 
     __tablename__ = "review"
+    __table_args__ = (Index(None, "undoes", unique=True),)
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), index=True)
+    act: Mapped[str] = mapped_column(Text, server_default="verdict")
+    undoes: Mapped[int | None] = mapped_column(BigInteger)
     verdict: Mapped[str] = mapped_column(Text)
     cause: Mapped[str] = mapped_column(Text)
     comment: Mapped[str] = mapped_column(Text)
@@ -314,6 +359,8 @@ class Run(Base):
     __table_args__ = (
         UniqueConstraint("kind", "monitor_key", "source", "scheduled_for"),
         Index(None, "state", "scheduled_for"),
+        Index(None, "scheduled_for", "id"),
+        Index(None, "finished_at", "id"),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 _VIEW = re.compile(r"CREATE VIEW (\w+)")
 _TIME = re.compile(r"@time\(((?:[^()]|\([^()]*\))*)\)")
+_THEN = {"postgresql": "JOIN", "sqlite": "CROSS JOIN"}
 _TIMES = {
     "postgresql": r"to_timestamp(\1)",
     "sqlite": r"strftime('%Y-%m-%dT%H:%M:%SZ', \1, 'unixepoch')",
@@ -31,9 +32,9 @@ def names() -> tuple[str, ...]:
 
 def create(connection: Connection) -> None:
     """Create all views."""
-    as_text = _TIMES[connection.dialect.name]
+    database = connection.dialect.name
     for statement in statements():
-        connection.exec_driver_sql(_TIME.sub(as_text, statement))
+        connection.exec_driver_sql(_TIME.sub(_TIMES[database], statement).replace("@then", _THEN[database]))
 
 
 def drop(connection: Connection) -> None:

@@ -1,19 +1,14 @@
 -- The public SQL contract, documented in docs/sql.md. Times are written @time(epoch seconds), which becomes
--- a timestamp on PostgreSQL and ISO 8601 text in UTC on SQLite. Columns are added here, never taken away.
+-- a timestamp on PostgreSQL and ISO 8601 text in UTC on SQLite. @then is a JOIN that SQLite is told to make in
+-- this order: left to choose, it would begin with a small table, and no index would give the order of a list.
+-- Columns are added here, never taken away.
 --
 -- What stands as JSON is shown whole, never taken apart: its fields are known to the dataclass alone that wrote
 -- it. The one exception is the detector in the config of a monitor, which MonitorSpec (pipelines/monitor.py) wrote.
 
 CREATE VIEW flagged_intervals AS
-WITH shown AS (
-    SELECT event.*,
-        coalesce(review_start, start_ts) AS first_ts,
-        coalesce(review_end, end_ts) AS last_ts
-    FROM event
-    WHERE status NOT IN ('merged_into', 'outdated')
-)
 SELECT
-    shown.id AS event_id,
+    event.id AS event_id,
     CASE
         WHEN EXISTS (SELECT 1 FROM target_series more WHERE more.target_id = target.id AND more.position = 1)
         THEN target.key ELSE series.key
@@ -22,52 +17,59 @@ SELECT
     series.labels AS labels,
     monitor.name AS monitor,
     model_version.detector AS detector,
-    shown.version_id AS model_version_id,
-    shown.kind AS kind,
-    @time(shown.first_ts) AS start_at,
-    @time(shown.last_ts) AS end_at,
-    shown.last_ts - shown.first_ts + (
+    event.version_id AS model_version_id,
+    event.kind AS kind,
+    @time(coalesce(review_start, start_ts)) AS start_at,
+    @time(coalesce(review_end, end_ts)) AS end_at,
+    coalesce(review_start, start_ts) AS start_ts,
+    coalesce(review_end, end_ts) AS end_ts,
+    coalesce(review_end, end_ts) - coalesce(review_start, start_ts) + (
         SELECT max(each.step_seconds) FROM target_series member JOIN series each ON each.id = member.series_id
         WHERE member.target_id = target.id
     ) AS duration_seconds,
-    shown.status AS status,
-    shown.direction AS direction,
-    CASE WHEN shown.peak_score >= 2.5 THEN 'high' WHEN shown.peak_score >= 1.5 THEN 'medium' ELSE 'low' END AS severity,
-    @time(shown.peak_ts) AS peak_at,
-    shown.peak_score AS peak_score,
-    shown.mean_score AS mean_score,
-    shown.n_points AS n_points,
-    shown.y_at_peak AS y_at_peak,
-    shown.yhat_at_peak AS yhat_at_peak,
-    shown.impact AS impact,
-    shown.channel AS channel,
-    shown.channel_shares AS channel_shares,
-    shown.review_verdict AS review_verdict,
-    shown.review_cause AS review_cause,
-    @time(shown.reviewed_at) AS reviewed_at,
-    @time(shown.first_detected_at) AS first_detected_at,
-    @time(shown.updated_at) AS updated_at,
-    shown.revision AS revision,
+    event.status AS status,
+    event.direction AS direction,
+    CASE WHEN event.peak_score >= 2.5 THEN 'high' WHEN event.peak_score >= 1.5 THEN 'medium' ELSE 'low' END AS severity,
+    @time(event.peak_ts) AS peak_at,
+    event.peak_score AS peak_score,
+    event.mean_score AS mean_score,
+    event.n_points AS n_points,
+    event.y_at_peak AS y_at_peak,
+    event.yhat_at_peak AS yhat_at_peak,
+    event.impact AS impact,
+    event.channel AS channel,
+    event.channel_shares AS channel_shares,
+    event.review_verdict AS review_verdict,
+    event.review_cause AS review_cause,
+    @time(event.reviewed_at) AS reviewed_at,
+    event.added AS added,
+    @time(event.first_detected_at) AS first_detected_at,
+    @time(event.updated_at) AS updated_at,
+    event.revision AS revision,
     suggested.verdict AS suggested_verdict,
     nullif(suggested.cause, '') AS suggested_cause,
-    suggested.probability AS suggestion_probability
-FROM shown
-JOIN target ON target.id = shown.target_id
-JOIN monitor ON monitor.id = target.monitor_id
-JOIN target_series ON target_series.target_id = target.id AND target_series.position = 0
-JOIN series ON series.id = target_series.series_id
-LEFT JOIN model_version ON model_version.id = shown.version_id
-LEFT JOIN event_look AS suggested ON suggested.event_id = shown.id AND suggested.verdict <> ''
-    AND (shown.review_verdict IS NULL OR shown.review_verdict = 'unsure');
+    suggested.probability AS suggestion_probability,
+    event.monitor_id AS monitor_id,
+    event.target_id AS target_id
+FROM event
+@then target ON target.id = event.target_id
+@then monitor ON monitor.id = target.monitor_id
+@then target_series ON target_series.target_id = target.id AND target_series.position = 0
+@then series ON series.id = target_series.series_id
+LEFT JOIN model_version ON model_version.id = event.version_id
+LEFT JOIN event_look AS suggested ON suggested.event_id = event.id AND suggested.verdict <> ''
+    AND (event.review_verdict IS NULL OR event.review_verdict = 'unsure')
+WHERE event.status NOT IN ('merged_into', 'outdated');
 
 CREATE VIEW review_queue AS
 SELECT
-    event_id, series, metric, labels, monitor, detector, kind, start_at, end_at, duration_seconds, status,
-    direction, severity, peak_at, peak_score, y_at_peak, yhat_at_peak, impact, channel, channel_shares,
-    review_verdict, first_detected_at, suggested_verdict, suggested_cause, suggestion_probability
+    event_id, series, metric, labels, monitor, detector, kind, start_at, end_at, start_ts, end_ts, duration_seconds,
+    status, direction, severity, peak_at, peak_score, y_at_peak, yhat_at_peak, impact, channel, channel_shares,
+    review_verdict, first_detected_at, suggested_verdict, suggested_cause, suggestion_probability,
+    revision, monitor_id, target_id
 FROM flagged_intervals
 WHERE status IN ('open', 'closed') AND (review_verdict IS NULL OR review_verdict = 'unsure')
-ORDER BY peak_score DESC, event_id;
+ORDER BY peak_score DESC, event_id DESC;
 
 CREATE VIEW open_events AS
 SELECT * FROM flagged_intervals WHERE status = 'open';
@@ -103,6 +105,8 @@ SELECT
     series.timezone AS timezone,
     @time(series.first_ts) AS first_at,
     @time(series.last_ts) AS last_at,
+    series.first_ts AS first_ts,
+    series.last_ts AS last_ts,
     newest.last_ts - series.last_ts AS behind_seconds,
     CASE
         WHEN series.last_ts IS NULL THEN 'empty'
@@ -167,6 +171,7 @@ SELECT
     monitor.name AS monitor,
     target.key AS series,
     @time(scores.ts) AS at,
+    scores.ts AS ts,
     scores.version_id AS model_version_id,
     coalesce(scores.settled, scores.live) AS score,
     coalesce(scores.settled_anomaly, scores.live_anomaly) AS anomaly_score,
@@ -188,6 +193,8 @@ SELECT
     model_version.status AS status,
     @time(model_version.train_start) AS train_start_at,
     @time(model_version.train_stop) AS train_stop_at,
+    model_version.train_start AS train_start_ts,
+    model_version.train_stop AS train_stop_ts,
     @time(model_version.created_at) AS created_at,
     NOT EXISTS (
         SELECT 1 FROM model_version later
@@ -204,20 +211,32 @@ JOIN monitor ON monitor.id = target.monitor_id
 JOIN weights ON weights.id = model_version.weights_id;
 
 CREATE VIEW detector_precision AS
+WITH counted AS (
+    SELECT monitor_id, version_id, review_verdict, count(*) AS n
+    FROM event
+    WHERE status NOT IN ('merged_into', 'outdated') AND NOT (added AND status = 'below_line')
+    GROUP BY monitor_id, version_id, review_verdict
+),
+verdicts AS (
+    SELECT
+        monitor.name AS monitor,
+        model_version.detector AS detector,
+        CAST(sum(n) AS bigint) AS flagged,
+        CAST(sum(CASE WHEN review_verdict IS NOT NULL THEN n ELSE 0 END) AS bigint) AS reviewed,
+        CAST(sum(CASE WHEN review_verdict = 'confirmed' THEN n ELSE 0 END) AS bigint) AS confirmed,
+        CAST(sum(CASE WHEN review_verdict = 'expected' THEN n ELSE 0 END) AS bigint) AS expected,
+        CAST(sum(CASE WHEN review_verdict = 'false_positive' THEN n ELSE 0 END) AS bigint) AS false_positive,
+        CAST(sum(CASE WHEN review_verdict = 'new_trend' THEN n ELSE 0 END) AS bigint) AS new_trend,
+        CAST(sum(CASE WHEN review_verdict = 'unsure' THEN n ELSE 0 END) AS bigint) AS unsure
+    FROM counted
+    JOIN monitor ON monitor.id = counted.monitor_id
+    LEFT JOIN model_version ON model_version.id = counted.version_id
+    GROUP BY monitor.name, model_version.detector
+)
 SELECT
-    monitor,
-    detector,
-    count(*) AS flagged,
-    count(review_verdict) AS reviewed,
-    count(CASE WHEN review_verdict = 'confirmed' THEN 1 END) AS confirmed,
-    count(CASE WHEN review_verdict = 'expected' THEN 1 END) AS expected,
-    count(CASE WHEN review_verdict = 'false_positive' THEN 1 END) AS false_positive,
-    count(CASE WHEN review_verdict = 'new_trend' THEN 1 END) AS new_trend,
-    count(CASE WHEN review_verdict = 'unsure' THEN 1 END) AS unsure,
-    CAST(count(CASE WHEN review_verdict IN ('confirmed', 'new_trend') THEN 1 END) AS double precision)
-        / nullif(count(CASE WHEN review_verdict <> 'unsure' THEN 1 END), 0) AS precision
-FROM flagged_intervals
-GROUP BY monitor, detector;
+    monitor, detector, flagged, reviewed, confirmed, expected, false_positive, new_trend, unsure,
+    CAST(confirmed + new_trend AS double precision) / nullif(reviewed - unsure, 0) AS precision
+FROM verdicts;
 
 CREATE VIEW run_log AS
 SELECT
@@ -225,11 +244,13 @@ SELECT
     run.kind AS kind,
     monitor.name AS monitor,
     @time(run.scheduled_for) AS scheduled_for,
+    run.scheduled_for AS scheduled_ts,
     run.state AS state,
     run.attempts AS attempts,
     run.owner AS owner,
     @time(run.started_at) AS started_at,
     @time(run.finished_at) AS finished_at,
+    run.finished_at AS finished_ts,
     run.finished_at - run.started_at AS duration_seconds,
     @time(run.lease_until) AS lease_until,
     run.outcome AS outcome,

@@ -119,7 +119,7 @@ def row_of(store: SqlStore, event_id: int) -> Json:
     if into is not None:
         raise UnknownEventError(f"event {event_id} was merged into event {into}; ask for {into} instead")
     raise UnknownEventError(
-        f"event {event_id} no longer scores and nobody reviewed it, so it is not compared; "
+        f"event {event_id} no longer scores and no review of it stands, so it is not compared; "
         "`anomaly intervals` lists those that stand"
     )
 
@@ -158,9 +158,14 @@ def _add_events(
             f"Compared with {COMPARED} of {len(others)} events, the reviewed and newest first."
         )
     neighbours = similar.nearest_events(drawn)
-    reviews = {e.id: store.reviews(e.id)[-1] for e in _told(compared, neighbours, n) if e.reviewed}
+    reviews = {e.id: _verdict(store, e) for e in _told(compared, neighbours, n) if e.verdict}
     found.events = _event_rows(store, compared, neighbours[:n], reviews)
     found.agreement = similar.agreement(_judged(compared, neighbours, reviews))
+
+
+def _verdict(store: SqlStore, event: Event) -> Json:
+    """Return the review that holds the verdict on an event."""
+    return next(row for row in reversed(store.reviews(event.id)) if row["verdict"] and not row["undone"])
 
 
 def _bounded(events: Sequence[Event], family: str) -> list[Event]:
@@ -175,7 +180,7 @@ def _told(compared: Sequence[Event], neighbours: Sequence[similar.Neighbour], n:
     """Yield the events whose reviews matter: those listed, and the nearest reviewed ones."""
     yield from (compared[each.at] for each in neighbours[:n])
     further = [compared[each.at] for each in neighbours[n:]]
-    yield from [event for event in further if event.reviewed][: 2 * similar.ASKED]
+    yield from [event for event in further if event.verdict][: 2 * similar.ASKED]
 
 
 def _event_rows(
@@ -313,7 +318,7 @@ def _window_row(store: SqlStore, asked: _Asked, each: similar.Neighbour, start: 
     """Return a window as a row, with the event it belongs to, if any."""
     inside = [e for e in asked.events if e.target_id == asked.target.id and _common(e, start, end) >= 0]
     event = max(inside, key=lambda e: (_common(e, start, end), e.interval.peak_score), default=None)
-    review = store.reviews(event.id)[-1] if event is not None and event.reviewed else {}
+    review = _verdict(store, event) if event is not None and event.verdict else {}
     return {
         "distance": each.distance,
         "start_at": datetime.fromtimestamp(start, UTC),

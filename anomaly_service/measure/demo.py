@@ -10,6 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
+from anomaly_service import readiness
 from anomaly_service.errors import NotADemoError
 from anomaly_service.sources.ingest import ingest_from
 from pipelines.measure.demo_report import DemoReport, Flagged, Incident, Watched, compare
@@ -171,7 +172,7 @@ def _flagged(row: Json) -> Flagged:
 def _watched(service: Service) -> list[Watched]:
     return [
         Watched(monitor["monitor"], target["target"], target["first_ts"], target["last_ts"])
-        for monitor in service.validate()
+        for monitor in readiness.validate(service.store, service.config)
         for target in monitor["targets"]
         if target["first_ts"] is not None
     ]

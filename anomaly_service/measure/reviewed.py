@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -106,10 +105,4 @@ def _columns(store: PointReader, target: TargetRow) -> tuple[Seconds, Values]:
 
 
 def _span(event: Json) -> tuple[int, int]:
-    return _seconds(event["start_at"]), _seconds(event["end_at"])
-
-
-def _seconds(at: Any) -> int:
-    """Return epoch seconds of a time as a view shows it."""
-    at = at if isinstance(at, datetime) else datetime.fromisoformat(at)
-    return int(at.timestamp())
+    return event["start_ts"], event["end_ts"]

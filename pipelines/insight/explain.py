@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from detectors.gaussian import GaussianConfig, GaussianDetector
 from pipelines.errors import NotExplainableError
 from pipelines.monitor import MonitorSpec
-from pipelines.names import Kind, Mode
+from pipelines.names import Kind, Mode, Status
 from pipelines.records import Event, Interval, Values
 from pipelines.steps import flag, prepare
 from pipelines.steps.line import Calibrated
@@ -340,7 +340,7 @@ def odds(surprise: float) -> str:
 def rule(event: Event) -> str | None:
     """Return what a flagged interval that no model scored goes by, as a sentence; None for an anomaly."""
     found = event.interval
-    if event.added:
+    if event.added and event.status is Status.BELOW_LINE:
         return "Somebody marked it by hand: no score flagged it."
     # The score of a rule is its steps over the fewest that count.
     limit = round(found.n_points / max(found.peak_score, 1e-9))

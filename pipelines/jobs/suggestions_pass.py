@@ -24,7 +24,7 @@ def advise(job: MonitorJob) -> int:
     is another, and what was seen is kept: a later pass finds its points deleted.
     """
     found = job.store.event_portraits(job.monitor.id, CONSIDERED)
-    if not any(event.reviewed for event, _ in found):
+    if not any(event.verdict or (portrait and portrait.verdict) for event, portrait in found):
         return 0
     if not all(_is_current(event, portrait) for event, portrait in found):
         portraits = _suggested(job, [event for event, _ in found], _shapes(job, found))
@@ -71,7 +71,7 @@ def _suggested(
 
 
 def _judgement(event: Event) -> Judgement | None:
-    return Judgement(event.verdict, event.cause) if event.reviewed else None
+    return Judgement(event.verdict, event.cause) if event.verdict else None
 
 
 def _look(event: Event, shape: Shape | None, told: Suggestion | None) -> EventPortrait:

@@ -18,7 +18,16 @@ from sqlalchemy import text
 
 from anomaly_service.db import events
 from anomaly_service.db.store import SqlStore
-from anomaly_service.errors import InvalidError, ReviewedEventError, UnknownEventError, UnstorableError
+from anomaly_service.errors import (
+    AskedError,
+    ChangedEventError,
+    InvalidError,
+    NothingToUndoError,
+    OverlappingEventError,
+    ReviewedEventError,
+    UnknownEventError,
+    UnstorableError,
+)
 from pipelines.errors import BusySourceError, LostClaimError, StaleEventsError
 from pipelines.names import Kind, Mode, RunKind, RunState, Status, Verdict
 from pipelines.records import (
@@ -726,6 +735,228 @@ def test_reviewing_an_outdated_event_shows_it_below_the_line(store: SqlStore) ->
 def test_an_unknown_event_cannot_be_reviewed(store: SqlStore) -> None:
     with pytest.raises(UnknownEventError, match="no event has the id 7; `anomaly intervals` lists"):
         store.review(7, Verdict.CONFIRMED)
+
+
+# borders, additions, and what is taken back
+
+
+def row_of(store: SqlStore, event_id: int) -> dict[str, Any] | None:
+    return next(iter(store.rows("flagged_intervals", {"event_id": event_id})), None)
+
+
+def judged(store: SqlStore, event_id: int) -> tuple[Any, ...]:
+    """Return verdict, cause and borders of an event as people see them."""
+    row = row_of(store, event_id)
+    assert row is not None
+    return row["review_verdict"], row["review_cause"], row["start_ts"], row["end_ts"]
+
+
+def test_moved_borders_alone_leave_an_event_to_be_judged_and_keep_it(store: SqlStore) -> None:
+    event = flag(store, watch(store)[0])
+    store.review(event.id, None, start=T0 - 300, by="ann")
+    assert judged(store, event.id) == (None, None, T0 - 300, T0 + 600)
+    assert [row["event_id"] for row in store.rows("review_queue")] == [event.id]
+    with pytest.raises(ReviewedEventError, match="was reviewed or added"):
+        store.commit(None, Batch(changes=[change(event, status=Status.OUTDATED)]))
+    with pytest.raises(AskedError, match="gives a verdict, moves a border, or does both"):
+        store.review(event.id, None)
+
+
+def test_every_undo_goes_one_act_back_until_none_is_left(store: SqlStore) -> None:
+    event = flag(store, watch(store)[0])
+    first = store.review(event.id, Verdict.UNSURE, cause="deploy", by="ann")
+    store.review(event.id, Verdict.CONFIRMED, start=T0 - 300, end=T0 + 900)
+    store.review(event.id, None, end=T0 + 1200)
+    seen = []
+    for act in ("borders", "verdict", "verdict"):
+        assert store.undo(event.id, by="bob", comment="slip")["act"] == act
+        seen.append(judged(store, event.id))
+    assert seen == [
+        ("confirmed", "", T0 - 300, T0 + 900),
+        ("unsure", "deploy", T0, T0 + 600),
+        (None, None, T0, T0 + 600),
+    ]
+    with pytest.raises(NothingToUndoError, match=f"nothing is left to take back of event {event.id}"):
+        store.undo(event.id)
+    rows = store.reviews(event.id)
+    assert [row["undone"] for row in rows] == [True] * 3 + [False] * 3
+    assert (rows[5]["act"], rows[5]["undoes"], rows[5]["by"], rows[5]["comment"]) == (
+        "undo",
+        first,
+        "bob",
+        "slip",
+    )
+    assert [row["revision"] for row in store.revisions(event.id)] == list(range(1, 8))
+
+
+def test_a_verdict_after_an_undo_can_be_taken_back_as_well(store: SqlStore) -> None:
+    event = flag(store, watch(store)[0])
+    store.review(event.id, Verdict.EXPECTED)
+    store.undo(event.id)
+    store.review(event.id, Verdict.CONFIRMED)
+    assert judged(store, event.id)[0] == "confirmed"
+    store.undo(event.id)
+    assert judged(store, event.id)[0] is None
+
+
+def test_what_nothing_of_people_stands_of_is_as_if_nobody_had_come(store: SqlStore) -> None:
+    event = flag(store, watch(store)[0])
+    store.commit(None, Batch(changes=[change(event, status=Status.OUTDATED)]))
+    store.review(event.id, Verdict.CONFIRMED)
+    assert row_of(store, event.id) is not None
+    store.undo(event.id)
+    (found,) = store.events([event.target_id], 0, 10**12)
+    assert (found.status, found.reviewed, found.verdict) == (Status.OUTDATED, False, "")
+    assert row_of(store, event.id) is None
+
+
+def test_an_event_of_which_nothing_stands_may_become_outdated_again(store: SqlStore) -> None:
+    event = flag(store, watch(store)[0])
+    store.review(event.id, Verdict.CONFIRMED)
+    store.undo(event.id)
+    store.commit(None, Batch(changes=[change(event, status=Status.OUTDATED)]))
+    assert row_of(store, event.id) is None
+
+
+def drawn(start: int = T0, end: int = T0 + 600) -> Interval:
+    """Return an interval as a person draws it: nothing scored there."""
+    return Interval(Kind.ANOMALY, start, end, 3, start, 0.5, 0.25)
+
+
+def draw(store: SqlStore, target: int, found: Interval, **given: Any) -> tuple[int, bool]:
+    values: dict[str, Any] = {"verdict": Verdict.CONFIRMED, "detected_at": T0 + 9000, "by": "ann"}
+    return store.add_event(target, found, **(values | given))
+
+
+def test_an_added_event_stands_with_its_verdict_below_the_line(store: SqlStore) -> None:
+    target = watch(store)[0]
+    event_id, is_new = draw(store, target, drawn(), cause="deploy")
+    row = row_of(store, event_id)
+    assert is_new
+    assert row is not None
+    assert (row["added"], row["status"], row["monitor_id"]) == (True, "below_line", store.monitors()[0].id)
+    assert judged(store, event_id) == ("confirmed", "deploy", T0, T0 + 600)
+    (found,) = store.events([target], 0, 10**12)
+    assert (found.added, found.reviewed, found.verdict) == (True, True, "confirmed")
+    with pytest.raises(ReviewedEventError):
+        store.commit(None, Batch(changes=[change(found, status=Status.OUTDATED)]))
+    assert store.rows("detector_precision") == []
+
+
+def test_the_same_added_again_is_the_one_that_stands(store: SqlStore) -> None:
+    target = watch(store)[0]
+    event_id, _ = draw(store, target, drawn())
+    assert draw(store, target, drawn(), by="bob") == (event_id, False)
+    assert len(store.reviews(event_id)) == 1
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_nothing_is_added_over_an_event_that_stands(store: SqlStore, moved: bool) -> None:
+    target, other = watch(store)
+    event = flag(store, target)
+    if moved:
+        store.review(event.id, None, start=T0 + 3600, end=T0 + 4200)
+    for start in (T0 + 600, T0 + 3600) if moved else (T0 + 600,):
+        with pytest.raises(
+            OverlappingEventError, match=rf"event {event.id} lies .* `anomaly review {event.id} "
+        ):
+            draw(store, target, drawn(start, start + 60))
+    assert draw(store, other, drawn(T0 + 600))[1]
+    flag(store, other, interval(T0 + 9000, T0 + 9900, kind=Kind.DATA_MISSING))
+    assert draw(store, other, drawn(T0 + 9000, T0 + 9300))[1]
+
+
+def test_an_addition_that_is_taken_back_disappears_and_its_history_stays(store: SqlStore) -> None:
+    target = watch(store)[0]
+    event_id, _ = draw(store, target, drawn())
+    store.review(event_id, Verdict.EXPECTED)
+    store.undo(event_id)
+    assert judged(store, event_id)[0] == "confirmed"
+    store.undo(event_id)
+    assert row_of(store, event_id) is None
+    assert [row["act"] for row in store.reviews(event_id)] == ["add", "verdict", "undo", "undo"]
+    again, is_new = draw(store, target, drawn())
+    assert is_new
+    assert again != event_id
+
+
+def test_an_added_event_that_scores_by_now_is_one_like_others_when_it_is_taken_back(store: SqlStore) -> None:
+    target = watch(store)[0]
+    event_id, _ = draw(store, target, drawn(T0 + 60, T0 + 300))
+    (found,) = store.events([target], 0, 10**12)
+    store.commit(None, Batch(changes=[change(found, interval=interval(), status=Status.CLOSED)]))
+    assert judged(store, event_id) == ("confirmed", "", T0 + 60, T0 + 300)
+    store.undo(event_id)
+    assert judged(store, event_id) == (None, None, T0, T0 + 600)
+    (found,) = store.events([target], 0, 10**12)
+    assert (found.status, found.added, found.reviewed) == (Status.CLOSED, False, False)
+
+
+def test_who_saw_another_revision_is_told_so_and_nothing_is_written(store: SqlStore) -> None:
+    event = flag(store, watch(store)[0])
+    store.review(event.id, Verdict.CONFIRMED, expect=event.revision)
+    for late in (partial(store.review, event.id, Verdict.EXPECTED), partial(store.undo, event.id)):
+        with pytest.raises(
+            ChangedEventError, match=f"event {event.id} has revision 2 by now, and 1 was looked at"
+        ):
+            late(expect=event.revision)
+    assert len(store.reviews(event.id)) == 1
+
+
+def test_what_was_merged_into_another_event_cannot_be_taken_back(store: SqlStore) -> None:
+    target = watch(store)[0]
+    first, second = flag(store, target), flag(store, target, interval(T0 + 3600, T0 + 4200))
+    merged = change(second, status=Status.MERGED, merged_into=first.id)
+    store.commit(None, Batch(changes=[merged]))
+    with pytest.raises(UnknownEventError, match=f"was merged into event {first.id}"):
+        store.undo(second.id)
+    with pytest.raises(UnknownEventError, match="no event has the id 77"):
+        store.undo(77)
+
+
+def at_once(*works: Any) -> list[Any]:
+    """Return what works give or raise that begin together, each in a thread of its own."""
+    ready, found = threading.Barrier(len(works)), [None] * len(works)
+
+    def run(k: int) -> None:
+        ready.wait()
+        try:
+            found[k] = works[k]()
+        except Exception as error:
+            found[k] = error  # type: ignore[call-overload]
+
+    threads = [threading.Thread(target=run, args=(k,)) for k in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_two_that_add_the_same_at_once_add_one_event(store: SqlStore) -> None:
+    target = watch(store)[0]
+    found = at_once(*[partial(draw, store, target, drawn())] * 4)
+    assert sorted(is_new for _, is_new in found) == [False, False, False, True]
+    assert len({event_id for event_id, _ in found}) == 1
+
+
+def test_of_two_that_take_back_what_both_saw_one_is_told_that_it_changed(store: SqlStore) -> None:
+    event = flag(store, watch(store)[0])
+    store.review(event.id, Verdict.UNSURE)
+    store.review(event.id, Verdict.CONFIRMED)
+    found = at_once(*[partial(store.undo, event.id, expect=3)] * 2)
+    assert sorted(type(each).__name__ for each in found) == ["ChangedEventError", "dict"]
+    assert judged(store, event.id)[0] == "unsure"
+
+
+def test_two_that_take_back_whatever_stands_go_two_acts_back(store: SqlStore) -> None:
+    event = flag(store, watch(store)[0])
+    store.review(event.id, Verdict.UNSURE)
+    store.review(event.id, Verdict.CONFIRMED)
+    found = at_once(*[partial(store.undo, event.id)] * 3)
+    assert sorted(type(each).__name__ for each in found) == ["NothingToUndoError", "dict", "dict"]
+    undone = [row["undoes"] for row in store.reviews(event.id) if row["act"] == "undo"]
+    assert len(undone) == len(set(undone)) == 2
 
 
 def test_looks_come_with_their_events_those_judged_first_then_the_newest(store: SqlStore) -> None:

@@ -22,8 +22,8 @@ from anomaly_service.errors import ConflictError, InvalidError, NotFoundError, R
 
 COMMANDS = (
     "try", "init", "validate", "status", "migrate", "ingest", "backfill", "fit", "score", "rescore", "daemon",
-    "intervals", "review", "series", "runs", "monitors", "detectors", "simulate", "demo", "backtest",
-    "replay", "models", "sample", "similar", "explain",
+    "intervals", "review", "add", "undo", "series", "runs", "monitors", "detectors", "simulate", "demo",
+    "backtest", "replay", "models", "sample", "similar", "explain",
 )  # fmt: skip
 START = datetime(2025, 1, 6, tzinfo=UTC)
 NOW = START + timedelta(weeks=4)
@@ -254,7 +254,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def broken(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(SqlStore, "rows", broken)
+    monkeypatch.setattr(SqlStore, "page", broken)
 
 
 @pytest.mark.parametrize(
@@ -354,8 +354,8 @@ def test_json_rows_have_the_columns_of_the_view(place: Place) -> None:
 
     with SqlStore(load(place.config).database) as store:
         columns = {view: set(store.rows(view)[0]) for view in ("flagged_intervals", "series_health")}
-    assert set(intervals(place)[0]) == columns["flagged_intervals"]
-    assert set(place("series", "--json").rows[0]) == columns["series_health"]
+    assert set(intervals(place)[0]) == columns["flagged_intervals"] | {"cursor"}
+    assert set(place("series", "--json").rows[0]) == columns["series_health"] | {"cursor"}
 
 
 def test_json_stays_json_when_there_is_nothing(place: Place) -> None:
@@ -397,6 +397,107 @@ def test_a_review_is_kept_with_its_cause_and_a_rescoring_does_not_lose_it(place:
         "outage",
     )
     assert event not in [row["event_id"] for row in intervals(place, "--unreviewed")]
+
+
+def test_a_list_goes_on_behind_the_cursor_of_its_last_row(place: Place) -> None:
+    everything = [row["event_id"] for row in intervals(place, "--limit", 1000)]
+    rows = intervals(place, "--limit", 3)
+    found = []
+    while rows:
+        found += [row["event_id"] for row in rows]
+        rows = intervals(place, "--limit", 3, "--after", rows[-1]["cursor"])
+    assert found == everything
+    table = place("intervals", "--limit", 3)
+    assert "cursor" not in table.out
+    cursor = intervals(place, "--limit", 3)[-1]["cursor"]
+    assert table.err.strip() == f"More follow: --after {cursor}"
+
+
+def test_a_cursor_that_is_none_is_wrong_usage(place: Place) -> None:
+    done = place("intervals", "--after", "yesterday")
+    assert done.code == 2
+    assert "--after takes the cursor of a row of the same list" in flat(done.err)
+
+
+def test_a_list_can_be_ordered_and_cut_by_height_time_and_label(place: Place) -> None:
+    rows = intervals(place, "--order", "worst", "--min-score", 2, "--label", "realm=kr-1")
+    assert [row["peak_score"] for row in rows] == sorted((row["peak_score"] for row in rows), reverse=True)
+    assert {row["series"] for row in rows} == {"logins{realm=kr-1}"}
+    assert min(row["peak_score"] for row in rows) >= 2
+    day = f"{OUTAGE:%Y-%m-%d}"
+    (row,) = intervals(place, "--since", day, "--until", f"{day}T23:00", "--label", "realm=kr-1")
+    assert row["event_id"] == outage(place)["event_id"]
+    assert place("intervals", "--label", "realm").code == 2
+
+
+def test_borders_move_and_every_undo_goes_one_act_back(place: Place) -> None:
+    event = next(row for row in reversed(intervals(place)) if row["review_verdict"] is None)
+    number, before = event["event_id"], (event["start_at"], event["end_at"])
+    moved = place("review", number, "--to", f"{OUTAGE:%Y-%m-%d}T00:00")
+    assert moved.out == f"Event {number}: borders moved, from {before[0]} to {OUTAGE:%Y-%m-%d}T00:00:00Z.\n"
+    assert place("review", number, "expected", "--cause", "patch", "--by", "ann").code == 0
+    first = place("undo", number)
+    assert first.out.startswith(
+        f"Event {number}: took back the verdict expected of ann. Nobody has judged it now,"
+    )
+    (row,) = place("undo", number, "--json").rows
+    assert (row["start_at"], row["end_at"], row["review_verdict"]) == (*before, None)
+    last = place("undo", number)
+    assert (last.code, last.out) == (1, "")
+    assert f"nothing is left to take back of event {number}" in last.err
+
+
+def test_a_missed_interval_is_added_and_taken_back(place: Place) -> None:
+    quiet = START + timedelta(days=20, hours=3)
+    span = ("--from", f"{quiet:%Y-%m-%dT%H:%M}", "--to", f"{quiet + timedelta(hours=1):%Y-%m-%dT%H:%M}")
+    added = place("add", "logins{realm=eu-1}", *span, "--cause", "bots", "--by", "ann")
+    number = int(added.out.split()[1])
+    assert added.out.startswith(f"Event {number} added to logins{{realm=eu-1}}: confirmed, from ")
+    again = place("add", "logins{realm=eu-1}", *span, "--cause", "bots", "--monitor", "logins-drop")
+    assert again.out.startswith(f"Event {number} stands already in")
+    assert place("rescore", "--from", "2025-01-20", "--to", "2025-02-03").code == 0
+    (row,) = (row for row in intervals(place, "--limit", 1000) if row["event_id"] == number)
+    assert (row["added"], row["status"], row["review_cause"]) == (True, "below_line", "bots")
+    assert "Somebody marked it by hand" in place("explain", number).out
+    assert "it is no longer listed; its history stays" in place("undo", number).out
+    assert number not in {row["event_id"] for row in intervals(place, "--limit", 1000)}
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "told"),
+    [
+        (["logins{realm=kr-2}", "{from}", "{to}"], 1, "the nearest is 'logins{realm=kr-1}'"),
+        (["logins{realm=kr-1}", "{from}", "{to}", "--monitor", "nope"], 1, "no monitor named 'nope'"),
+        (["logins{realm=kr-1}", "--from=2025-01-20", "--to=2025-01-19"], 2, "--from must not lie after --to"),
+        (
+            ["logins{realm=kr-1}", "--from=2025-02-20", "--to=2025-02-21"],
+            2,
+            "stored are from 2025-01-06 00:00",
+        ),
+        (["logins{realm=kr-1}", "{from}", "{to}", "--verdict=maybe"], 2, "VERDICT must be one of confirmed"),
+        (["logins{realm=kr-1}", "{from}", "{to}", "--verdict=false_positive"], 2, "was not flagged"),
+        (["logins{realm=kr-1}", "--from={outage}", "--to={outage}"], 1, "lies there already"),
+    ],
+)
+def test_what_cannot_be_added_is_refused_with_the_reason(
+    place: Place, args: list[str], code: int, told: str
+) -> None:
+    at = {"{from}": "--from=2025-01-20", "{to}": "--to=2025-01-20T01:00"}
+    given = [at.get(arg, arg.replace("{outage}", f"{OUTAGE:%Y-%m-%dT%H:%M}")) for arg in args]
+    done = place("add", *given)
+    assert (done.code, done.out) == (code, "")
+    assert told in flat(done.err)
+
+
+def test_a_terminal_too_narrow_for_a_list_goes_without_some_columns(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anomaly_service.cli.tables._width", lambda: 80)
+    done = place("intervals", "--limit", 3)
+    assert max(len(line) for line in done.out.splitlines()) <= 80
+    assert "logins{realm=" in done.out
+    assert "monitor" not in done.out
+    assert "Too narrow for monitor, kind, status" in done.err
 
 
 def test_a_dry_run_writes_nothing(place: Place) -> None:

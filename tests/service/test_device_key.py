@@ -9,6 +9,7 @@ import pytest
 import torch
 from monitor_jobs import ingest, job, monitor, waves
 
+from anomaly_service import readiness
 from anomaly_service.config.load import load
 from anomaly_service.db.store import SqlStore
 from anomaly_service.errors import UnavailableError
@@ -61,7 +62,7 @@ def test_validate_refuses_a_device_that_is_not_there(
         Service(config.model_copy(update={"database": database_url})) as service,
         pytest.raises(UnavailableError, match="set device: auto or cpu"),
     ):
-        service.validate()
+        readiness.validate(service.store, service.config)
 
 
 def test_a_change_of_device_fits_nothing_again(store: SqlStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipelines.jobs import passes
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.monitor import Period
 from pipelines.names import Kind, Verdict
-from pipelines.records import Event
+from pipelines.records import Event, Interval
 from pipelines.steps import masks
 
 SPEC = monitor("load", detector="gaussian", season="none")
@@ -70,6 +71,46 @@ def test_what_was_confirmed_is_not_learned_from_and_keeps_its_event(store: SqlSt
         assert newest.card["masked_steps"] == (last - first) // HOUR + 1
         passes.rescore(at, START + 15 * DAY, END, END)
         assert outage(events(at, Kind.ANOMALY)["a"]).id == event.id
+
+
+def test_a_confirmed_verdict_taken_back_is_learned_from_again(new_store: Callable[[], SqlStore]) -> None:
+    store = new_store()
+    ingest(store, "load", {"a": course(1)})
+    at = job(store, SPEC)
+    passes.backfill(at, START + 20 * DAY)
+    event = outage(events(at, Kind.ANOMALY)["a"])
+    store.review(event.id, Verdict.UNSURE)
+    store.review(event.id, Verdict.CONFIRMED)
+    store.undo(event.id)
+    passes.nightly(at, END, END)
+    assert store.versions([target.id for target in at.targets()])[-1].card["masked_steps"] == 0
+    passes.rescore(at, START + 15 * DAY, END, END, again=True)
+    again = outage(events(at, Kind.ANOMALY)["a"])
+    assert (again.id, again.verdict, len(store.reviews(event.id))) == (event.id, "unsure", 3)
+
+
+def test_what_people_added_and_moved_outlives_every_pass(new_store: Callable[[], SqlStore]) -> None:
+    store = new_store()
+    ingest(store, "load", {"a": course(1)})
+    at = job(store, SPEC)
+    passes.backfill(at, START + 20 * DAY)
+    event = outage(events(at, Kind.ANOMALY)["a"])
+    store.review(event.id, None, start=event.interval.start - 2 * HOUR)
+    quiet = START + 16 * DAY
+    drawn = Interval(Kind.ANOMALY, quiet, quiet + 4 * HOUR, 5, quiet, 0.0, 0.0)
+    (target,) = at.targets()
+    added, _ = store.add_event(target.id, drawn, Verdict.CONFIRMED, detected_at=END)
+    passes.nightly(at, END, END)
+    assert store.versions([target.id])[-1].card["masked_steps"] == 5
+    passes.rescore(at, START + 15 * DAY, END, END)
+    passes.rescore(at, START + 15 * DAY, END, END, again=True)
+    rows = {row["event_id"]: row for row in store.rows("flagged_intervals")}
+    assert (rows[added]["start_ts"], rows[added]["end_ts"]) == (quiet, quiet + 4 * HOUR)
+    assert (rows[added]["added"], rows[added]["review_verdict"]) == (True, "confirmed")
+    assert rows[event.id]["start_ts"] == event.interval.start - 2 * HOUR
+    store.undo(added)
+    passes.rescore(at, START + 15 * DAY, END, END)
+    assert added not in {row["event_id"] for row in store.rows("flagged_intervals")}
 
 
 def test_what_a_reviewer_made_longer_is_found_by_its_tail(store: SqlStore) -> None:

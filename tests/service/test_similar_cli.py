@@ -316,7 +316,7 @@ def test_an_event_that_was_merged_or_scores_no_more_says_what_to_ask_for(changed
     )
     run(changed, "UPDATE event SET status = 'outdated' WHERE id = :id", id=other)
     run(changed, told, id=other, into=None)
-    assert f"event {other} no longer scores and nobody reviewed it" in changed("similar", other).err
+    assert f"event {other} no longer scores and no review of it stands" in changed("similar", other).err
 
 
 @on_a_copy

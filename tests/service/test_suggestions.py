@@ -191,11 +191,21 @@ def test_what_was_seen_outlives_the_points(at: MonitorJob) -> None:
 
 def test_without_a_review_nothing_is_looked_at(at: MonitorJob, monkeypatch: pytest.MonkeyPatch) -> None:
     unjudged = [
-        (replace(event, reviewed=False), look) for event, look in at.store.event_portraits(at.monitor.id, 500)
+        (replace(event, reviewed=False, verdict=""), look)
+        for event, look in at.store.event_portraits(at.monitor.id, 500)
     ]
-    monkeypatch.setattr(at.store, "looks", lambda monitor, limit: unjudged)
+    monkeypatch.setattr(at.store, "event_portraits", lambda monitor, limit: unjudged)
     monkeypatch.delattr("pipelines.insight.portraits.shapes")
     assert suggestions_pass.advise(at) == 0
+
+
+def test_suggestions_go_with_the_verdicts_that_were_taken_back(at: MonitorJob) -> None:
+    assert suggestions_pass.advise(at) > 0
+    for event in flagged(at):
+        if event.verdict:
+            at.store.undo(event.id)
+    assert suggestions_pass.advise(at) == 0
+    assert not any(row["suggested_verdict"] for row in at.store.rows("flagged_intervals"))
 
 
 def test_the_list_of_intervals_shows_suggestions_once_there_are_some(at: MonitorJob, tmp_path: Path) -> None:

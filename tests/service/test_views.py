@@ -79,6 +79,8 @@ def test_a_flagged_interval_shows_everything(store: SqlStore) -> None:
         "kind": "anomaly",
         "start_at": "2026-02-01T12:00:00Z",
         "end_at": "2026-02-01T12:10:00Z",
+        "start_ts": T0,
+        "end_ts": T0 + 600,
         "duration_seconds": 900,
         "status": "open",
         "direction": "below_expected",
@@ -95,11 +97,14 @@ def test_a_flagged_interval_shows_everything(store: SqlStore) -> None:
         "review_verdict": None,
         "review_cause": None,
         "reviewed_at": None,
+        "added": False,
         "first_detected_at": "2026-02-01T12:05:00Z",
         "revision": 1,
         "suggested_verdict": None,
         "suggested_cause": None,
         "suggestion_probability": None,
+        "monitor_id": store.monitors()[0].id,
+        "target_id": target,
     }
     assert [row["event_id"] for row in store.rows("open_events")] == [event]
 
