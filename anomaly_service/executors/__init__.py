@@ -7,6 +7,8 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
+from detectors.errors import NotFoundError
+
 if TYPE_CHECKING:
     from pipelines.executor import Executor
 
@@ -31,11 +33,11 @@ def build(workers: int, *, kind: str = LOCAL, on_restart: Callable[[], None] = l
         on_restart: called when workers that died are replaced.
 
     Raises:
-        ValueError: nobody declares that kind; the message lists those there are.
+        NotFoundError: nobody declares that kind; the message lists those there are.
     """
     entries = _entries()
     if kind not in entries:
-        raise ValueError(f"no executor of kind {kind!r}; installed: {', '.join(kinds())}")
+        raise NotFoundError(f"no executor of kind {kind!r}; installed: {', '.join(kinds())}")
     made: Executor = entries[kind].load()(workers, on_restart=on_restart)
     return made
 

@@ -37,9 +37,10 @@ OTHERS = {"run": (("scheduled_for", "id"), ("finished_at", "id")), "model_versio
 def upgrade() -> None:
     op.add_column("event", sa.Column("monitor_id", sa.Integer(), server_default="0", nullable=False))
     op.execute("UPDATE event SET monitor_id = (SELECT monitor_id FROM target WHERE id = event.target_id)")
-    op.add_column("review", sa.Column("act", sa.Text(), server_default="verdict", nullable=False))
-    op.add_column("review", sa.Column("undoes", sa.BigInteger(), nullable=True))
-    op.create_index(op.f("ix_review_undoes"), "review", ["undoes"], unique=True)
+    if "act" not in {column["name"] for column in sa.inspect(op.get_bind()).get_columns("review")}:
+        op.add_column("review", sa.Column("act", sa.Text(), server_default="verdict", nullable=False))
+        op.add_column("review", sa.Column("undoes", sa.BigInteger(), nullable=True))
+        op.create_index(op.f("ix_review_undoes"), "review", ["undoes"], unique=True)
     for name, (where, columns) in OF_EVENTS.items():
         parts = [sa.text(each) if "(" in each else each for each in columns]
         condition = None if where is None else sa.text(where)
@@ -57,9 +58,8 @@ def downgrade() -> None:
             op.drop_index(_name(table, columns), table_name=table)
     for name in OF_EVENTS:
         op.drop_index(f"ix_event_{name}", table_name="event")
-    op.drop_index(op.f("ix_review_undoes"), table_name="review")
-    op.drop_column("review", "undoes")
-    op.drop_column("review", "act")
+    # What reviews say they are stays: an older release leaves it alone, and without it all that was taken
+    # back would stand again in the next one.
     op.drop_column("event", "monitor_id")
 
 

@@ -242,11 +242,18 @@ def event(
         (event(Kind.STALE, 2000, 500.0), "no point for at least 2,000 steps up to now; 4 or more"),
         (event(Kind.FLATLINE, 30, 30 / 11, y=7.25), "30 points in a row have the value 7.25; 11 or more"),
         (event(Kind.FLATLINE, 30, 30 / 11), "30 points in a row have one value; 11 or more"),
-        (event(Kind.ANOMALY, 30, 0.0, added=True), "Somebody marked it by hand"),
+        (
+            replace(event(Kind.ANOMALY, 30, 0.0, added=True), status=Status.BELOW_LINE),
+            "Somebody marked it by hand",
+        ),
     ],
 )
 def test_a_rule_is_told_with_its_limit(asked: Event, says: str) -> None:
     assert says in (explain.rule(asked) or "")
+
+
+def test_what_somebody_marked_and_a_model_flags_by_now_goes_by_the_model() -> None:
+    assert explain.rule(event(Kind.ANOMALY, 30, 2.0, added=True)) is None
 
 
 def test_an_anomaly_goes_by_no_rule() -> None:

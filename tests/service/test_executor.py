@@ -16,6 +16,7 @@ import pytest
 from patience import PATIENCE_SECONDS, eventually
 
 from anomaly_service import executors
+from anomaly_service.errors import NotFoundError
 from anomaly_service.executors.local import LocalExecutor
 from pipelines.errors import WorkerDiedError
 from pipelines.executor import Executor, Inline
@@ -203,5 +204,5 @@ def test_executors_are_built_by_the_name_of_their_entry_point() -> None:
     built = executors.build(3)
     assert isinstance(built, LocalExecutor)
     assert built.workers == 3
-    with pytest.raises(ValueError, match="no executor of kind 'ray'; installed: local"):
+    with pytest.raises(NotFoundError, match="no executor of kind 'ray'; installed: local"):
         executors.build(3, kind="ray")

@@ -307,7 +307,9 @@ def test_looking_writes_nothing_into_the_database(changed: Place) -> None:
 @on_a_copy
 def test_an_event_marked_by_hand_has_no_score(changed: Place) -> None:
     event = changed.at("named", OUTAGE)
-    changed.run("UPDATE event SET added = 1, version_id = NULL WHERE id = :id", id=event)
+    changed.run(
+        "UPDATE event SET added = 1, version_id = NULL, status = 'below_line' WHERE id = :id", id=event
+    )
     found = changed.explain(event)
     assert found["rule"] == "Somebody marked it by hand: no score flagged it."
     assert found["score"] is None

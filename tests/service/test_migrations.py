@@ -75,6 +75,28 @@ def test_runs_outlive_the_column_of_their_source(empty_database_url: str) -> Non
         assert store.schedule(RunKind.INGEST, None, NOON, "files")
 
 
+def test_what_was_taken_back_stays_so_through_an_older_release(empty_database_url: str) -> None:
+    migrate(empty_database_url)
+    with SqlStore(empty_database_url) as store:
+        store.ingest(Ingest("t", [SeriesSpec("ccu", {}, 60)], NO_POINTS))
+        (monitor,) = store.sync_monitors({"players": {}})
+        (target,) = store.sync_targets(monitor.id, [("ccu", (1,))])
+        change = EventChange(
+            target.id, None, Interval(Kind.ANOMALY, 0, 60, 2, 0, 2.0, 1.5), Status.CLOSED, 60
+        )
+        (event,) = store.commit(None, Batch(changes=[change]))
+        store.review(event.id, Verdict.EXPECTED)
+        store.undo(event.id)
+    assert downgrade(empty_database_url, "0003") == "0003"
+    assert migrate(empty_database_url) == HEAD
+    with SqlStore(empty_database_url) as store:
+        store.review(event.id, None, end=120)
+        (row,) = store.rows("flagged_intervals")
+        assert [row[name] for name in ("review_verdict", "end_ts", "monitor_id")] == [None, 120, monitor.id]
+        assert [act["undone"] for act in store.reviews(event.id)] == [True, False, False]
+    assert differences(empty_database_url) == []
+
+
 def test_every_single_step_goes_down_and_up_again_and_keeps_what_is_stored(empty_database_url: str) -> None:
     migrate(empty_database_url)
     first = _objects(empty_database_url)

@@ -144,10 +144,13 @@ def test_models_of_one_monitor(place: Place) -> None:
     }
 
 
-def test_a_short_list_says_how_many_are_left(place: Place) -> None:
+def test_a_short_list_says_how_it_goes_on(place: Place) -> None:
     done = place("models", "--limit", 1)
     assert len(done.table) == 1
-    assert "2 more; --limit 3 shows them all." in done.err
+    cursor = done.err.strip().removeprefix("More follow: --after ")
+    everything = [row["model_version_id"] for row in place("models", "--json").rows]
+    rest = [row["model_version_id"] for row in place("models", "--json", "--after", cursor).rows]
+    assert rest == everything[1:]
 
 
 # -- sample -------------------------------------------------------------------------
