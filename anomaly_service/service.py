@@ -273,7 +273,14 @@ class Service:
     # -- the daemon -----------------------------------------------------------------
 
     def run(self, claim: Claim, now: datetime, should_stop: Callable[[], bool] = lambda: False) -> Json:
-        """Do the work of one claimed run; every commit checks the claim's fence."""
+        """Do the work of one claimed run; every commit checks the claim's fence.
+
+        Raises:
+            StoppedError: ``should_stop`` said so while sources were read, or between two batches.
+            LostClaimError: another daemon holds the run by now.
+            StaleEventsError: people kept judging the events that it writes.
+            ValueError: a run of this kind is a command's to work off.
+        """
         from pipelines.jobs import passes
         from pipelines.jobs.monitor_job import StoppedError
 

@@ -1,7 +1,8 @@
-"""The rows that pass between sources, jobs and the store: frozen, without behaviour of their own.
+"""The rows that pass between sources, jobs and the store: frozen; what they tell follows from what they hold.
 
-Times in bulk data are whole epoch seconds in UTC (int64); single moments are aware datetimes.
-Spans are half-open, ``start <= t < stop``; an Interval's and an Event's ends both belong to it.
+Times are whole epoch seconds in UTC, int64 where they are many; only the time that a run is scheduled
+for is an aware datetime. Spans are half-open, ``start <= t < stop``; an Interval's and an Event's ends
+both belong to it.
 """
 
 from __future__ import annotations

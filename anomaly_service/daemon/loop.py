@@ -50,8 +50,10 @@ class Runner(Protocol):
         some is left: it is called again.
 
         Raises:
-            StoppedError: ``should_stop`` said so between two batches.
+            StoppedError: ``should_stop`` said so between two batches; the run is given back.
             LostClaimError: another daemon holds the run by now.
+            StaleEventsError: people kept judging the events that it writes.
+            Exception: whatever else fails the attempt, as StaleEventsError does; another may follow.
         """
         ...
 
