@@ -1,10 +1,11 @@
-"""The rows that pass between sources, jobs and the store: frozen, without behaviour of their own.
+"""The rows that pass between sources, jobs and the store: frozen; what they tell follows from what they hold.
 
 What versions, calibrations and lines are made of stands in their rows as JSON, so that neither rows nor store
 need to know it; the dataclass that each names reads and writes it.
 
-Times in bulk data are whole epoch seconds in UTC (int64); single moments are aware datetimes.
-Spans are half-open, ``start <= t < stop``; an Interval's and an Event's ends both belong to it.
+Times are whole epoch seconds in UTC, int64 where they are many; only the time that a run is scheduled
+for is an aware datetime. Spans are half-open, ``start <= t < stop``; an Interval's and an Event's ends
+both belong to it.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class Batch:
         scored_until, settled_until: new watermarks per target id; they only move forward.
         scored_from: time per target id; its versions trained up to then or later are scored by now.
         expect: revision of every event the changes were computed from. Where a stored revision
-            or review differs (somebody judged meanwhile), the method raises StaleEventsError.
+            or review differs (somebody judged meanwhile), ``commit`` raises StaleEventsError.
     """
 
     scores: ScoreBlock | None = None
@@ -204,8 +204,10 @@ class EventStore(Protocol):
         """Write scores, event changes and watermarks in one transaction; return the events changed.
 
         Raises:
-            LostClaimError: the claim's fence is not the run's any more.
-            StaleEventsError: an event in ``batch.expect`` has another revision.
+            LostClaimError: the lease of the claim lapsed, or its fence is not the run's any more.
+            StaleEventsError: an event in ``batch.expect`` has another revision, or a new event lies
+                over one that is neither in ``expect`` nor changed.
+            UnstorableError: a score or a body is nothing that a database takes.
         """
         ...
 
@@ -277,10 +279,28 @@ class RunStore(Protocol):
         """
         ...
 
-    def heartbeat(self, claim: Claim, lease_seconds: float) -> None: ...
-    def finish(self, claim: Claim, state: RunState, outcome: Json, error: str = "") -> None: ...
+    def heartbeat(self, claim: Claim, lease_seconds: float) -> None:
+        """Extend the lease.
+
+        Raises:
+            LostClaimError: it lapsed already.
+        """
+        ...
+
+    def finish(self, claim: Claim, state: RunState, outcome: Json, error: str = "") -> None:
+        """End the run, also after its lease lapsed where nobody took it.
+
+        Raises:
+            LostClaimError: another holds the run.
+        """
+        ...
+
     def give_back(self, claim: Claim) -> None:
-        """Make the run waiting again without counting the attempt."""
+        """Make the run waiting again without counting the attempt.
+
+        Raises:
+            LostClaimError: another holds the run.
+        """
         ...
 
     def last_run(self, kind: RunKind, monitor_id: int | None = None) -> datetime | None: ...

@@ -115,8 +115,9 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what asks for a database on each of the two, or on those that its module names."""
-    kinds = getattr(metafunc.module, "DATABASES", DATABASES)
+    """Run what asks for a database on each of the two, or on those that ``databases`` marks it for."""
+    marked = metafunc.definition.get_closest_marker("databases")
+    kinds = marked.args if marked else DATABASES
     for fixture in ("empty_database_url", "database_url", "new_store"):
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, kinds, indirect=True, scope="function")

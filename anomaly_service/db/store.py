@@ -389,14 +389,22 @@ class SqlStore:
             runs.heartbeat(connection, claim, lease_seconds)
 
     def finish(self, claim: Claim, state: RunState, outcome: Json, error: str = "") -> None:
-        """End a run; ``WAITING`` asks for another attempt, until ``max_attempts`` make it failed."""
+        """End a run; ``WAITING`` asks for another attempt, until ``max_attempts`` make it failed.
+
+        Raises:
+            LostClaimError: another holds the run; that its lease lapsed alone is no reason.
+        """
         if claim.kind is RunKind.NIGHTLY:
             failpoint("nightly-before-finish")
         with self._write() as connection:
             runs.finish(connection, claim, state, outcome, error, self.max_attempts)
 
     def give_back(self, claim: Claim) -> None:
-        """Make the run waiting again without counting the attempt."""
+        """Make the run waiting again without counting the attempt.
+
+        Raises:
+            LostClaimError: another holds the run; that its lease lapsed alone is no reason.
+        """
         with self._write() as connection:
             runs.give_back(connection, claim)
 

@@ -42,6 +42,10 @@ def watch(job: MonitorJob, observed_until: Mapping[int, int], *, whole: bool) ->
         observed_until: by target id, up to where a missing point is a missing point (exclusive).
         whole: look at all their points; else, which costs next to nothing, only whether they stopped
             or came back.
+
+    Raises:
+        LostClaimError: another holds the job's claim by now.
+        StaleEventsError: twice in a row somebody judged one of the events meanwhile.
     """
     learning = [t for t in job.targets() if t.scored_until is None and t.id in observed_until]
     known = histories(learning, job.series())

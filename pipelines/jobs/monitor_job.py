@@ -129,6 +129,10 @@ class MonitorJob:
         ]
 
     def check_stop(self) -> None:
-        """Raise StoppedError where the job was asked to stop."""
+        """Return where the job may go on.
+
+        Raises:
+            StoppedError: it was asked to stop.
+        """
         if self.should_stop():
             raise StoppedError("stopped between two batches; the run goes on where it was")

@@ -1,4 +1,9 @@
-"""The jobs a schedule or a person starts: tick, nightly, backfill, rescore."""
+"""The jobs a schedule or a person starts: tick, nightly, fit, backfill, rescore.
+
+Each raises StoppedError where it was asked to stop, LostClaimError where another holds its claim by now,
+StaleEventsError where people kept judging the events that it writes, WorkerDiedError where work killed its
+worker every time, and what the store raises. What it committed stands; run again, it does the rest.
+"""
 
 from __future__ import annotations
 

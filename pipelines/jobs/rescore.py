@@ -112,7 +112,13 @@ class _Stretch:
 
 
 def score_spans(job: MonitorJob, spans: Sequence[Span], *, stage: str, dry_run: bool = False) -> Outcome:
-    """Score, flag, reconcile and commit every span; with ``dry_run`` commit nothing."""
+    """Score, flag, reconcile and commit every span; with ``dry_run`` commit nothing.
+
+    Raises:
+        StoppedError: the job was asked to stop; the batches so far are committed.
+        LostClaimError: another holds the job's claim by now.
+        StaleEventsError: each time that events were reconciled, somebody judged one of them meanwhile.
+    """
     outcome = Outcome(targets=len(spans))
     versions = job.versions([span.target for span in spans])
     book = LineBook(job, dry_run=dry_run)

@@ -209,10 +209,11 @@ def test_what_bends_is_drawn_closer_after_training_than_before() -> None:
     def left_over(steps: int) -> Tensor:
         drawn = GanDetector(GanConfig(window=2, steps=steps, trim=0.0)).fit(windows).sample(1000)
         first, second = drawn.squeeze(3).unbind(2)
-        return (second - first.square() + 1).std(dim=1)
+        # The median: how far the last few samples fly off differs from one kind of processor to the next.
+        return (second - first.square() + 1).abs().median(dim=1).values
 
     before, after = left_over(1), left_over(300)
-    assert (before > 1.6).all(), "of independent normal values it is 2"
+    assert (before > 1.0).all(), "of independent normal values it is 1.2"
     assert (after < 0.7 * before).all(), f"{after.tolist()} of {before.tolist()}"
 
 

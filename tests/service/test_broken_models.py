@@ -16,8 +16,8 @@ from pipelines.steps.bodies import LineEntry
 from pipelines.workers import card
 from pipelines.workers.card import Card, Trial
 
-DATABASES = ("sqlite",)
-"""Both serve passes alike: test_passes holds them to that, and the contract of the store to what is asked."""
+# Both serve passes alike: test_passes holds them to that, and the contract of the store to what is asked.
+pytestmark = pytest.mark.databases("sqlite")
 
 SPEC = monitor("load")
 WHY = "its samples have 0.01 of the real windows' variance"

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import Result, anomaly
+from daemon_harness import process
 
 from anomaly_service.cli import app, main
 from anomaly_service.errors import ConflictError, InvalidError, NotFoundError, RefusedError, UnavailableError
@@ -610,9 +611,10 @@ def with_a_broken_file(folder: Path) -> Place:
 
 def test_a_source_that_cannot_be_read_is_in_the_log_and_in_the_status(tmp_path: Path) -> None:
     place = with_a_broken_file(tmp_path)
-    command = [sys.executable, "-m", "anomaly_service", "daemon", "--once", "--config", str(place.config)]
-    done = subprocess.run([*command, "--now", NOW.isoformat()], capture_output=True, text=True, check=False)
-    warned = [line for line in (done.stdout + done.stderr).splitlines() if "source not read" in line]
+    command = ["-m", "anomaly_service", "daemon", "--once", "--config", str(place.config)]
+    with process([*command, "--now", NOW.isoformat()], tmp_path / "log") as daemon:
+        daemon.wait()
+    warned = [line for line in (tmp_path / "log").read_text().splitlines() if "source not read" in line]
     # A read that failed is tried three times, as every run is; nothing else failed for it.
     assert ["broken.csv" in line for line in warned] == [True] * 3
     runs = {(run["kind"], run["source"]): run for run in place("runs", "--json").rows}

@@ -20,8 +20,8 @@ from pipelines.steps.bodies import CalibrationEntry
 from pipelines.store import NewVersion
 from pipelines.times import DAY
 
-DATABASES = ("sqlite",)
-"""Both serve passes alike: test_passes holds them to that, and the contract of the store to what is asked."""
+# Both serve passes alike: test_passes holds them to that, and the contract of the store to what is asked.
+pytestmark = pytest.mark.databases("sqlite")
 
 SPEC = monitor("load", scope="group")
 JOINED = END - 9 * DAY + 5 * HOUR

@@ -124,6 +124,7 @@ def test_a_constant_series_that_stays_is_normal(seen: Watched) -> None:
     assert np.isfinite(seen.scores["constant"].settled).sum() > N - 20
 
 
+@pytest.mark.databases("sqlite")
 def test_a_constant_series_stays_normal_however_long_the_history_it_is_learned_from(store: SqlStore) -> None:
     ts = hours(START, START + 9 * 7 * DAY)
     ingest(store, "load", {"constant": (ts, np.full(len(ts), 7.0))})
@@ -201,6 +202,7 @@ def test_values_of_any_size_give_the_intervals_of_the_scaled_series(store: SqlSt
         assert others == [one, one]
 
 
+@pytest.mark.databases("sqlite")
 @pytest.mark.parametrize("delay_seconds", [0, 1800])
 def test_a_series_is_stale_three_steps_and_the_delay_after_its_last_point(
     store: SqlStore, delay_seconds: int
@@ -223,6 +225,7 @@ def test_a_series_is_stale_three_steps_and_the_delay_after_its_last_point(
     assert events(at, Kind.STALE)["on"] == []
 
 
+@pytest.mark.databases("sqlite")
 def test_a_source_that_stops_for_days_has_one_event_that_ends_when_it_comes_back(store: SqlStore) -> None:
     ingest(store, "alone", {"a": waves(2)})
     spec = monitor("alone")
@@ -238,6 +241,7 @@ def test_a_source_that_stops_for_days_has_one_event_that_ends_when_it_comes_back
     assert spans([gap]) == [("data_missing", N, N + 79)]
 
 
+@pytest.mark.databases("sqlite")
 def test_a_tick_sees_a_learning_series_stop_and_come_back(store: SqlStore) -> None:
     ingest(store, "young", {"a": waves(1, hours(START, START + 50 * HOUR))})
     passes.tick(job(store, monitor("young")), START + 51 * HOUR)
@@ -251,6 +255,7 @@ def test_a_tick_sees_a_learning_series_stop_and_come_back(store: SqlStore) -> No
     assert spans([gap]) == [("data_missing", 50, 69)]
 
 
+@pytest.mark.databases("sqlite")
 def test_gaps_of_learning_series_are_the_same_in_whatever_order_they_were_seen(
     seen: Watched, fresh: Callable[[], str]
 ) -> None:
@@ -271,6 +276,7 @@ def test_gaps_of_learning_series_are_the_same_in_whatever_order_they_were_seen(
 BERLIN = ZoneInfo("Europe/Berlin")
 
 
+@pytest.mark.databases("sqlite")
 @pytest.mark.parametrize("first_day", [(2025, 3, 12), (2025, 10, 8)], ids=["spring", "autumn"])
 def test_a_change_of_the_clock_causes_no_event(store: SqlStore, first_day: tuple[int, int, int]) -> None:
     start = int(datetime(*first_day, tzinfo=BERLIN).timestamp())

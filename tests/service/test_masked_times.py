@@ -186,8 +186,11 @@ FIRST_FIT = ("2024-10-13T22:00", "2024-10-14T12:00")
 
 
 @pytest.mark.parametrize("lacking", [0, 1, 2], ids=["points", "none", "none-but-the-first"])
-@pytest.mark.parametrize("window", [6, 100], ids=["fitted", "learning"])
-@pytest.mark.parametrize("at_first_fit", [False, True])
+@pytest.mark.parametrize(
+    ("window", "at_first_fit"),
+    [(6, False), (6, True), (100, False)],
+    ids=["fitted", "at the first fit", "learning"],
+)
 def test_hour_by_hour_through_a_masked_time_leaves_what_one_pass_leaves(
     store: SqlStore, tmp_path: Path, migrated_sqlite: Path, lacking: int, window: int, at_first_fit: bool
 ) -> None:

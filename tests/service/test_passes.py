@@ -197,6 +197,7 @@ def test_any_pass_repeated_split_overlapped_or_reordered_leaves_the_same(
     assert_same(calm, left(busy))
 
 
+@pytest.mark.databases("sqlite")
 def test_runs_that_windows_join_are_one_event_in_ticks_as_in_one_pass(
     new_store: Callable[[], SqlStore],
 ) -> None:
@@ -227,6 +228,7 @@ def test_runs_that_windows_join_are_one_event_in_ticks_as_in_one_pass(
     assert found[0] == found[1]
 
 
+@pytest.mark.databases("sqlite")
 def test_several_models_and_their_echoes_are_the_same_after_any_pass(
     new_store: Callable[[], SqlStore],
 ) -> None:
@@ -318,6 +320,7 @@ def test_a_tick_without_new_points_writes_nothing(store: SqlStore) -> None:
     assert passes.tick(job(store), END)["rows"] == 0
 
 
+@pytest.mark.databases("sqlite")
 def test_a_series_that_comes_back_keeps_its_event(store: SqlStore) -> None:
     undisturbed(store)
     at = job(store)
@@ -330,6 +333,7 @@ def test_a_series_that_comes_back_keeps_its_event(store: SqlStore) -> None:
     assert event.interval.end == END - 3 * STEP
 
 
+@pytest.mark.databases("sqlite")
 def test_a_new_version_leaves_live_scores_before_its_time_as_they_were(store: SqlStore) -> None:
     block = TELEMETRY.block
     night = fit_slots(SPEC, "", START + 20 * DAY, END)[0]
@@ -350,6 +354,7 @@ def live(store: SqlStore, until: int) -> dict[tuple[int, int], float]:
     return {(int(target), int(ts)): float(score) for target, ts, score in rows if not np.isnan(score)}
 
 
+@pytest.mark.databases("sqlite")
 def test_a_refit_of_a_span_leaves_no_score_of_the_models_it_replaced(store: SqlStore) -> None:
     undisturbed(store)
     at = job(store)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from commands import anomaly
-from daemon_harness import eventually
+from patience import eventually
 from sqlalchemy import text
 
 from anomaly_service.config.load import load

@@ -24,8 +24,8 @@ from pipelines.steps.line import Calibrated
 from pipelines.times import DAY
 from pipelines.workers.recount import ObserveTask
 
-DATABASES = ("sqlite",)
-"""Both serve passes alike: test_passes holds them to that, and the contract of the store to what is asked."""
+# Both serve passes alike: test_passes holds them to that, and the contract of the store to what is asked.
+pytestmark = pytest.mark.databases("sqlite")
 
 SPEC = monitor("load", threshold=Threshold(alarms_per_week=3.0))
 T = TypeVar("T")
