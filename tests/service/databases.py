@@ -35,6 +35,11 @@ class Databases:
             migrate(self._created(self._template))
         return self._created(name, self._template)
 
+    def empty(self, kind: str) -> str:
+        """Return the URL of a new database without tables."""
+        name = f"t{uuid.uuid4().hex}"
+        return f"sqlite:///{self._folder / name}.db" if kind == "sqlite" else self._created(name)
+
     def stop_server(self) -> None:
         """Stop PostgreSQL as an administrator would, cutting every connection."""
         self._server.stop()
