@@ -9,7 +9,7 @@ import gzip
 import json
 import shutil
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from databases import Databases
 from sqlalchemy import text
 
 from anomaly_service.config.load import load
-from anomaly_service.daemon.loop import Daemon, Workload
-from anomaly_service.daemon.schedule import MonitorSchedule
+from anomaly_service.daemon.loop import Daemon
+from anomaly_service.daemon.workload import Workload, workload_of
 from anomaly_service.db.engine import make_engine
 from anomaly_service.db.migrate import differences
 from anomaly_service.service import Service
@@ -99,10 +99,9 @@ class Place:
         """Do what is due, as ``anomaly daemon --once`` does, in this process."""
 
         def workload() -> Workload:
-            service = Service(load(self.config), now=NOW, executor=Inline())
-            known = service.sync()
-            monitors = tuple(MonitorSchedule.of(row.id, spec) for row, spec in known if row.name in AT_WORK)
-            return Workload(service.store, monitors, service, service.close)
+            whole = workload_of(Service(load(self.config), now=NOW, executor=Inline()))
+            at_work = {id_: spec for id_, spec in whole.monitors.items() if spec.name in AT_WORK}
+            return replace(whole, monitors=at_work)
 
         Daemon(workload, clock=lambda: NOW).drain()
 
@@ -200,7 +199,8 @@ def test_a_night_and_a_tick_follow(upgrade: Upgrade) -> None:
     runs = upgrade.place("runs", "--json", "--limit", 100).rows
     assert {run["state"] for run in runs} == {"done"}
     new = {(run["kind"], run["monitor"]) for run in runs if run["scheduled_for"] >= "2025-02-05"}
-    assert new == {(kind, monitor) for kind in ("nightly", "tick") for monitor in AT_WORK}
+    nights_and_ticks = {(kind, monitor) for kind in ("nightly", "tick") for monitor in AT_WORK}
+    assert new == nights_and_ticks | {("ingest", None)}
 
 
 def test_models_of_both_releases_stand_side_by_side(upgrade: Upgrade) -> None:
