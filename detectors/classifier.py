@@ -28,11 +28,6 @@ class Classifier(ABC):
         self.config: Any = config if config is not None else self.Config()
         self._size: tuple[int, int] | None = None
 
-    @property
-    def n_classes(self) -> int:
-        """Classes that were fitted."""
-        return self._fitted[0]
-
     def fit(self, Z: Tensor, y: Tensor, *, prior: Tensor | None = None) -> Self:
         """Learn the classes of labelled vectors; return self.
 

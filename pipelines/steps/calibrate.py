@@ -121,17 +121,6 @@ class SurpriseScale:
             surprise[high] += _tail_surprise(excess / self.spread, self.shape)
         return surprise
 
-    def score_at(self, surprise: Values) -> Values:
-        """Return the score of a surprise: undoes ``surprise`` from the lowest score seen upwards."""
-        score = np.interp(surprise, self.surprises, self.knots)
-        high = surprise > self.surprises[-1]
-        if high.any():
-            beyond = (surprise[high] - self.surprises[-1]) * LN10
-            score[high] += self.spread * (
-                np.expm1(beyond * self.shape) / self.shape if self.shape else beyond
-            )
-        return score
-
 
 def _tail_surprise(z: Values, shape: float) -> Values:
     """Return -log10 of the generalised Pareto's survival, in logarithms so that it never ends."""

@@ -80,15 +80,6 @@ def shape_bounds(
     return starts, ends
 
 
-def shape_runs(flagged: Flags, policy: Policy, step_seconds: int) -> list[tuple[int, int]]:
-    """Return ``shape_bounds`` as inclusive index pairs.
-
-    >>> shape_runs(np.array([True, False, True]), Policy(merge_max_gap_seconds=60), 60)
-    [(0, 2)]
-    """
-    return _pairs(*shape_bounds(flagged, policy, step_seconds))
-
-
 def is_gated(policy: Policy) -> bool:
     """True where the policy looks at the value expected, so that ``yhat`` is needed."""
     return (

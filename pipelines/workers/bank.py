@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 from detectors import device, registry
 from detectors.base import Detector, DetectorConfig, Expected
 from detectors.windows import Windows
-from pipelines.records import Json, Values
+from pipelines.records import Json
 from pipelines.steps.recipe import ChannelRecipe
 
 LOUDEST = 20.0
@@ -40,14 +39,6 @@ class PreparedSteps(Protocol):
     def missing(self) -> NDArray[np.bool_]: ...
     @property
     def regime(self) -> NDArray[np.uint8]: ...
-
-
-@dataclass(frozen=True)
-class StepScores:
-    """The two scores of every step, float64, NaN where there is none, shape ``(n,)``."""
-
-    live: Values
-    settled: Values
 
 
 @contextmanager

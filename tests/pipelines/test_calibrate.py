@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from run_pairs import shape_runs
 from scipy.signal import lfilter
 from scipy.stats import genpareto, poisson
 
@@ -22,7 +23,6 @@ from pipelines.steps import calibrate
 from pipelines.steps.bodies import Body
 from pipelines.steps.calibrate import SurpriseScale
 from pipelines.steps.evidence import GRID, SHARES, Realised, Seen
-from pipelines.steps.flag import shape_runs
 from pipelines.steps.line import Calibrated, Pool, _count_at, _pareto, draw
 
 unhurried = settings(deadline=None)
@@ -34,6 +34,14 @@ WINDOW = 24
 
 Values = NDArray[np.float64]
 Normal = Callable[[int, np.random.Generator], Values]
+
+
+def score_at(scale: SurpriseScale, surprise: np.ndarray) -> np.ndarray:
+    """Return the score of a surprise: undoes ``surprise`` from the lowest score seen upwards."""
+    score = np.interp(surprise, scale.surprises, scale.knots)
+    beyond = np.maximum(surprise - scale.surprises[-1], 0.0) * np.log(10.0)
+    high = np.expm1(beyond * scale.shape) / scale.shape if scale.shape else beyond
+    return np.asarray(score + scale.spread * high)
 
 
 def learn(scores: Values, policy: Policy | None = None, **kwargs: NDArray[np.bool_]) -> Body:
@@ -65,7 +73,7 @@ NORMAL: dict[str, Normal] = {
 
 def line_score(calibrated: Calibrated) -> float:
     """Return the raw score at the line."""
-    return float(calibrated.scale.score_at(np.array([calibrated.line]))[0])
+    return float(score_at(calibrated.scale, np.array([calibrated.line]))[0])
 
 
 def realised(
@@ -215,7 +223,7 @@ def test_surprise_rises_with_the_score_and_stays_finite(body: Body, scores: list
 @given(bodies, st.floats(0.01, 12))
 def test_score_at_undoes_surprise(body: Body, surprise: float) -> None:
     scale = SurpriseScale.of(body, LINE.tail)
-    score = scale.score_at(np.array([surprise]))
+    score = score_at(scale, np.array([surprise]))
     np.testing.assert_allclose(scale.surprise(score), surprise, rtol=1e-6)
 
 
@@ -342,12 +350,12 @@ def test_high_scores_with_less_than_a_window_between_them_are_one_cluster() -> N
     for first, height in zip(runs, (5.0, 9.0, 6.0, 7.0, 8.0), strict=True):
         scores[[first, first + WINDOW]] = height - 1, height
     body = learn(scores)
-    assert body["clusters"] == 4
-    assert body["theta"] == 0.4
-    u = body["knots"][-1]
-    assert body["maxima"] == [pytest.approx([9 - u, 8 - u, 7 - u, 6 - u]), [1, 1, 1, 1]]
+    assert body.clusters == 4
+    u = body.knots[-1]
+    assert body.maxima == pytest.approx([9 - u, 8 - u, 7 - u, 6 - u])
+    assert body.maxima_counts == (1, 1, 1, 1)
     # Ten scores that came four times teach no more of the mean than four do.
-    assert body["noise"] >= 1 / 4
+    assert body.noise >= 1 / 4
 
 
 def test_a_constant_score_flags_any_change() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from run_pairs import shape_runs
 
 from pipelines.names import Kind
 from pipelines.records import Interval, Policy
@@ -78,7 +79,7 @@ def test_runs_cover_exactly_the_flagged_steps(flagged: NDArray[np.bool_]) -> Non
 @settings(max_examples=500, deadline=None)
 @given(flags, policies)
 def test_shaping_does_what_the_policy_says(flagged: NDArray[np.bool_], policy: Policy) -> None:
-    assert flag.shape_runs(flagged, policy, STEP) == slow_runs(flagged, policy)
+    assert shape_runs(flagged, policy, STEP) == slow_runs(flagged, policy)
 
 
 @settings(max_examples=500, deadline=None)
@@ -98,8 +99,8 @@ def test_a_slice_with_the_policys_context_decides_like_the_whole(
     flagged: NDArray[np.bool_], policy: Policy, at: int
 ) -> None:
     begin = max(0, at - flag.context_seconds(policy) // STEP - 1)
-    whole = [r for r in flag.shape_runs(flagged, policy, STEP) if r[0] >= at]
-    part = [(a + begin, b + begin) for a, b in flag.shape_runs(flagged[begin:], policy, STEP)]
+    whole = [r for r in shape_runs(flagged, policy, STEP) if r[0] >= at]
+    part = [(a + begin, b + begin) for a, b in shape_runs(flagged[begin:], policy, STEP)]
     assert [r for r in part if r[0] >= at and not flagged[max(at - 1, 0) : at].any()] == [
         r for r in whole if not flagged[max(at - 1, 0) : at].any()
     ]
