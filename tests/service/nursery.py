@@ -16,11 +16,27 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from patience import PATIENCE_SECONDS, eventually
+
+LOADED = (
+    "anomaly_service.config.load",
+    "anomaly_service.daemon.loop",
+    "anomaly_service.service",
+    "anomaly_service.sources.csv",
+    "apscheduler.schedulers.background",
+    "detectors.gaussian",
+    "detectors.robust_z",
+    "pipeline_harness",
+    "pipelines.jobs.passes",
+    "psycopg",
+    "scipy.ndimage",
+)
+"""What daemons need; not pandas and pyarrow, which start a thread."""
 
 LEAVING_SECONDS = 20.0
 """How long a process that has ended may take to be seen off."""
@@ -91,10 +107,8 @@ NURSERY = Nursery()
 
 def main() -> None:
     """Fork a process for every line on stdin; return in each of them, with its work done."""
-    import pipeline_harness  # noqa: F401  # loads what the daemons under test need
-
-    import pipelines.jobs.passes  # noqa: F401
-
+    for module in LOADED:
+        import_module(module)
     os.setpgrp()
     for line in sys.stdin:
         asked = json.loads(line)

@@ -15,8 +15,8 @@ from commands import Result, anomaly
 from monitor_jobs import END, HOUR, Course, hours, ingest, job, monitor, waves
 
 from anomaly_service.config.load import load
-from anomaly_service.daemon.loop import Daemon, Workload
-from anomaly_service.daemon.schedule import MonitorSchedule
+from anomaly_service.daemon.loop import Daemon
+from anomaly_service.daemon.workload import Workload, workload_of
 from anomaly_service.db.store import SqlStore
 from anomaly_service.errors import DatabaseUnavailableError
 from anomaly_service.service import Service
@@ -31,6 +31,10 @@ from pipelines.store import Batch, NewVersion
 from pipelines.times import DAY
 from pipelines.workers import fit, judge, recount
 from pipelines.workers.fit import FitTarget, FitTask, fit_targets
+
+# Who is left out is decided before any database is asked; that both are told the same is shown by some.
+pytestmark = pytest.mark.databases("sqlite")
+both = pytest.mark.databases("sqlite", "postgresql")
 
 BAD = "load{host=b}"
 HOSTS = ("a", "b", "c", "d")
@@ -169,6 +173,7 @@ def with_endless(version: NewVersion) -> NewVersion:
     return replace(version, calibrations=bodies)
 
 
+@both
 @pytest.mark.parametrize(
     ("scope", "change", "why"),
     [
@@ -236,6 +241,7 @@ def with_incidents() -> dict[str, Course]:
     return courses
 
 
+@both
 def test_a_target_whose_events_cannot_be_stored_is_left_out_alone(
     store: SqlStore, monkeypatch: Patch
 ) -> None:
@@ -375,9 +381,7 @@ class Place:
         """Do what is due in this process."""
 
         def workload() -> Workload:
-            service = Service(load(self.config), now=NOW, executor=Inline())
-            monitors = tuple(MonitorSchedule.of(row.id, spec) for row, spec in service.sync())
-            return Workload(service.store, monitors, service, service.close)
+            return workload_of(Service(load(self.config), now=NOW, executor=Inline()))
 
         Daemon(workload, clock=lambda: NOW).drain()
 
@@ -391,7 +395,7 @@ def write_points(folder: Path) -> None:
 @pytest.fixture
 def inline(monkeypatch: Patch) -> None:
     """Have commands work without a pool, which takes seconds to start."""
-    monkeypatch.setattr("anomaly_service.executors.local.LocalExecutor", lambda *_: Inline())
+    monkeypatch.setattr("anomaly_service.executors.local.LocalExecutor", lambda *_, **__: Inline())
 
 
 @pytest.fixture
@@ -441,6 +445,7 @@ def test_commands_the_run_log_and_the_status_name_who_was_left_out_and_why_until
     assert "No run failed." in said
 
 
+@both
 def test_the_daemon_leaves_one_target_out_and_says_so(place: Place, monkeypatch: Patch) -> None:
     spoil_versions(monkeypatch)
     place.daemon()

@@ -180,11 +180,11 @@ def told(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 Lived = tuple[World, list[dict[str, Any]]]
 
 
-@pytest.fixture(scope="module", params=Databases.kinds)
+@pytest.fixture(scope="module")
 def lived(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lived:
     """A world that a daemon has lived through, and what it raised live, day by day."""
     folder = tmp_path_factory.mktemp("world")
-    world = World(folder / "world", Databases(request, folder).fresh(request.param))
+    world = World(folder / "world", Databases(request, folder).fresh("sqlite"))
     world.advance(BEGIN - 3600)
     with Service(
         load(world.config), now=datetime.fromtimestamp(world.now, UTC), executor=Inline()

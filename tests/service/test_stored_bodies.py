@@ -49,11 +49,11 @@ def once(**given: Any) -> MonitorSpec:
 
 
 def brief(name: str) -> MonitorSpec:
-    """Return a monitor with this detector; networks train ten small steps."""
+    """Return a monitor with this detector; networks train three small steps, which fill as many bodies."""
     if name == AUTO:
         return once(detector=AUTO, params={})
     known = {field.name for field in fields(registry.get(name).Config)}
-    few = {key: value for key, value in {"steps": 10, "batch": 16}.items() if key in known}
+    few = {key: value for key, value in {"steps": 3, "batch": 16}.items() if key in known}
     return once(detector=name, params={"window": 6, **few})
 
 
