@@ -23,6 +23,7 @@ from anomaly_service.config.load import load
 from anomaly_service.db.migrate import migrate
 from anomaly_service.errors import SeriesError, TooShortError
 from anomaly_service.service import Service
+from anomaly_service.sources.ingest import ingest_from
 from detectors.base import UnknownSettingError
 from detectors.gaussian import GaussianDetector
 from detectors.robust_z import RobustZDetector
@@ -110,7 +111,7 @@ def served(tmp_path: Path) -> Iterator[Callable[..., Service]]:
         migrate(config.database)
         service = Service(config, now=datetime(2024, 1, 15, 2, 10, tzinfo=UTC), executor=Inline())
         opened.append(service)
-        service.ingest()
+        ingest_from(service.config, service.store, service.now)
         service.backfill()
         return service
 
