@@ -118,9 +118,12 @@ class Daemon:
         Sources come first, one after the other.
         """
         with self._in_charge():
-            worker = self._worker()
-            while self._look(self._claim_read, worker) | self._look(self._claim, worker):
-                pass
+            self._do_what_is_due()
+
+    def _do_what_is_due(self) -> None:
+        worker = self._worker()
+        while self._look(self._claim_read, worker) | self._look(self._claim, worker):
+            pass
 
     def stop(self) -> None:
         """Finish or give back what is at work, then return from :meth:`run`; safe in a signal handler."""

@@ -377,6 +377,11 @@ class Place:
     def __call__(self, *args: object) -> Result:
         return anomaly(*args, "--config", self.config, "--now", NOW.isoformat())
 
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        """What the run log says of all runs but the read that made the place."""
+        return [run for run in self("runs", "--json").rows if run["kind"] != RunKind.INGEST]
+
     def daemon(self) -> None:
         """Do what is due in this process."""
 
@@ -427,7 +432,7 @@ def test_commands_the_run_log_and_the_status_name_who_was_left_out_and_why_until
     assert done.code == fitted.code == 0
     assert re.search(f"load: left out, {TOLD}$", done.err, re.MULTILINE)
     assert re.search(TOLD, fitted.err)
-    runs = {run["kind"]: run for run in place("runs", "--json").rows}
+    runs = {run["kind"]: run for run in place.runs}
     assert {(run["kind"], run["monitor"], run["state"]) for run in runs.values()} == {
         ("backfill", "load", "done"),
         ("fit", "load", "done"),
@@ -449,7 +454,7 @@ def test_commands_the_run_log_and_the_status_name_who_was_left_out_and_why_until
 def test_the_daemon_leaves_one_target_out_and_says_so(place: Place, monkeypatch: Patch) -> None:
     spoil_versions(monkeypatch)
     place.daemon()
-    runs = {run["kind"]: run for run in place("runs", "--json").rows}
+    runs = {run["kind"]: run for run in place.runs}
     assert {run["state"] for run in runs.values()} == {"done"}
     (told,) = runs["nightly"]["outcome"]["load"]["left_out_why"]
     assert re.fullmatch(TOLD, told)
@@ -473,7 +478,7 @@ def test_try_says_who_was_left_out_and_shows_the_others(
 def test_a_command_that_fails_stands_among_the_runs(place: Place, monkeypatch: Patch) -> None:
     fails(monkeypatch, passes, "backfill", lambda *_: True)
     assert place("backfill").code == 1
-    (run,) = place("runs", "--json").rows
+    (run,) = place.runs
     assert (run["kind"], run["state"], run["error"]) == ("backfill", "failed", "ArithmeticError: no luck")
     assert run["scheduled_for"] == NOW.strftime("%Y-%m-%dT%H:%M:%SZ")
     assert "1 runs failed, the last one (backfill of load" in place("status").out
@@ -482,7 +487,7 @@ def test_a_command_that_fails_stands_among_the_runs(place: Place, monkeypatch: P
 
 def test_commands_that_do_well_leave_the_run_log_to_the_daemon(place: Place) -> None:
     assert place("backfill").code == place("score").code == 0
-    assert place("runs", "--json").rows == []
+    assert place.runs == []
 
 
 def test_status_tells_of_a_run_that_failed_and_is_tried_again(place: Place) -> None:
