@@ -32,7 +32,7 @@ FAILPOINTS = (
     "nightly-before-finish",
 )
 
-PINNED = {"sqlite": (0, 1, 2, 3), "postgresql": (4, 5, 6, 7)}
+PINNED = {"sqlite": (0, 1, 2), "postgresql": (4, 5, 6)}
 """Even seeds kill at a failpoint, odd ones at a random moment."""
 
 
@@ -119,7 +119,7 @@ def test_a_killed_daemon_loses_and_doubles_nothing(
 
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", Databases.kinds)
-@pytest.mark.parametrize("seed", range(8, 58))
+@pytest.mark.parametrize("seed", range(7, 57))
 def test_fifty_killed_daemons_lose_and_double_nothing(
     kind: str, seed: int, databases: Databases, tmp_path: Path, undisturbed: tuple[Result, float]
 ) -> None:
