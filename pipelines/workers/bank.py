@@ -16,6 +16,7 @@ from torch import Tensor
 from detectors import device, registry
 from detectors.base import Detector, DetectorConfig, Expected
 from detectors.windows import Windows
+from pipelines.errors import InvalidError
 from pipelines.records import Json
 from pipelines.steps.recipe import ChannelRecipe
 
@@ -65,10 +66,18 @@ def config_of(detector: str, params: Json) -> tuple[type[Detector], DetectorConf
     Raises:
         UnknownDetectorError: nobody declares the detector.
         UnknownSettingError: a parameter that the Config does not know.
-        ValueError: a value it refuses.
+        InvalidError: a value it refuses.
     """
     cls = registry.get(detector)
-    return cls, cls.configured(params, f"detector {detector!r}")
+    try:
+        return cls, cls.configured(params, f"detector {detector!r}")
+    except InvalidError:
+        raise
+    except ValueError as error:
+        # A Config checks arguments, as Python does; here they are what a person wrote.
+        raise InvalidError(str(error)) from error
+    except TypeError as error:
+        raise InvalidError(f"refused by {detector}: {error}") from error
 
 
 def windows_of(rows: Sequence[PreparedSteps], window: int, starts: Sequence[int]) -> Windows:

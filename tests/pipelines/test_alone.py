@@ -108,7 +108,7 @@ def test_live_scores_look_at_nothing_that_comes_later() -> None:
 
 def test_a_budget_that_cannot_be_held_is_halved_and_told() -> None:
     model = fitted(history(values()), threshold=Threshold(alarms_per_week=1e5))
-    assert model.lines["settled"].bodies
+    assert model.lines["settled"].lines
     assert "the largest possible is" in model.refused[0]
     assert not fitted(history(values())).refused
 

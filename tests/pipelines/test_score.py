@@ -37,24 +37,25 @@ def test_a_line_and_what_was_seen_count_from_their_very_step_on_and_for_their_ow
     of = case(SPEC, fallen(1))
     drawn, told = LEARNED + 10, FIRST
     lines = dict(of.target.lines)
-    first = lines["settled"].bodies[0]
-    later = {**first, "surprise": 2 * first["surprise"]}
+    first = lines["settled"].lines[0]
+    assert first.surprise is not None
+    later = replace(first, surprise=2 * first.surprise)
     lines["settled"] = LinesAt(np.array([0, drawn * HOUR]), (first, later))
-    lesson = SeenAt().then(told * HOUR, Seen(500.0, 500.0 * np.minimum(2 * SHARES, 1.0)))
+    lesson = SeenAt().then(told * HOUR, Seen(500.0, tuple((500.0 * np.minimum(2 * SHARES, 1.0)).tolist())))
     piece = replace(of.target.pieces[0], seen={"settled": lesson})
     target = replace(of.target, pieces=(piece,), lines=lines)
     ((steps,),) = score.raw_scores(SPEC, [target], of.weights)
     hours = np.arange(LEARNED, STEPS)
     settled = [
-        ((hours[rows] * HOUR).tolist(), line["surprise"], seen.samples)
+        ((hours[rows] * HOUR).tolist(), line.surprise, seen.samples)
         for rows, _, line, seen in judge.in_force(target, steps, Mode.SETTLED)
     ]
     spans = [(LEARNED, drawn, first, 0.0), (drawn, told, later, 0.0), (told, STEPS, later, 500.0)]
     assert settled == [
-        ((np.arange(start, stop) * HOUR).tolist(), line["surprise"], samples)
+        ((np.arange(start, stop) * HOUR).tolist(), line.surprise, samples)
         for start, stop, line, samples in spans
     ]
     ((rows, _, line, seen),) = judge.in_force(target, steps, Mode.LIVE)
     assert rows.all()
-    assert line == lines["live"].bodies[0]
+    assert line == lines["live"].lines[0]
     assert not seen.samples
