@@ -89,11 +89,15 @@ def find(patterns: Iterable[str]) -> list[Path]:
 def _matches(pattern: str) -> list[str]:
     if os.path.isdir(pattern):
         names = [os.path.join(pattern, name) for name in os.listdir(pattern)]
-        return [n for n in names if n.endswith(SUFFIXES) and not os.path.basename(n).startswith(".")]
+        wanted = [n for n in names if n.endswith(SUFFIXES) and not os.path.basename(n).startswith(".")]
+        return [name for name in wanted if os.path.isfile(name)]
     if glob.has_magic(pattern):
         return [name for name in glob.glob(pattern, recursive=True) if os.path.isfile(name)]
     if not os.path.exists(pattern):
         raise SourceError(f"{pattern}: no such file; correct `path`, or use a pattern such as drop/*.csv")
+    if not os.path.isfile(pattern):
+        # A pipe or a device would be waited for, for ever.
+        raise SourceError(f"{pattern}: expected a regular file or a folder; correct `path`")
     return [pattern]
 
 

@@ -31,7 +31,10 @@ def check_detector(cls: type[Detector], on_check: Callable[[Check], None] | None
 
     Raises:
         AssertionError: it breaks a promise; all that it breaks stand in the message.
+        TypeError: it is no class of detectors.
     """
+    if not (isinstance(cls, type) and issubclass(cls, Detector)):
+        raise TypeError(f"expected a class that derives from detectors.base.Detector, got {cls!r}")
     CONTRACT.hold(Held(cls), on_check)
 
 

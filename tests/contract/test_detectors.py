@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from anomaly_service.testing.contract import Check
-from anomaly_service.testing.detectors import CONTRACT, WINDOW, Held, series
+from anomaly_service.testing.detectors import CONTRACT, WINDOW, Held, check_detector, series
 from detectors import registry
 from detectors.windows import Windows
 
@@ -31,3 +31,9 @@ def test_values_that_are_no_numbers_are_refused(bad: float) -> None:
     values[0, 50] = bad
     with pytest.raises(ValueError, match=r"not marked missing; mark or drop them"):
         Windows.of(values, WINDOW, missing=torch.zeros_like(values, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("wrong", [None, 3, dict])
+def test_what_is_no_class_of_detectors_is_told_at_once(wrong: object) -> None:
+    with pytest.raises(TypeError, match=r"expected a class that derives from detectors\.base\.Detector, got"):
+        check_detector(wrong)  # type: ignore[arg-type]  # that is the point

@@ -423,6 +423,20 @@ def test_a_file_named_without_pattern_must_exist(folder: Callable[..., Folder]) 
     assert drop.problem == ""
 
 
+@pytest.mark.parametrize(
+    ("named", "taken", "refused"), [("pipe.csv", 0, True), (".", 1, False), ("*", 1, False)]
+)
+def test_what_is_no_regular_file_is_never_waited_for(
+    folder: Callable[..., Folder], named: str, taken: int, refused: bool
+) -> None:
+    drop = folder()
+    drop.write("good.csv", f"ts,ccu\n{START},5\n")
+    os.mkfifo(drop.path / "pipe.csv")
+    (drop.path / "inner.csv").mkdir()
+    assert drop.poll(path=str(drop.path / named), value="ccu") == taken
+    assert ("expected a regular file" in drop.problem) == refused
+
+
 def test_a_folder_named_without_pattern_gives_the_files_with_known_endings(
     folder: Callable[..., Folder],
 ) -> None:
