@@ -42,6 +42,7 @@ __all__ = [
     "ConfigError",
     "ConflictError",
     "DatabaseError",
+    "DatabaseReplacedError",
     "DatabaseUnavailableError",
     "ErrorKind",
     "GuessError",
@@ -107,6 +108,10 @@ class DatabaseError(UnavailableError):
 
 class DatabaseUnavailableError(DatabaseError):
     """The database cannot be reached, or gave up on the statement; the transaction left nothing behind."""
+
+
+class DatabaseReplacedError(DatabaseError):
+    """In the place of the database's file lies another one; nothing was written to either."""
 
 
 class SchemaError(DatabaseError):

@@ -44,7 +44,7 @@ class Service:
         on_progress: Progress | None = None,
     ) -> None:
         self.config = config
-        self.store = SqlStore(config.database)
+        self.store = SqlStore(config.database, query_seconds=config.deadlines.query.total_seconds())
         self._now = now
         self._executor = executor
         self.on_progress = on_progress or (lambda stage, share: None)

@@ -303,7 +303,16 @@ class RunStore(Protocol):
         """
         ...
 
-    def last_run(self, kind: RunKind, monitor_id: int | None = None) -> datetime | None: ...
+    def probe(self) -> None:
+        """Raise what a write would raise where the database takes none at the moment."""
+        ...
+
+    def last_run(
+        self, kind: RunKind, monitor_id: int | None = None, *, until: datetime | None = None
+    ) -> datetime | None:
+        """Return the newest time, until then, for which such a run was scheduled."""
+        ...
+
     def last_reads(self, sources: Collection[str], until: datetime) -> dict[str, LastRead]:
         """Return what became of the newest reads of these sources that were scheduled until then.
 

@@ -190,6 +190,7 @@ TITLES = {
     "CalendarSection": "calendar.NAME",
     "NightlySection": "nightly",
     "RetentionSection": "retention",
+    "DeadlinesSection": "deadlines",
     "HttpSection": "http",
 }
 

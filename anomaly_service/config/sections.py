@@ -358,6 +358,36 @@ class RetentionSection(Section):
     )
 
 
+class DeadlinesSection(Section):
+    """How long things may take before they are given up, so that nothing waits for ever."""
+
+    query: PositiveDuration = Field(
+        default=timedelta(seconds=60),
+        description="How long a statement may take at the database, and a server may say nothing.",
+    )
+    task: PositiveDuration = Field(
+        default=timedelta(minutes=10),
+        description="How long a worker may take for a piece of work, such as fitting a few series, until it "
+        "is killed.",
+    )
+    read: PositiveDuration = Field(
+        default=timedelta(minutes=10),
+        description="How long reading a source may go on without a batch of rows.",
+    )
+    run: PositiveDuration = Field(
+        default=timedelta(minutes=40),
+        description="How long a tick or a night may go on without progress, such as a piece of work that is "
+        "done; longer than `task`. A night may take as long as it needs.",
+    )
+
+    @field_validator("run")
+    @classmethod
+    def _outlasts_a_task(cls, value: timedelta, info: ValidationInfo) -> timedelta:
+        if value <= info.data.get("task", timedelta(0)):
+            raise expected("expected longer than `task`: a piece of work at work is no lack of progress")
+        return value
+
+
 class HttpSection(Section):
     """Where the daemon answers /metrics and /healthz."""
 
@@ -440,6 +470,7 @@ class Config(Section):
         default="auto",
         description="Where models are fitted and score; `auto` takes a CUDA device where torch finds one.",
     )
+    deadlines: DeadlinesSection = DeadlinesSection()
     http: HttpSection = HttpSection()
     workers: Annotated[Whole, Field(ge=1)] = Field(
         default_factory=cores,

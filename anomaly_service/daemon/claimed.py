@@ -140,7 +140,7 @@ class Worker:
     def _fail(self, load: Workload, claim: Claim, error: Exception) -> None:
         """Record the failure and ask for another attempt; the store refuses one after the last."""
         is_databases_fault = isinstance(error, DatabaseUnavailableError)
-        if is_databases_fault and self._patiently.finds_it_away(lambda: load.store.last_run(RunKind.TICK)):
+        if is_databases_fault and self._patiently.finds_it_away(load.store.probe):
             # Not the run's fault, so it costs no attempt.
             self._patiently(load.store.give_back, claim)
             return

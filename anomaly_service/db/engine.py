@@ -10,16 +10,21 @@ from typing import Any
 
 from sqlalchemy import Connection, Double, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, StatementError
+from sqlalchemy.exc import ArgumentError, StatementError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
+from anomaly_service.db import deadline, replaced, trouble
 from anomaly_service.db.bodies import to_text
-from anomaly_service.errors import DatabaseError, DatabaseUnavailableError, InvalidError
+from anomaly_service.errors import (
+    DatabaseError,
+    DatabaseReplacedError,
+    DatabaseUnavailableError,
+    InvalidError,
+)
 from pipelines.errors import UnstorableError
 
 SQLITE_PRAGMAS = (
-    "PRAGMA busy_timeout = 30000",  # milliseconds another writer may take before "database is locked"
     "PRAGMA journal_mode = WAL",
     # With WAL this survives a killed process; a power cut may cost the last commits, never the file.
     "PRAGMA synchronous = NORMAL",
@@ -30,18 +35,6 @@ SQLITE_PRAGMAS = (
 
 PRAGMA_SECONDS = 5.0
 """How long a pragma is tried again where SQLite answers at once that the file is locked."""
-
-SQLITE_TROUBLE = {
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_NOMEM,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_PROTOCOL,
-}
-"""Result codes that blame the file or the machine rather than the statement."""
 
 
 class db_now(GenericFunction[float]):  # noqa: N801
@@ -95,15 +88,23 @@ def _parsed(url: str | URL) -> URL:
         ) from None
 
 
-def make_engine(url: str | URL) -> Engine:
-    """Return an engine; nothing is connected yet."""
+def make_engine(url: str | URL, query_seconds: float | None = None) -> Engine:
+    """Return an engine; nothing is connected yet.
+
+    Args:
+        query_seconds: how long a statement may take, on SQLite also how long another writer may; None
+            for as long as it takes.
+    """
     normal = normalise(url)
-    if normal.get_backend_name() == "sqlite":
-        engine = create_engine(normal, json_serializer=to_text, connect_args={"timeout": 30.0})
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
-    return create_engine(normal, json_serializer=to_text, pool_pre_ping=True)
+    if normal.get_backend_name() != "sqlite":
+        return deadline.postgres_engine(normal, query_seconds, json_serializer=to_text, pool_pre_ping=True)
+    engine = create_engine(normal, json_serializer=to_text, connect_args={"timeout": deadline.BUSY_SECONDS})
+    replaced.watch(engine)
+    if query_seconds is not None:
+        deadline.limit_sqlite(engine, query_seconds)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
@@ -142,6 +143,7 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
 
     Raises:
         DatabaseUnavailableError: the connection failed or the database gave up; try again later.
+        DatabaseReplacedError: the file is another one than was opened.
         DatabaseError: the file is no database, or a damaged one.
         UnstorableError: a value that was to be stored is none that the database takes.
     """
@@ -150,56 +152,24 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
             connection = connection.execution_options(write=write)
             with connection.begin():
                 yield connection
-    except DatabaseUnavailableError:
+    except (DatabaseUnavailableError, DatabaseReplacedError):
         raise
     except Exception as error:
-        if _is_unavailable(error):
+        if trouble.is_unavailable(error):
+            # What is pooled may be of a server that is none any more, or keep that it was read-only.
+            engine.dispose()
             raise DatabaseUnavailableError(
                 f"the database {engine.url.render_as_string(hide_password=True)} did not answer as it "
-                f"should: {_reason(error)}; nothing of this transaction was stored, it can be repeated"
+                f"should: {trouble.reason(error)}; nothing of this transaction was stored, it can be repeated"
             ) from error
-        if _is_no_database(error):
+        if trouble.is_no_database(error):
             raise DatabaseError(
-                f"{engine.url.render_as_string(hide_password=True)} cannot be used: {_reason(error)}; name "
-                "another file as `database:`, or restore this one"
+                f"{engine.url.render_as_string(hide_password=True)} cannot be used: {trouble.reason(error)}; "
+                "name another file as `database:`, or restore this one"
             ) from error
         if isinstance(error, StatementError) and isinstance(error.orig, UnstorableError):
             # SQLAlchemy puts the whole statement around what its JSON serializer raised.
             raise error.orig from error
-        if _is_refused(error):
-            raise UnstorableError(f"the database refuses a value: {_reason(error)}") from error
+        if trouble.is_refused(error):
+            raise UnstorableError(f"the database refuses a value: {trouble.reason(error)}") from error
         raise
-
-
-def _is_no_database(error: BaseException) -> bool:
-    original = error.orig if isinstance(error, DBAPIError) else error
-    return getattr(original, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
-
-
-def _is_refused(error: BaseException) -> bool:
-    """True where the database was asked to store a value that it has no place for."""
-    original = error.orig if isinstance(error, DBAPIError) else error
-    if isinstance(original, UnicodeEncodeError) or "to SQLite INTEGER" in str(original):
-        # Half a character, or a number of more than 64 bits: the drivers refuse them in Python's words.
-        return True
-    return any(base.__name__ == "DataError" for base in type(original).__mro__)
-
-
-def _is_unavailable(error: BaseException) -> bool:
-    """True for a failure of the connection or the server, not of what was asked."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
-    original = error.orig if isinstance(error, DBAPIError) else error
-    if isinstance(original, sqlite3.Error):
-        code = getattr(original, "sqlite_errorcode", 0) & 0xFF  # the rest says where, not what
-        return code in SQLITE_TROUBLE
-    if isinstance(error, OperationalError | InterfaceError):
-        return True
-    return type(error).__module__.startswith("psycopg") and any(
-        base.__name__ in {"OperationalError", "InterfaceError"} for base in type(error).__mro__
-    )
-
-
-def _reason(error: BaseException) -> str:
-    original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    return str(original).strip().splitlines()[0] if str(original).strip() else type(original).__name__

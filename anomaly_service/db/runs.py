@@ -19,6 +19,7 @@ from sqlalchemy import (
     and_,
     case,
     exists,
+    false,
     func,
     null,
     or_,
@@ -267,11 +268,20 @@ def _still(claim: Claim) -> tuple[ColumnElement[bool], ...]:
     return Run.id == claim.run_id, Run.fence == claim.fence, Run.state == RUNNING
 
 
-def last(connection: Connection, kind: RunKind, monitor_id: int | None) -> datetime | None:
-    """Return the newest time for which such a run was scheduled, whatever became of it."""
+def probe(connection: Connection) -> None:
+    """Write nothing, in a statement that a database refuses where it takes no writes."""
+    connection.execute(update(Run).where(false()).values(error=""))
+
+
+def last(
+    connection: Connection, kind: RunKind, monitor_id: int | None, until: datetime | None
+) -> datetime | None:
+    """Return the newest time for which such a run was scheduled until then, whatever became of it."""
     query = select(func.max(Run.scheduled_for)).where(
         Run.kind == RunKind(kind).value, Run.monitor_key == (monitor_id or 0)
     )
+    if until is not None:
+        query = query.where(Run.scheduled_for <= _seconds(until))
     found = connection.scalar(query)
     return None if found is None else _moment(found)
 

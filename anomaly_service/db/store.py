@@ -24,6 +24,7 @@ from anomaly_service.db import (
     versions,
 )
 from anomaly_service.db.bulk import Bulk, SqliteBulk
+from anomaly_service.db.deadline import QUERY_SECONDS
 from anomaly_service.db.engine import make_engine, transaction
 from anomaly_service.db.pages import Asked, Page
 from anomaly_service.db.reviews import Said
@@ -54,13 +55,16 @@ class SqlStore:
     Args:
         url: ``sqlite:///file.db`` or ``postgresql://...``.
         max_attempts: how often a run may be claimed before it counts as failed.
+        query_seconds: how long a statement may take.
 
     Raises:
         SchemaError: the database was not migrated to this release.
     """
 
-    def __init__(self, url: str | URL, *, max_attempts: int = 3) -> None:
-        self.engine = make_engine(url)
+    def __init__(
+        self, url: str | URL, *, max_attempts: int = 3, query_seconds: float = QUERY_SECONDS
+    ) -> None:
+        self.engine = make_engine(url, query_seconds)
         self.max_attempts = max_attempts
         self._bulk: Bulk = _bulk(self.engine.dialect.name)
         try:
@@ -423,10 +427,25 @@ class SqlStore:
         with self._write() as connection:
             runs.note(connection, kind, monitor_id, at, state, outcome, error, seconds)
 
-    def last_run(self, kind: RunKind, monitor_id: int | None = None) -> datetime | None:
-        """Return the newest time for which such a run was scheduled, whatever became of it."""
+    def probe(self) -> None:
+        """Ask the database whether it takes anything at the moment; nothing is changed.
+
+        Raises:
+            DatabaseUnavailableError: it does not.
+        """
+        with self._write() as connection:
+            runs.probe(connection)
+
+    def last_run(
+        self, kind: RunKind, monitor_id: int | None = None, *, until: datetime | None = None
+    ) -> datetime | None:
+        """Return the newest time for which such a run was scheduled, whatever became of it.
+
+        Args:
+            until: later ones do not count: a clock that was ahead scheduled them.
+        """
         with self._read() as connection:
-            return runs.last(connection, kind, monitor_id)
+            return runs.last(connection, kind, monitor_id, until)
 
     def last_reads(self, sources: Collection[str], until: datetime) -> dict[str, LastRead]:
         """Return what became of the newest reads of these sources that were scheduled until then."""

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from anomaly_service.config.values import (
     Duration,
+    PositiveDuration,
     Secret,
     SecretFile,
     Text,
@@ -73,6 +74,11 @@ class SqlConfig(SourceConfig):
         default=timedelta(minutes=15),
         validate_default=True,
         description="How far before the newest point each query begins again, for rows that come late.",
+    )
+    timeout: PositiveDuration = Field(
+        default=timedelta(seconds=60),
+        validate_default=True,
+        description="How long the database may take to answer, or say nothing, before it is given up.",
     )
     start: Text | None = Field(
         default=None, description="ISO 8601 time of the oldest row wanted; 1970 where not given."
@@ -136,11 +142,10 @@ class SqlSource:
         Raises:
             SourceError: the database cannot be reached, or refuses the query.
         """
-        from sqlalchemy import create_engine
         from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
         try:
-            engine = create_engine(_with_driver(self.config.url))
+            engine = _engine(self.config.url, self.config.timeout.total_seconds())
         except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
             # The message of the first two may hold the URL, and so the password.
             raise SourceError(f"{self.name}: the URL names no database ({type(error).__name__})") from None
@@ -264,6 +269,22 @@ def _text(cell: object) -> str:
 
 def _digest(value: object) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _engine(url: str, seconds: float) -> Any:
+    """Return an engine whose database is given up where it takes longer than that."""
+    from sqlalchemy import create_engine
+
+    from anomaly_service.db import deadline
+
+    parsed = _with_driver(url)
+    if parsed.drivername == "postgresql+psycopg":
+        # Between two batches its transaction rests for as long as it takes to store one.
+        return deadline.postgres_engine(parsed, seconds, idle_too=False)
+    engine = create_engine(parsed)
+    if parsed.get_backend_name() == "sqlite":
+        deadline.limit_sqlite(engine, seconds)
+    return engine
 
 
 def _with_driver(url: str) -> Any:

@@ -21,7 +21,7 @@ from sqlalchemy import text
 from anomaly_service.daemon.loop import Daemon, Settings, signals_to
 from anomaly_service.daemon.telemetry import Telemetry, configure_logging, serving
 from anomaly_service.daemon.workload import Workload
-from anomaly_service.db import engine
+from anomaly_service.db import deadline
 from anomaly_service.db.store import SqlStore
 from pipelines.errors import StoppedError
 from pipelines.monitor import MonitorSpec
@@ -97,8 +97,7 @@ def main() -> None:
     parser.add_argument("--busy-seconds", type=float, default=30.0)
     args = parser.parse_args()
     configure_logging(as_json=True)
-    patience = f"PRAGMA busy_timeout = {int(args.busy_seconds * 1000)}"
-    engine.SQLITE_PRAGMAS = (patience, *engine.SQLITE_PRAGMAS[1:])
+    deadline.BUSY_SECONDS = args.busy_seconds
 
     def load() -> Workload:
         names = args.monitors.read_text().split()

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from silence import proxy_to
 
 from anomaly_service.db.store import SqlStore
 from anomaly_service.errors import SourceError
@@ -102,6 +103,21 @@ EXPECTED = {
 )
 def test_every_kind_of_time_column_gives_the_same_points(telemetry_url: str, config: dict[str, Any]) -> None:
     assert take(source(telemetry_url, **config), {}) == EXPECTED
+
+
+def test_a_server_that_falls_silent_ends_the_read_with_a_reason(telemetry_url: str) -> None:
+    with proxy_to(telemetry_url) as proxy:
+        reader = source(proxy.url, timeout="1s")
+        assert take(reader, {}) == EXPECTED
+        proxy.is_silent.set()
+        with pytest.raises(SourceError, match=r"telemetry: .*timeout expired"):
+            take(reader, {})
+
+
+def test_a_query_that_takes_too_long_is_ended_with_a_reason(telemetry_url: str) -> None:
+    slow = "SELECT * FROM point WHERE at >= :since AND at < :until AND pg_sleep(3600) IS NOT NULL"
+    with pytest.raises(SourceError, match=r"telemetry: .*statement timeout"):
+        take(source(telemetry_url, query=slow, timeout="1s"), {})
 
 
 def test_only_rows_up_to_now_are_asked_for(telemetry_url: str) -> None:
