@@ -262,12 +262,18 @@ class RunStore(Protocol):
         lease_seconds: float,
         kinds: Sequence[RunKind] = (),
         besides: Collection[int] = (),
+        *,
+        until: datetime | None = None,
     ) -> Claim | None:
         """Take the oldest waiting run, or a running one whose lease ended, by one UPDATE .. RETURNING.
+
+        A night whose attempts are used up is taken again after a pause, until the next one is there. Of
+        one monitor, a tick and a night may be at work at once; no other two runs.
 
         Args:
             kinds: only of these; all where empty.
             besides: ids of runs whose monitors and sources are left alone for now.
+            until: what is scheduled for later is left alone.
         """
         ...
 
@@ -311,6 +317,10 @@ class RunStore(Protocol):
         self, kind: RunKind, monitor_id: int | None = None, *, until: datetime | None = None
     ) -> datetime | None:
         """Return the newest time, until then, for which such a run was scheduled."""
+        ...
+
+    def runs_ahead(self) -> datetime | None:
+        """Return the latest time beyond the store's clock for which anything was scheduled."""
         ...
 
     def last_reads(self, sources: Collection[str], until: datetime) -> dict[str, LastRead]:

@@ -150,14 +150,18 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
     try:
         with engine.connect() as connection:
             connection = connection.execution_options(write=write)
-            with connection.begin():
-                yield connection
+            try:
+                with connection.begin():
+                    yield connection
+            except Exception as error:
+                if trouble.is_unavailable(error):
+                    # It may be of a server that is none any more, or keep that it was read-only.
+                    connection.invalidate(error)
+                raise
     except (DatabaseUnavailableError, DatabaseReplacedError):
         raise
     except Exception as error:
         if trouble.is_unavailable(error):
-            # What is pooled may be of a server that is none any more, or keep that it was read-only.
-            engine.dispose()
             raise DatabaseUnavailableError(
                 f"the database {engine.url.render_as_string(hide_password=True)} did not answer as it "
                 f"should: {trouble.reason(error)}; nothing of this transaction was stored, it can be repeated"

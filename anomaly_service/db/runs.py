@@ -42,7 +42,21 @@ _CLAIM_LOCK = 7_236_002
 COMMAND = "command"
 """Who owns the work of a person's command."""
 
-WAITING, RUNNING = RunState.WAITING.value, RunState.RUNNING.value
+WAITING, RUNNING, FAILED = RunState.WAITING.value, RunState.RUNNING.value, RunState.FAILED.value
+
+LONGEST_LEASE_SECONDS = 7200.0
+"""A lease or a pause that ends later than so long from now is none: the clock was ahead when it began."""
+
+AHEAD_SECONDS = 300.0
+"""How far two machines' clocks may lie apart before one counts as ahead."""
+
+FIRST_PAUSE_SECONDS = 60.0
+LONGEST_PAUSE_SECONDS = 3600.0
+"""Before a night whose attempts are used up is tried again, doubling from the first to the longest."""
+
+BESIDE = {RunKind.TICK.value: RunKind.NIGHTLY.value, RunKind.NIGHTLY.value: RunKind.TICK.value}
+"""Which two kinds of one monitor may be at work at once; what keeps them apart are its models, see
+``pipelines.store.Batch``."""
 
 KEY = ("kind", "monitor_key", "source", "scheduled_for")
 """What tells two runs apart."""
@@ -89,13 +103,14 @@ def claim(
     kinds: Sequence[RunKind],
     besides: Collection[int],
     max_attempts: int,
+    until: datetime | None,
 ) -> Claim | None:
     """Take the oldest run that waits or whose lease lapsed; None where there is none to take."""
     _queue(connection)
     _give_up(connection, max_attempts)
     statement = (
         update(Run)
-        .where(Run.id == _next(kinds, besides).scalar_subquery())
+        .where(Run.id == _next(kinds, besides, until).scalar_subquery())
         .values(**_taken(owner, lease_seconds), attempts=Run.attempts + 1)
         .returning(*CLAIMED)
     )
@@ -114,7 +129,7 @@ def begin_read(connection: Connection, source: str, at: datetime, owner: str, le
     _queue(connection)
     of_source = (Run.kind == RunKind.INGEST.value, Run.monitor_key == 0, Run.source == source)
     at_work = select(Run.owner, Run.started_at).where(*of_source, Run.state == RUNNING)
-    busy = connection.execute(at_work.where(Run.lease_until > db_now())).first()
+    busy = connection.execute(at_work.where(_holds(Run))).first()
     if busy is not None:
         raise BusySourceError(
             f"source {source} is being read by {busy.owner} since {iso(_moment(busy.started_at))}; "
@@ -141,14 +156,17 @@ def _taken(owner: str, lease_seconds: float) -> dict[str, Any]:
         "lease_until": db_now() + lease_seconds,
         "started_at": db_now(),
         "finished_at": None,
+        "retry_at": None,
     }
 
 
-def _next(kinds: Sequence[RunKind], besides: Collection[int]) -> Select[Any]:
+def _next(kinds: Sequence[RunKind], besides: Collection[int], until: datetime | None) -> Select[Any]:
     other = Run.__table__.alias()
-    busy = _of_the_same(other).where(other.c.state == RUNNING, other.c.lease_until > db_now())
-    free = or_(Run.state == WAITING, and_(Run.state == RUNNING, Run.lease_until <= db_now()))
-    query = select(Run.id).where(free, ~busy)
+    busy = _of_the_same(other).where(other.c.state == RUNNING, _holds(other.c), ~_beside(other))
+    lapsed = and_(Run.state == RUNNING, ~_holds(Run))
+    query = select(Run.id).where(or_(Run.state == WAITING, lapsed, _to_be_retried(until)), ~busy)
+    if until is not None:
+        query = query.where(Run.scheduled_for <= _seconds(until))
     if besides:
         query = query.where(~_of_the_same(other).where(other.c.id.in_(sorted(besides))))
     query = query.order_by(Run.scheduled_for, Run.id).limit(1)
@@ -162,14 +180,55 @@ def _of_the_same(other: Any) -> Exists:
     return exists().where(other.c.monitor_key == Run.monitor_key, other.c.source == Run.source)
 
 
+def _beside(other: Any) -> ColumnElement[bool]:
+    """True where a run and the other, of the same monitor, may be at work at once."""
+    return or_(*(and_(Run.kind == one, other.c.kind == two) for one, two in BESIDE.items()))
+
+
+def _holds(of: Any) -> ColumnElement[bool]:
+    """True while a lease lasts."""
+    return and_(of.lease_until > db_now(), of.lease_until <= db_now() + LONGEST_LEASE_SECONDS)
+
+
+def _to_be_retried(until: datetime | None) -> ColumnElement[bool]:
+    """True of what failed once its pause is over, until the next of its kind is there."""
+    later = Run.__table__.alias()
+    newer = exists().where(
+        later.c.kind == Run.kind,
+        later.c.monitor_key == Run.monitor_key,
+        later.c.scheduled_for > Run.scheduled_for,
+        *([] if until is None else [later.c.scheduled_for <= _seconds(until)]),
+    )
+    over = or_(Run.retry_at <= db_now(), Run.retry_at > db_now() + LONGEST_LEASE_SECONDS)
+    return and_(Run.state == FAILED, over, ~newer)
+
+
 def _give_up(connection: Connection, max_attempts: int) -> None:
     """Fail runs whose every attempt ended with a lapsed lease: they take the daemon down with them."""
-    error = f"given up after {max_attempts} attempts, each of which stopped answering before it ended"
-    connection.execute(
-        update(Run)
-        .where(Run.state == RUNNING, Run.lease_until <= db_now(), Run.attempts >= max_attempts)
-        .values(state=RunState.FAILED.value, finished_at=db_now(), error=_keep(error), lease_until=None)
+    lapsed = select(Run.id, Run.kind, Run.attempts).where(
+        Run.state == RUNNING, ~_holds(Run), Run.attempts >= max_attempts
     )
+    for row in connection.execute(lapsed).all():
+        error = f"given up after {row.attempts} attempts, each of which stopped answering before it ended"
+        connection.execute(
+            update(Run)
+            .where(Run.id == row.id)
+            .values(
+                state=FAILED,
+                finished_at=db_now(),
+                error=_keep(error),
+                lease_until=None,
+                retry_at=_retry_at(RunKind(row.kind), row.attempts, max_attempts),
+            )
+        )
+
+
+def _retry_at(kind: RunKind, attempts: int, max_attempts: int) -> ColumnElement[float] | None:
+    """Return when a run whose attempts are used up is tried again: a night, as its next is a day away."""
+    if kind is not RunKind.NIGHTLY:
+        return None
+    pause = FIRST_PAUSE_SECONDS * 2.0 ** min(attempts - max_attempts, 10)
+    return db_now() + min(pause, LONGEST_PAUSE_SECONDS)
 
 
 def _keep(error: str) -> ColumnElement[str]:
@@ -198,7 +257,7 @@ def check(connection: Connection, claim: Claim | None) -> None:
     """
     if claim is None:
         return
-    query = select(Run.fence, Run.state, (Run.lease_until > db_now()).label("holds"))
+    query = select(Run.fence, Run.state, _holds(Run).label("holds"))
     row = connection.execute(query.where(Run.id == claim.run_id).with_for_update()).one_or_none()
     if row is None or row.fence != claim.fence or row.state != RUNNING or not row.holds:
         raise _lost(claim)
@@ -221,12 +280,15 @@ def finish(
 ) -> None:
     """End a run; ``WAITING`` asks for another attempt, which is refused after the last one.
 
-    Allowed after the lease lapsed as long as nobody took the run: its work is committed already.
+    A night is tried again even so, after a pause. Allowed after the lease lapsed as long as nobody took the
+    run: its work is committed already.
     """
+    retry_at = None
     if state is RunState.WAITING and claim.attempts >= max_attempts:
-        state, error = RunState.FAILED, f"given up after {max_attempts} attempts: {error}"
+        state, error = RunState.FAILED, f"given up after {claim.attempts} attempts: {error}"
+        retry_at = _retry_at(claim.kind, claim.attempts, max_attempts)
     statement = update(Run).where(*_still(claim))
-    values = {"state": RunState(state).value, "outcome": outcome, "error": error}
+    values = {"state": RunState(state).value, "outcome": outcome, "error": error, "retry_at": retry_at}
     done = connection.execute(statement.values(**values, lease_until=None, finished_at=db_now()))
     if done.rowcount != 1:
         raise _lost(claim)
@@ -283,6 +345,13 @@ def last(
     if until is not None:
         query = query.where(Run.scheduled_for <= _seconds(until))
     found = connection.scalar(query)
+    return None if found is None else _moment(found)
+
+
+def ahead(connection: Connection) -> datetime | None:
+    """Return the latest time beyond the database's clock for which anything was scheduled; None for none."""
+    beyond = select(func.max(Run.scheduled_for)).where(Run.scheduled_for > db_now() + AHEAD_SECONDS)
+    found = connection.scalar(beyond)
     return None if found is None else _moment(found)
 
 

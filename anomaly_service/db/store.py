@@ -364,15 +364,20 @@ class SqlStore:
         lease_seconds: float,
         kinds: Sequence[RunKind] = (),
         besides: Collection[int] = (),
+        *,
+        until: datetime | None = None,
     ) -> Claim | None:
         """Take the oldest run that waits or whose lease lapsed, unless its monitor or source is worked on.
+
+        Beside a monitor's night its tick may be taken, and the other way round.
 
         Args:
             kinds: only of these; all where empty.
             besides: ids of runs whose monitors and sources are left alone for now.
+            until: what is scheduled for later is left alone: a clock that was ahead scheduled it.
         """
         with self._write() as connection:
-            return runs.claim(connection, owner, lease_seconds, kinds, besides, self.max_attempts)
+            return runs.claim(connection, owner, lease_seconds, kinds, besides, self.max_attempts, until)
 
     def begin_read(self, source: str, at: datetime, owner: str, lease_seconds: float) -> Claim:
         """Add a read of a source that is at work at once; one of the same moment that ended begins again.
@@ -446,6 +451,11 @@ class SqlStore:
         """
         with self._read() as connection:
             return runs.last(connection, kind, monitor_id, until)
+
+    def runs_ahead(self) -> datetime | None:
+        """Return the latest time beyond the database's clock for which anything was scheduled."""
+        with self._read() as connection:
+            return runs.ahead(connection)
 
     def last_reads(self, sources: Collection[str], until: datetime) -> dict[str, LastRead]:
         """Return what became of the newest reads of these sources that were scheduled until then."""

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-HEAD = "0005"
+HEAD = "0009"
 """The revision of ``migrations/`` that this code reads and writes; a test compares both."""
 
 Searchable = JSON().with_variant(JSONB(), "postgresql")
@@ -113,12 +113,15 @@ class Point(Base):
 
 
 class Monitor(Base):
+    """One of the config. ``models`` grows whenever its models and lines stand anew."""
+
     __tablename__ = "monitor"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     name: Mapped[str] = mapped_column(Text, unique=True)
     config: Mapped[dict[str, Any]] = mapped_column(Searchable)
     enabled: Mapped[bool]
+    models: Mapped[int] = mapped_column(Integer, server_default="0")
 
 
 class Target(Base):
@@ -377,5 +380,6 @@ class Run(Base):
     created_at: Mapped[float] = mapped_column(Double)
     started_at: Mapped[float | None] = mapped_column(Double)
     finished_at: Mapped[float | None] = mapped_column(Double)
+    retry_at: Mapped[float | None] = mapped_column(Double)
     outcome: Mapped[dict[str, Any] | None] = mapped_column(Searchable)
     error: Mapped[str] = mapped_column(Text)

@@ -255,6 +255,7 @@ SELECT
     @time(run.lease_until) AS lease_until,
     run.outcome AS outcome,
     run.error AS error,
-    nullif(run.source, '') AS source
+    nullif(run.source, '') AS source,
+    @time(run.retry_at) AS retry_at
 FROM run
 LEFT JOIN monitor ON monitor.id = run.monitor_id

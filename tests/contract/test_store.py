@@ -1031,9 +1031,10 @@ def _claimed(store: SqlStore, lease: float = 60.0, at: datetime = NOON) -> Claim
 
 
 def _let_pass(store: SqlStore, seconds: float) -> None:
-    """Bring every lease nearer to its end, as the database's clock would."""
+    """Bring every lease and pause nearer to its end, as the database's clock would."""
+    passed = "UPDATE run SET lease_until = lease_until - :seconds, retry_at = retry_at - :seconds"
     with store.engine.begin() as connection:
-        connection.execute(text("UPDATE run SET lease_until = lease_until - :seconds"), {"seconds": seconds})
+        connection.execute(text(passed), {"seconds": seconds})
 
 
 def _together(*works: Any) -> None:
@@ -1103,18 +1104,30 @@ def _claim_into(found: list[Claim | None], store: SqlStore) -> None:
     found.append(store.claim(threading.current_thread().name, 60))
 
 
-def test_runs_of_one_monitor_never_run_side_by_side(store: SqlStore) -> None:
+def test_of_one_monitor_a_tick_and_a_night_are_at_work_at_once_and_no_other_two_runs(store: SqlStore) -> None:
     a, b = (row.id for row in store.sync_monitors({"a": {}, "b": {}}))
-    for monitor, kind in ((a, RunKind.TICK), (a, RunKind.NIGHTLY), (b, RunKind.TICK)):
-        store.schedule(kind, monitor, NOON)
-    first, second = store.claim("x", 60), store.claim("y", 60)
-    assert first is not None
-    assert second is not None
-    assert (first.monitor_id, second.monitor_id, store.claim("z", 60)) == (a, b, None)
-    store.finish(first, RunState.DONE, {})
-    third = store.claim("z", 60)
-    assert third is not None
-    assert (third.monitor_id, third.kind) == (a, RunKind.NIGHTLY)
+    later = NOON + timedelta(minutes=5)
+    for at, monitor, kind in (
+        (NOON, a, RunKind.TICK),
+        (NOON, a, RunKind.BACKFILL),
+        (NOON, a, RunKind.NIGHTLY),
+        (later, a, RunKind.NIGHTLY),
+        (later, a, RunKind.TICK),
+        (later, b, RunKind.TICK),
+    ):
+        store.schedule(kind, monitor, at)
+    claims = [store.claim(owner, 60) for owner in "xyz"]
+    assert [claim and (claim.monitor_id, claim.kind, claim.scheduled_for) for claim in claims] == [
+        (a, RunKind.TICK, NOON),
+        (a, RunKind.NIGHTLY, NOON),
+        (b, RunKind.TICK, later),
+    ]
+    assert store.claim("z", 60) is None
+    assert claims[0] is not None
+    store.finish(claims[0], RunState.DONE, {})
+    fourth = store.claim("z", 60)
+    assert fourth is not None
+    assert (fourth.monitor_id, fourth.kind, fourth.scheduled_for) == (a, RunKind.TICK, later)
 
 
 def test_reads_of_one_source_never_run_side_by_side(store: SqlStore) -> None:
@@ -1315,6 +1328,99 @@ def test_a_run_whose_owner_always_dies_fails_after_three_attempts(store: SqlStor
     row = store.rows("run_log")[0]
     assert (row["state"], row["attempts"]) == ("failed", 3)
     assert row["error"].startswith("given up after 3 attempts")
+
+
+def _worn_out(store: SqlStore, kind: RunKind, monitor: int) -> None:
+    """Let a run that is due at noon fail as often as it may."""
+    store.schedule(kind, monitor, NOON)
+    for _ in range(3):
+        claim = store.claim("me", 60, [kind])
+        assert claim is not None
+        store.finish(claim, RunState.WAITING, {}, "no luck")
+
+
+def test_a_night_that_failed_is_tried_again_after_pauses_that_double_up_to_an_hour(store: SqlStore) -> None:
+    (monitor,) = (row.id for row in store.sync_monitors({"a": {}}))
+    _worn_out(store, RunKind.NIGHTLY, monitor)
+    for minutes in (1, 2, 4, 8, 16, 32, 60, 60):
+        assert store.rows("run_log")[0]["state"] == "failed"
+        _let_pass(store, seconds=60 * minutes - 20)
+        assert store.claim("me", 60) is None
+        _let_pass(store, seconds=30)
+        again = store.claim("me", 60)
+        assert again is not None
+        store.finish(again, RunState.WAITING, {}, "no luck")
+    assert again.attempts == 11
+    assert store.rows("run_log")[0]["error"] == "given up after 11 attempts: no luck"
+    _let_pass(store, seconds=4000)
+    again = store.claim("me", 60)
+    assert again is not None
+    store.finish(again, RunState.DONE, {})
+    assert [(row["state"], row["retry_at"]) for row in store.rows("run_log")] == [("done", None)]
+
+
+def test_a_night_whose_owner_always_dies_is_tried_again_too(store: SqlStore) -> None:
+    (monitor,) = (row.id for row in store.sync_monitors({"a": {}}))
+    store.schedule(RunKind.NIGHTLY, monitor, NOON)
+    for _ in range(3):
+        assert store.claim("me", 60) is not None
+        _let_pass(store, seconds=61)
+    assert store.claim("me", 60) is None
+    assert store.rows("run_log")[0]["state"] == "failed"
+    _let_pass(store, seconds=61)
+    assert store.claim("me", 60) is not None
+
+
+def test_a_night_that_failed_is_not_tried_again_once_the_next_is_there(store: SqlStore) -> None:
+    (monitor,) = (row.id for row in store.sync_monitors({"a": {}}))
+    _worn_out(store, RunKind.NIGHTLY, monitor)
+    _worn_out(store, RunKind.TICK, monitor)
+    store.schedule(RunKind.NIGHTLY, monitor, NOON + timedelta(days=1))
+    _let_pass(store, seconds=100)
+    found = store.claim("me", 60)
+    assert found is not None
+    assert found.scheduled_for == NOON + timedelta(days=1)
+    assert store.claim("me", 60) is None
+
+
+def test_what_a_clock_that_was_ahead_scheduled_does_not_count(store: SqlStore) -> None:
+    (monitor,) = (row.id for row in store.sync_monitors({"a": {}}))
+    ahead = NOON + timedelta(days=365)
+    store.schedule(RunKind.TICK, monitor, ahead)
+    assert store.claim("me", 60, until=NOON) is None
+    assert store.last_run(RunKind.TICK, monitor, until=NOON) is None
+    store.schedule(RunKind.TICK, monitor, NOON)
+    claim = store.claim("me", 60, until=NOON)
+    assert claim is not None
+    assert store.last_run(RunKind.TICK, monitor, until=NOON) == claim.scheduled_for == NOON
+    store.finish(claim, RunState.DONE, {})
+    assert store.claim("me", 60, until=NOON) is None
+    assert store.claim("me", 60, until=ahead) is not None
+
+
+def test_a_lease_that_a_clock_ahead_gave_holds_nothing_back(store: SqlStore) -> None:
+    claim = _claimed(store)
+    _let_pass(store, seconds=-365 * 86400)
+    with pytest.raises(LostClaimError):
+        store.heartbeat(claim, 60)
+    taken = store.claim("you", 60)
+    assert taken is not None
+    assert taken.fence == 2
+
+
+def test_a_pause_that_a_clock_ahead_began_holds_nothing_back(store: SqlStore) -> None:
+    (monitor,) = (row.id for row in store.sync_monitors({"a": {}}))
+    _worn_out(store, RunKind.NIGHTLY, monitor)
+    _let_pass(store, seconds=-365 * 86400)
+    assert store.claim("me", 60) is not None
+
+
+def test_how_far_anything_is_scheduled_beyond_the_clock_is_told(store: SqlStore) -> None:
+    store.schedule(RunKind.TICK, None, NOON)
+    assert store.runs_ahead() is None
+    later = datetime.now(UTC).replace(microsecond=0) + timedelta(days=365)
+    store.schedule(RunKind.TICK, None, later)
+    assert store.runs_ahead() == later
 
 
 def test_a_run_that_asks_for_another_attempt_gets_three(store: SqlStore) -> None:
