@@ -30,6 +30,10 @@ class StaleEventsError(ConflictError):
     """An event changed while its scores were computed; reconcile again from the stored events."""
 
 
+class StaleModelsError(ConflictError):
+    """A monitor's models stood anew while scores were computed by the old ones; score again."""
+
+
 class NotExplainableError(ConflictError):
     """The score of an interval cannot be computed again; the message says why."""
 

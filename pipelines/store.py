@@ -103,6 +103,9 @@ class Batch:
         scored_from: time per target id; its versions trained up to then or later are scored by now.
         expect: revision of every event the changes were computed from. Where a stored revision
             or review differs (somebody judged meanwhile), ``commit`` raises StaleEventsError.
+        models: id of the monitor, and how often its models had stood anew when the scores' were read; where
+            that differs, ``commit`` raises StaleModelsError. It keeps a tick from judging by the models
+            of yesterday what the night beside it has judged by new ones.
     """
 
     scores: ScoreBlock | None = None
@@ -111,6 +114,7 @@ class Batch:
     settled_until: dict[int, int] = field(default_factory=dict)
     scored_from: dict[int, int] = field(default_factory=dict)
     expect: dict[int, int] = field(default_factory=dict)
+    models: tuple[int, int] | None = None
 
 
 class PointReader(Protocol):
@@ -165,6 +169,14 @@ class ModelStore(Protocol):
         """
         ...
 
+    def models(self, monitor_id: int) -> int:
+        """Return how often the models and lines of a monitor stood anew; 0 for one that is unknown."""
+        ...
+
+    def models_stand(self, claim: Claim | None, monitor_id: int) -> None:
+        """Note that a monitor's models and lines stand anew; no commit by older ones follows."""
+        ...
+
     def weights(self, weights_ids: Iterable[int]) -> dict[int, bytes]: ...
     def calibrations(
         self, version_ids: Sequence[int], span: tuple[int, int] | None = None
@@ -207,6 +219,7 @@ class EventStore(Protocol):
             LostClaimError: the lease of the claim lapsed, or its fence is not the run's any more.
             StaleEventsError: an event in ``batch.expect`` has another revision, or a new event lies
                 over one that is neither in ``expect`` nor changed.
+            StaleModelsError: the monitor's models stand anew since those of ``batch.models``.
             UnstorableError: a score or a body is nothing that a database takes.
         """
         ...

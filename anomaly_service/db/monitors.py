@@ -10,6 +10,7 @@ from sqlalchemy.orm import aliased
 
 from anomaly_service.db.sql import add, among, execute_columns, upsert
 from anomaly_service.db.tables import Monitor, Series, Target, TargetSeries
+from pipelines.errors import StaleModelsError
 from pipelines.records import Json, MonitorRow, TargetRow
 
 
@@ -141,6 +142,34 @@ def target_ids(
     if series is not None:
         query = query.where(case((is_of_several, Target.key), else_=Series.key) == series)
     return list(connection.scalars(query))
+
+
+def models(connection: Connection, monitor_id: int) -> int:
+    """Return how often the models of a monitor stood anew."""
+    return connection.scalar(select(Monitor.models).where(Monitor.id == monitor_id)) or 0
+
+
+def models_stand(connection: Connection, monitor_id: int) -> None:
+    """Let the models of a monitor stand anew, once all commits by older ones have ended."""
+    connection.execute(update(Monitor).where(Monitor.id == monitor_id).values(models=Monitor.models + 1))
+
+
+def check_models(connection: Connection, seen: tuple[int, int] | None) -> None:
+    """Refuse to go on by models that are not in force any more, and keep these in force until the commit.
+
+    Raises:
+        StaleModelsError: those of the monitor stand anew.
+    """
+    if seen is None:
+        return
+    monitor_id, expected = seen
+    query = select(Monitor.models).where(Monitor.id == monitor_id)
+    found = connection.scalar(query.with_for_update(read=True)) or 0
+    if found != expected:
+        raise StaleModelsError(
+            f"the models of monitor {monitor_id} stand anew since these scores' were read; nothing was "
+            "written, score again"
+        )
 
 
 def lock(connection: Connection, target_ids: Collection[int]) -> None:

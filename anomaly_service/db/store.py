@@ -173,6 +173,16 @@ class SqlStore:
         with self._read() as connection:
             return versions.rows(connection, target_ids, every=every)
 
+    def models(self, monitor_id: int) -> int:
+        """Return how often the models and lines of a monitor stood anew; 0 for one that is unknown."""
+        with self._read() as connection:
+            return monitors.models(connection, monitor_id)
+
+    def models_stand(self, claim: Claim | None, monitor_id: int) -> None:
+        """Note that a monitor's models and lines stand anew; no commit by older ones follows."""
+        with self._write(claim) as connection:
+            monitors.models_stand(connection, monitor_id)
+
     def weights(self, weights_ids: Iterable[int]) -> dict[int, bytes]:
         """Return safetensors bytes by id."""
         with self._read() as connection:
@@ -229,11 +239,13 @@ class SqlStore:
             LostClaimError: the lease of the claim lapsed or its fence is not the run's any more.
             StaleEventsError: an event in ``batch.expect`` has another revision, or a new event lies
                 over one that is neither in ``expect`` nor changed.
+            StaleModelsError: the monitor's models stand anew since those of ``batch.models``.
             ReviewedEventError: a reviewed or added event would become outdated.
         """
         if batch.scores is not None:
             self._bulk.make_room(self.engine, "scores", batch.scores.ts)
         with self._write(claim) as connection:
+            monitors.check_models(connection, batch.models)
             # Two passes that found the same interval would each see none of it stored.
             touched = {change.target_id for change in batch.changes}
             monitors.lock(connection, touched | batch.scored_until.keys() | batch.settled_until.keys())

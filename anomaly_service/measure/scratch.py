@@ -104,6 +104,12 @@ class Scratch:
     def versions(self, target_ids: Sequence[int], *, every: bool = False) -> list[VersionRow]:
         return self._own.versions(target_ids, every=every)
 
+    def models(self, monitor_id: int) -> int:
+        return self._own.models(monitor_id)
+
+    def models_stand(self, claim: Claim | None, monitor_id: int) -> None:
+        self._own.models_stand(claim, monitor_id)
+
     def weights(self, weights_ids: Iterable[int]) -> dict[int, bytes]:
         return self._own.weights(weights_ids)
 

@@ -33,6 +33,8 @@ class MonitorJob:
     """One monitor's job: the store it reads and writes, the executor, and its claim.
 
     Attributes:
+        models: how often the monitor's models had stood anew when this job read them, where its commits must
+            not outlive them: a tick's.
         left_out: why targets were left out of what the job did for all others, by key.
     """
 
@@ -43,6 +45,7 @@ class MonitorJob:
     claim: Claim | None = None
     on_progress: Callable[[str, float], None] = lambda stage, share: None
     should_stop: Callable[[], bool] = lambda: False
+    models: int | None = None
     left_out: dict[str, str] = field(default_factory=dict)
     _series: dict[int, SeriesRow] = field(default_factory=dict)
 

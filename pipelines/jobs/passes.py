@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pipelines.errors import StaleModelsError
 from pipelines.jobs.early_gaps import watch
 from pipelines.jobs.fit_times import nights
 from pipelines.jobs.group_loans import due_loans, lend
@@ -25,6 +26,9 @@ from pipelines.times import DAY
 
 LIVE_SECONDS = DAY
 """A source whose newest point is older than this is history: time stands still at that point."""
+
+TICK_TIMES = 3
+"""How often a tick scores anew because the models it scored by were replaced meanwhile."""
 
 TICK_SECONDS = 7 * DAY
 """The most one live tick scores of a target, so that catching up after downtime goes in bounded bites."""
@@ -44,8 +48,23 @@ class Reach:
 
 
 def tick(job: MonitorJob, now: int) -> Json:
-    """Score what came since the last tick, at most a week of it; ``more`` says that some is left."""
-    return {**_tick(job, now), "suggested": advise(job), **job.told_left_out()}
+    """Score what came since the last tick, at most a week of it; ``more`` says that some is left.
+
+    Raises:
+        StaleModelsError: each time that it scored, models stood anew meanwhile.
+    """
+    tries = TICK_TIMES
+    while True:
+        tries -= 1
+        job = replace(job, models=job.store.models(job.monitor.id))
+        try:
+            done = _tick(job, now)
+        except StaleModelsError:
+            # A night beside it drew its lines: what is left is judged by those.
+            if not tries:
+                raise
+        else:
+            return {**done, "suggested": advise(job), **job.told_left_out()}
 
 
 def _tick(job: MonitorJob, now: int) -> Json:
@@ -120,6 +139,7 @@ def _refitted(
     loans = due_loans(job, until, missing=missing, again_from=again_from)
     done.lent += lend(job, loans, generation=generation)
     done.refused += recalibrate(job, until, again_from=again_from)
+    job.store.models_stand(job.claim, job.monitor.id)
     return done
 
 
@@ -134,7 +154,8 @@ def nightly(job: MonitorJob, at: int, now: int) -> Json:
     ticked = _caught_up(job, min(at, now))
     _watched(job, _reach(job, now), whole=True)
     done = _refitted(job, due(job, at), at)
-    fresh = score_spans(job, _all_new_spans(job, done, now), stage="score")
+    spans = _all_new_spans(job, done, now)
+    fresh = score_spans(job, [*spans, *_overtaken(job, min(at, now), now, spans)], stage="score")
     since = _caught_up(job, now)
     settled = settle(job, at - job.spec.nightly.window_seconds, at, now)
     return {
@@ -146,6 +167,23 @@ def nightly(job: MonitorJob, at: int, now: int) -> Json:
         "suggested": advise(job),
         **job.told_left_out(),
     }
+
+
+def _overtaken(job: MonitorJob, at: int, now: int, besides: Sequence[Span]) -> list[Span]:
+    """Return what ticks scored of the time after a night before its models and lines stood.
+
+    Args:
+        besides: spans that are scored anyway.
+    """
+    reach = _reach(job, now)
+    done = {span.target.id for span in besides}
+    spans = []
+    for target in job.targets():
+        if target.id in done or target.id not in reach or (target.scored_until or 0) <= at + 1:
+            continue
+        again = replace(target, scored_until=at + 1)
+        spans.append(_live_span(again, target.scored_until or 0, reach[target.id]))
+    return spans
 
 
 def _caught_up(job: MonitorJob, now: int) -> Json:

@@ -296,29 +296,38 @@ def _commit_from_newest(
     """Commit; where somebody judged an event meanwhile, reconcile anew from the events as they are now."""
     for _ in range(COMMIT_TIMES):
         try:
-            job.store.commit(job.claim, _batch(ready, block, changes))
+            job.store.commit(job.claim, _batch(job, ready, block, changes))
         except StaleEventsError:
-            ready = [
-                (replace(stretch, events=tuple(_events_now(job, stretch))), result)
-                for stretch, result in ready
-            ]
+            ready = [(_as_events_are_now(job, stretch), result) for stretch, result in ready]
             changes = [
                 change for stretch, result in ready for change in _changes(stretch, result, stretch.events)
             ]
         else:
             return changes
-    job.store.commit(job.claim, _batch(ready, block, changes))
+    job.store.commit(job.claim, _batch(job, ready, block, changes))
     return changes
 
 
-def _events_now(job: MonitorJob, stretch: _Stretch) -> list[Event]:
-    return job.store.events([stretch.span.target.id], stretch.low, stretch.high)
+def _as_events_are_now(job: MonitorJob, stretch: _Stretch) -> _Stretch:
+    """Return the stretch with its events as they are stored now.
+
+    Where one goes on beyond the stretch, somebody saw further meanwhile, a tick beside the night: the
+    stretch ends before it, as whoever saw less has nothing to say of it.
+    """
+    events = job.store.events([stretch.span.target.id], stretch.low, stretch.high)
+    beyond = [event.interval.start for event in events if event.interval.end >= stretch.high]
+    high = min([stretch.high, *beyond])
+    return replace(stretch, high=high, events=tuple(e for e in events if e.interval.end < high))
 
 
 def _batch(
-    ready: Sequence[tuple[_Stretch, Scored]], block: ScoreBlock, changes: Sequence[EventChange]
+    job: MonitorJob,
+    ready: Sequence[tuple[_Stretch, Scored]],
+    block: ScoreBlock,
+    changes: Sequence[EventChange],
 ) -> Batch:
     return Batch(
+        models=None if job.models is None else (job.monitor.id, job.models),
         scores=block,
         changes=changes,
         scored_until={stretch.span.target.id: stretch.span.stop for stretch, _ in ready},
@@ -334,7 +343,7 @@ def _changes(stretch: _Stretch, result: Scored, events: Sequence[Event]) -> list
     target = stretch.span.target
     return reconcile(
         events,
-        [_whole(interval, stretch) for interval in result.found],
+        [_whole(interval, stretch) for interval in result.found if interval.end < stretch.high],
         target_id=target.id,
         span=(stretch.low, stretch.high),
         detected_at=stretch.span.stop + target.delay_seconds,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from anomaly_service.db.store import SqlStore
+from pipelines.errors import StaleModelsError
 from pipelines.executor import Inline
 from pipelines.jobs import passes
 from pipelines.jobs.fit_times import fit_slots
@@ -248,6 +250,106 @@ def test_several_models_and_their_echoes_are_the_same_after_any_pass(
     passes.nightly(at, END, END)
     assert any(row[1] == "anomaly" for row in left(calm, spec)[0])
     assert_same(left(calm, spec), left(busy, spec))
+
+
+@dataclass
+class Meddled:
+    """An executor beside which something else happens once so many results came, before one is handed on."""
+
+    meddle: Callable[[], object]
+    after: int
+    results: int = 0
+
+    def map(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+        for item, result in Inline().map(work, items):
+            self.results += 1
+            if self.results == self.after:
+                self.meddle()
+            yield item, result
+
+    def close(self) -> None:
+        return None
+
+
+NIGHT = START + 24 * DAY + STEP // 2
+"""Within the incidents' days; no point lies on it."""
+
+
+LIVELY = replace(SPEC, name="lively", fit_every_seconds=DAY)
+"""A monitor whose models are fitted every night."""
+
+
+def day_by_day(store: SqlStore, spec: MonitorSpec, night: Callable[[int], object]) -> Left:
+    """Tick and night through a few hours, the night as is asked for; return what they leave, live too."""
+    ingest(store, part(TELEMETRY.block.ts < NIGHT))
+    passes.backfill(job(store, spec), NIGHT - DAY)
+    ingest(store)
+    passes.tick(job(store, spec), NIGHT)
+    night(NIGHT)
+    for later in (NIGHT + 7 * STEP, NIGHT + 10 * STEP):
+        passes.tick(job(store, spec), later)
+    found, settled = left(store, spec)
+    block = store.scores([t.id for t in job(store, spec).targets()], NIGHT, 2**40)
+    live = {
+        (int(t), int(ts)): float(s)
+        for t, ts, s in zip(block.target, block.ts, block.live_anomaly, strict=True)
+    }
+    return found, settled | live
+
+
+@pytest.mark.databases("sqlite")
+def test_a_tick_beside_a_night_or_around_one_leaves_what_one_after_it_leaves(
+    new_store: Callable[[], SqlStore],
+) -> None:
+    expected = after_it(new_store(), SPEC)
+    assert_same(expected, beside(new_store(), SPEC, after=1))
+    assert_same(expected, around(new_store(), SPEC))
+    assert_same(after_it(new_store(), LIVELY), beside(new_store(), LIVELY, after=4))
+
+
+def after_it(store: SqlStore, spec: MonitorSpec) -> Left:
+    return day_by_day(store, spec, lambda at: passes.nightly(job(store, spec), at, at))
+
+
+def beside(store: SqlStore, spec: MonitorSpec, after: int) -> Left:
+    """Let a tick come and go when the night's workers have done so many pieces of work."""
+
+    def night(at: int) -> None:
+        meddled = Meddled(lambda: passes.tick(job(store, spec), at + 7 * STEP), after)
+        passes.nightly(replace(job(store, spec), executor=meddled), at, at)
+        assert meddled.results >= after
+
+    return day_by_day(store, spec, night)
+
+
+def around(store: SqlStore, spec: MonitorSpec) -> Left:
+    """Let a whole night come and go while a tick waits for its first piece of work."""
+
+    def night(at: int) -> None:
+        meddled = Meddled(lambda: passes.nightly(job(store, spec), at, at), 1)
+        passes.tick(replace(job(store, spec), executor=meddled), at + 7 * STEP)
+        assert meddled.results > 1
+
+    return day_by_day(store, spec, night)
+
+
+@pytest.mark.databases("sqlite")
+def test_a_tick_whose_models_are_replaced_again_and_again_gives_up(store: SqlStore) -> None:
+    ingest(store)
+    passes.backfill(job(store), END - DAY)
+    at = job(store)
+    restless = Meddled(lambda: store.models_stand(None, at.monitor.id), 0)
+    restless_map = restless.map
+
+    def always(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+        restless.after = restless.results + 1
+        return restless_map(work, items)
+
+    restless.map = always  # type: ignore[method-assign]
+    before = {t.id: t.scored_until for t in at.targets()}
+    with pytest.raises(StaleModelsError, match="stand anew since these scores' were read"):
+        passes.tick(replace(at, executor=restless), END)
+    assert {t.id: t.scored_until for t in at.targets()} == before
 
 
 def test_a_nightly_repeated_changes_nothing(store: SqlStore) -> None:
