@@ -32,6 +32,7 @@ class Service:
         config: the loaded config file.
         now: freezes the clock (``--now``); None follows the wall clock.
         executor: where heavy work runs; None starts a pool of ``config.workers`` when needed.
+        live_executor: where ticks run, so that they wait for nothing else; None for the same.
         on_progress: called with a stage's name and the share that is done.
     """
 
@@ -41,12 +42,14 @@ class Service:
         *,
         now: datetime | None = None,
         executor: Executor | None = None,
+        live_executor: Executor | None = None,
         on_progress: Progress | None = None,
     ) -> None:
         self.config = config
         self.store = SqlStore(config.database, query_seconds=config.deadlines.query.total_seconds())
         self._now = now
         self._executor = executor
+        self._live_executor = live_executor
         self.on_progress = on_progress or (lambda stage, share: None)
 
     def __enter__(self) -> Self:
@@ -57,8 +60,9 @@ class Service:
 
     def close(self) -> None:
         """Stop the workers and let go of the database."""
-        if self._executor is not None:
-            self._executor.close()
+        for executor in (self._executor, self._live_executor):
+            if executor is not None:
+                executor.close()
         self.store.close()
 
     @property
@@ -70,8 +74,13 @@ class Service:
         if self._executor is None:
             from anomaly_service import executors
 
-            self._executor = executors.build(self.config.workers)
+            seconds = self.config.deadlines.task.total_seconds()
+            self._executor = executors.build(self.config.workers, task_seconds=seconds)
         return self._executor
+
+    @property
+    def live_executor(self) -> Executor:
+        return self._live_executor or self.executor
 
     # -- commands -------------------------------------------------------------------
 

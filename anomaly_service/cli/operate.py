@@ -120,7 +120,9 @@ def daemon(
     """Ingest, score and rescore on schedule until stopped (SIGTERM); SIGHUP reloads the config."""
     from anomaly_service.daemon.loop import run
 
-    run(config, now=moment(now, "--now"), once=once)
+    if not run(config, now=moment(now, "--now"), once=once):
+        typer.echo("error: not all that is due could be done; `anomaly status` says what and why", err=True)
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=PANEL)

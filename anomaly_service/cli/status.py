@@ -22,6 +22,11 @@ def status_lines(found: Json) -> Iterator[str]:
     yield from (f"Source {name}: no series yet.{_read_words(read, now)}" for name, read in reads.items())
     if not found["sources"]:
         yield "No points yet; run: anomaly ingest"
+    if found["clock_was_ahead"]:
+        yield (
+            f"A clock was ahead once, or a --now: runs are scheduled for as late as {found['clock_was_ahead']}. "
+            "They do not count, and nothing waits for them."
+        )
     yield from (_monitor_line(monitor) for monitor in found["monitors"])
     yield _run_line("tick", found["last_tick"], now)
     yield _run_line("night", found["last_nightly"], now)

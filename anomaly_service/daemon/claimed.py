@@ -10,10 +10,11 @@ from typing import Any
 import structlog
 
 from anomaly_service.daemon.patience import Patience
+from anomaly_service.daemon.progress import Progress
 from anomaly_service.daemon.telemetry import Telemetry, log_failure
 from anomaly_service.daemon.workload import Workload
 from anomaly_service.db.lease import Lease
-from anomaly_service.errors import DatabaseUnavailableError, LeavingError
+from anomaly_service.errors import DatabaseReplacedError, DatabaseUnavailableError, LeavingError
 from anomaly_service.outcomes import left_out
 from pipelines.errors import LostClaimError, StoppedError
 from pipelines.failures import reason
@@ -49,7 +50,7 @@ class Worker:
         self._is_stopping = is_stopping
         self._log = structlog.get_logger("anomaly.daemon")
 
-    def work(self, load: Workload, claim: Claim) -> bool:
+    def work(self, load: Workload, claim: Claim, progress: Progress) -> bool:
         """Work on a run and settle it; return False where it failed and may be tried again."""
         whose = {"source" if claim.source else "monitor": load.name(claim) or None}
         log = self._log.bind(run=claim.run_id, kind=str(claim.kind), **whose)
@@ -57,7 +58,7 @@ class Worker:
         self._telemetry.lag_seconds.labels(str(claim.kind)).set(lag)
         started = time.monotonic()
         log.info("run started", scheduled_for=claim.scheduled_for.isoformat(), attempt=claim.attempts)
-        state = self._try(load, claim, log)
+        state = self._try(load, claim, progress, log)
         seconds = time.monotonic() - started
         self._telemetry.run_seconds.labels(str(claim.kind), state).observe(seconds)
         if claim.source:
@@ -65,35 +66,50 @@ class Worker:
         log.info("run ended", state=state, seconds=round(seconds, 3))
         return state != FAILED
 
-    def _try(self, load: Workload, claim: Claim, log: Any) -> str:
-        """Return how the run ended."""
-        # A read at work is no sign that the monitors' work goes on.
-        on_beat = (lambda: None) if claim.source else self._telemetry.beat
+    def abandon(self, load: Workload, claim: Claim, progress: Progress) -> None:
+        """Record that a run gets nowhere; its thread finds its claim gone where it ever goes on."""
+        which = "deadlines.read" if claim.source else "deadlines.run"
+        why = (
+            f"no progress for {progress.patience_seconds:.0f} s ({which}), left behind: it is tried again "
+            "once what hangs lets go"
+        )
+        self._telemetry.runs_abandoned.labels(str(claim.kind)).inc()
+        self._log.error("run left behind", run=claim.run_id, kind=str(claim.kind), reason=why)
         try:
-            with Lease(load.store, claim, self.lease_seconds, on_beat) as lease:
-                return self._settled(load, claim, lease, log)
+            self._patiently(load.store.finish, claim, RunState.WAITING, {}, why)
+        except LostClaimError:
+            self._telemetry.leases_lost.inc()
+
+    def _try(self, load: Workload, claim: Claim, progress: Progress, log: Any) -> str:
+        """Return how the run ended."""
+        try:
+            with Lease(load.store, claim, self.lease_seconds, lambda: progress.is_stuck) as lease:
+                return self._settled(load, claim, progress, lease, log)
         except LostClaimError:
             # Whoever holds the run now does it again; of ours, what was committed stands.
             self._telemetry.leases_lost.inc()
             log.warning("lease lost, another daemon may hold the run")
             return LOST
 
-    def _settled(self, load: Workload, claim: Claim, lease: Lease, log: Any) -> str:
+    def _settled(self, load: Workload, claim: Claim, progress: Progress, lease: Lease, log: Any) -> str:
         if why := load.refusal(claim):
             log.error("run refused", reason=why)
             self._patiently(load.store.finish, claim, RunState.FAILED, {}, why)
             return FAILED
         try:
-            outcome = self._outcome(load, claim, lease)
-        except LostClaimError:
+            outcome = self._outcome(load, claim, progress, lease)
+        except (LostClaimError, DatabaseReplacedError):
             raise
         except StoppedError:
+            progress.end()
             self._patiently(load.store.give_back, claim)
             return GIVEN_BACK
         except Exception as error:
+            progress.end()
             log_failure(log, "run failed", error)
             self._fail(load, claim, error)
             return FAILED
+        progress.end()
         return self._recorded(load, claim, outcome, log)
 
     def _recorded(self, load: Workload, claim: Claim, outcome: Json, log: Any) -> str:
@@ -102,7 +118,7 @@ class Worker:
         state = RunState.WAITING if why else RunState.DONE
         try:
             self._patiently(load.store.finish, claim, state, outcome, why)
-        except (LostClaimError, LeavingError):
+        except (LostClaimError, LeavingError, DatabaseReplacedError):
             raise
         except Exception as error:  # an outcome that cannot be stored must not end the daemon
             log_failure(log, "outcome not stored", error)
@@ -128,13 +144,19 @@ class Worker:
         if outcome.get("error"):
             log.warning("source not read", reason=outcome["error"])
 
-    def _outcome(self, load: Workload, claim: Claim, lease: Lease) -> Json:
+    def _outcome(self, load: Workload, claim: Claim, progress: Progress, lease: Lease) -> Json:
         """Let the runner work until nothing is left; return what all its bites did."""
+
+        def should_stop() -> bool:
+            # Whoever asks has just done something.
+            progress.note()
+            return self._is_stopping() or lease.is_lost or progress.is_abandoned
+
         bites: list[Json] = []
         while not bites or _more(bites[-1]):
             if bites and self._is_stopping():
                 raise StoppedError("stopped between two bites; the run goes on where it was")
-            bites.append(load.runner.run(claim, self._clock(), lambda: self._is_stopping() or lease.is_lost))
+            bites.append(load.runner.run(claim, self._clock(), should_stop))
         return bites[0] if len(bites) == 1 else {"bites": bites}
 
     def _fail(self, load: Workload, claim: Claim, error: Exception) -> None:

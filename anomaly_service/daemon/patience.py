@@ -28,13 +28,18 @@ class Patience:
 
     Args:
         is_stopping: says when to leave.
+
+    Attributes:
+        limit_seconds: for how long at most; infinite where nothing else is said.
     """
 
     def __init__(self, telemetry: Telemetry, is_stopping: Callable[[], bool]) -> None:
+        self.limit_seconds = float("inf")
         self._telemetry = telemetry
         self._is_stopping = is_stopping
         self._log = structlog.get_logger("anomaly.daemon")
         self._is_away = False
+        self._n_waiting = 0
         self._lock = threading.Lock()
 
     def __call__(self, action: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
@@ -42,20 +47,42 @@ class Patience:
 
         Raises:
             LeavingError: told to stop meanwhile.
+            DatabaseUnavailableError: it was away for longer than the limit.
         """
-        pause = FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                result = action(*args, **named)
-            except DatabaseUnavailableError as error:
-                self._note_away(error)
-                if self._is_stopping():
-                    raise LeavingError from error
-                self._rest(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-            else:
-                self._note_back()
-                return result
+        pause, since = FIRST_PAUSE_SECONDS, time.monotonic()
+        waits = False
+        try:
+            while True:
+                try:
+                    result = action(*args, **named)
+                except DatabaseUnavailableError as error:
+                    self._note_away(error)
+                    waits = waits or self._join()
+                    if self._is_stopping():
+                        raise LeavingError from error
+                    if time.monotonic() - since > self.limit_seconds:
+                        raise
+                    self._rest(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                else:
+                    waits = waits and self._leave()
+                    self._note_back()
+                    return result
+        finally:
+            if waits:
+                self._leave()
+
+    def _join(self) -> bool:
+        """Count this thread among those that wait."""
+        with self._lock:
+            self._n_waiting += 1
+        return True
+
+    def _leave(self) -> bool:
+        """Count it no more."""
+        with self._lock:
+            self._n_waiting -= 1
+        return False
 
     def finds_it_away(self, action: Callable[[], object]) -> bool:
         """Ask the database once; True where it does not answer."""
@@ -75,9 +102,12 @@ class Patience:
             self._log.error("database away, trying until it is back", reason=str(error))
 
     def _note_back(self) -> None:
-        self._telemetry.database()
+        """Note that the database answered; a read-only one answers some and lets others wait."""
         with self._lock:
+            if self._n_waiting:
+                return
             was_away, self._is_away = self._is_away, False
+        self._telemetry.database()
         if was_away:
             self._log.info("database back")
 

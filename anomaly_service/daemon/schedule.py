@@ -175,7 +175,8 @@ def outlook(
             before = last.get((kind, monitor.id))
             if not _is_new(slot, before):
                 continue
-            since = (held or {}).get((kind, monitor.id), now)
+            # One that waits since a time to come waits since a clock that was ahead.
+            since = min((held or {}).get((kind, monitor.id), now), now)
             if all(_was_tried(source, reads, slot, now) for source in waits_for):
                 found.due.append(DueRun(slot, monitor.id, kind))
             elif now - since < _interval(monitor):

@@ -72,13 +72,19 @@ class Telemetry:
         self.leases_lost = Counter(
             "anomaly_leases_lost", "Runs whose lease ended while they worked", registry=registry
         )
+        self.runs_abandoned = Counter(
+            "anomaly_runs_abandoned",
+            "Runs that got nowhere and were left behind",
+            ["kind"],
+            registry=registry,
+        )
         self.worker_restarts = Counter(
             "anomaly_worker_restarts", "Process pools replaced after a worker died", registry=registry
         )
         self.database_up = Gauge("anomaly_database_up", "1 while the database answers", registry=registry)
 
     def beat(self) -> None:
-        """Note a sign of life: a loop went round, or a run at work kept its lease."""
+        """Note a sign of life: every lane looked for work."""
         self._last_beat = self._monotonic()
 
     def database(self, trouble: str = "") -> None:
@@ -213,7 +219,6 @@ def configure_logging(
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    logging.getLogger("apscheduler").setLevel(logging.WARNING)
 
 
 def hide_passwords(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from anomaly_service.daemon import schedule
 from anomaly_service.daemon.telemetry import Telemetry
@@ -16,6 +17,7 @@ from pipelines.store import Store
 
 if TYPE_CHECKING:
     from anomaly_service.service import Service
+    from pipelines.executor import Executor
 
 
 class Runner(Protocol):
@@ -44,6 +46,7 @@ class Workload:
         sources: seconds between two reads by name; None where the monitors that read it say how often.
         open_events: counts the flagged intervals that are still going on.
         newest_point: says when the newest point of a source was; None before the first.
+        read_seconds, run_seconds: how long a read, and a run of a monitor, may go on without progress.
     """
 
     store: Store
@@ -53,6 +56,8 @@ class Workload:
     close: Callable[[], None] = lambda: None
     open_events: Callable[[], int] = lambda: 0
     newest_point: Callable[[str], datetime | None] = lambda source: None
+    read_seconds: float = 600.0
+    run_seconds: float = 2400.0
 
     def plan(self) -> schedule.Plan:
         """Return the schedules as the series that there are by now make them."""
@@ -74,6 +79,37 @@ class Workload:
         return ""
 
 
+class Held:
+    """A workload that is closed once it is of no use any more and nobody works on it."""
+
+    def __init__(self, load: Workload) -> None:
+        self.load = load
+        self._users = 0
+        self._is_retired = False
+        self._lock = threading.Lock()
+
+    def take(self) -> Self:
+        """Keep it open until it is let go."""
+        with self._lock:
+            self._users += 1
+        return self
+
+    def let_go(self) -> None:
+        """Be done with it."""
+        with self._lock:
+            self._users -= 1
+            is_last = self._is_retired and not self._users
+        if is_last:
+            self.load.close()
+
+    def retire(self) -> None:
+        """Close it, now or with the last of those who work on it."""
+        with self._lock:
+            self._is_retired, is_unused = True, not self._users
+        if is_unused:
+            self.load.close()
+
+
 def open_workload(path: Path | str, now: datetime | None, telemetry: Telemetry) -> Workload:
     """Return what the config file says now, with its monitors brought up to date in the database."""
     from anomaly_service import executors
@@ -81,8 +117,16 @@ def open_workload(path: Path | str, now: datetime | None, telemetry: Telemetry) 
     from anomaly_service.service import Service
 
     config = load(path)
-    pool = executors.build(config.workers, on_restart=telemetry.worker_restarts.inc)
-    service = Service(config, now=now, executor=pool)
+
+    def pool(workers: int) -> Executor:
+        seconds = config.deadlines.task.total_seconds()
+        return executors.build(workers, on_restart=telemetry.worker_restarts.inc, task_seconds=seconds)
+
+    # Ticks have workers of their own, and nights leave them a core: neither waits behind the other, and
+    # what kills a worker of one is no concern of the other.
+    service = Service(
+        config, now=now, executor=pool(max(1, config.workers - 1)), live_executor=pool(config.workers)
+    )
     try:
         return workload_of(service)
     except BaseException:
@@ -108,4 +152,6 @@ def workload_of(service: Service) -> Workload:
         service.close,
         lambda: len(store.rows("open_events")),
         newest_point,
+        service.config.deadlines.read.total_seconds(),
+        service.config.deadlines.run.total_seconds(),
     )

@@ -16,6 +16,9 @@ from anomaly_service.errors import DatabaseReplacedError, DatabaseUnavailableErr
 
 Identity = tuple[int, int]
 
+WAL = "-wal"
+"""Behind a database's name: its file of what is committed and not yet in the database itself."""
+
 
 class _File:
     """The file that an engine opened first."""
@@ -23,6 +26,7 @@ class _File:
     def __init__(self, path: str) -> None:
         self.path = path
         self._opened: Identity | None = None
+        self._wal: Identity | None = None
         self._lock = threading.Lock()
 
     def note(self) -> None:
@@ -36,15 +40,22 @@ class _File:
         """Refuse to go on where the file is not the one that was opened.
 
         Raises:
-            DatabaseUnavailableError: the file is gone; it may come back.
+            DatabaseUnavailableError: the file is gone and may come back, or what SQLite keeps beside it is
+                not of the one that lies there.
             DatabaseReplacedError: another file lies in its place.
         """
         now = _identity(self.path)
         if now == self._opened:
+            self._wal = _identity(self.path + WAL) or self._wal
             return
         if now is None:
             raise DatabaseUnavailableError(
                 f"the database file {self.path} is gone; put it back, or restore a backup in its place"
+            )
+        if self._wal is not None and self._wal == _identity(self.path + WAL):
+            raise DatabaseUnavailableError(
+                f"the database file {self.path} was replaced, and {self.path}{WAL} beside it is still of the "
+                f"old one: SQLite would mix the two. Remove {self.path}{WAL} and {self.path}-shm"
             )
         raise DatabaseReplacedError(
             f"the database file {self.path} is another one than was opened; nothing was written to either. "

@@ -110,12 +110,20 @@ def claim(
     _give_up(connection, max_attempts)
     statement = (
         update(Run)
-        .where(Run.id == _next(kinds, besides, until).scalar_subquery())
+        .where(Run.id == _next(kinds, besides, until).with_for_update(skip_locked=True).scalar_subquery())
         .values(**_taken(owner, lease_seconds), attempts=Run.attempts + 1)
         .returning(*CLAIMED)
     )
     row = connection.execute(statement).one_or_none()
     return None if row is None else _claim(row)
+
+
+def is_any(
+    connection: Connection, kinds: Sequence[RunKind], besides: Collection[int], until: datetime | None
+) -> bool:
+    """True where a claim would take a run, or find one whose every attempt lapsed."""
+    lapsed = select(Run.id).where(Run.state == RUNNING, ~_holds(Run)).limit(1)
+    return any(connection.scalar(query) is not None for query in (lapsed, _next(kinds, besides, until)))
 
 
 def begin_read(connection: Connection, source: str, at: datetime, owner: str, lease_seconds: float) -> Claim:
@@ -172,7 +180,7 @@ def _next(kinds: Sequence[RunKind], besides: Collection[int], until: datetime | 
     query = query.order_by(Run.scheduled_for, Run.id).limit(1)
     if kinds:
         query = query.where(Run.kind.in_([RunKind(kind).value for kind in kinds]))
-    return query.with_for_update(skip_locked=True)
+    return query
 
 
 def _of_the_same(other: Any) -> Exists:

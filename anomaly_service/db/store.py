@@ -388,6 +388,10 @@ class SqlStore:
             besides: ids of runs whose monitors and sources are left alone for now.
             until: what is scheduled for later is left alone: a clock that was ahead scheduled it.
         """
+        with self._read() as connection:
+            # Whoever looks every few seconds and finds nothing writes nothing, and keeps nobody waiting.
+            if not runs.is_any(connection, kinds, besides, until):
+                return None
         with self._write() as connection:
             return runs.claim(connection, owner, lease_seconds, kinds, besides, self.max_attempts, until)
 

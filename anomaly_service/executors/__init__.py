@@ -22,15 +22,22 @@ def kinds() -> list[str]:
     return sorted(_entries())
 
 
-def build(workers: int, *, kind: str = LOCAL, on_restart: Callable[[], None] = lambda: None) -> Executor:
+def build(
+    workers: int,
+    *,
+    kind: str = LOCAL,
+    on_restart: Callable[[], None] = lambda: None,
+    task_seconds: float | None = None,
+) -> Executor:
     """Return an executor; nothing is started before its first use.
 
     A package adds a kind by an entry point of the group ``anomaly_service.executors`` that names
-    what takes ``workers`` and ``on_restart`` and returns an ``Executor``.
+    what takes ``workers``, ``on_restart`` and ``task_seconds`` and returns an ``Executor``.
 
     Args:
         workers: processes that work at once.
         on_restart: called when workers that died are replaced.
+        task_seconds: how long one item may take before its worker is killed; None for ever.
 
     Raises:
         NotFoundError: nobody declares that kind; the message lists those there are.
@@ -38,7 +45,7 @@ def build(workers: int, *, kind: str = LOCAL, on_restart: Callable[[], None] = l
     entries = _entries()
     if kind not in entries:
         raise NotFoundError(f"no executor of kind {kind!r}; installed: {', '.join(kinds())}")
-    made: Executor = entries[kind].load()(workers, on_restart=on_restart)
+    made: Executor = entries[kind].load()(workers, on_restart=on_restart, task_seconds=task_seconds)
     return made
 
 

@@ -8,8 +8,9 @@ import os
 import pickle
 import signal
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -27,10 +28,12 @@ _AHEAD = 2
 
 @dataclass(eq=False)
 class _Ticket(Generic[T]):
-    """One item on its way, and how often a pool died under it."""
+    """One item on its way, how often a pool died under it, and since when a worker has it."""
 
     item: T
     deaths: int = 0
+    since: float | None = None
+    is_overdue: bool = False
 
 
 class LocalExecutor:
@@ -44,14 +47,22 @@ class LocalExecutor:
         workers: processes; 0 runs the work in the calling process.
         attempts: how often an item may be in flight when a worker dies.
         on_restart: called when a dead pool is replaced.
+        task_seconds: how long an item may take; then its worker is killed, as a death that is the item's
+            alone. None for ever.
     """
 
     def __init__(
-        self, workers: int, *, attempts: int = 3, on_restart: Callable[[], None] = lambda: None
+        self,
+        workers: int,
+        *,
+        attempts: int = 3,
+        on_restart: Callable[[], None] = lambda: None,
+        task_seconds: float | None = None,
     ) -> None:
         self.workers = workers
         self.attempts = attempts
         self.on_restart = on_restart
+        self.task_seconds = task_seconds
         self._pool: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
 
@@ -70,9 +81,7 @@ class LocalExecutor:
         pool, self._pool = self._pool, None
         if pool is None:
             return
-        # The standard pool only knows how to wait for its workers (until Python 3.14).
-        for process in list((getattr(pool, "_processes", None) or {}).values()):
-            process.kill()
+        _kill(pool)
         pool.shutdown(wait=True, cancel_futures=True)
 
     def _map(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
@@ -84,7 +93,9 @@ class LocalExecutor:
                 suspects.extend(self._launch(work, fresh, suspects, flying))
                 if not flying and not suspects:
                     return
-                done, _ = wait(flying, return_when=FIRST_COMPLETED)
+                done, _ = wait(flying, timeout=self._patience(flying), return_when=FIRST_COMPLETED)
+                if not done:
+                    self._kill_overdue(flying)
                 for future in done:
                     ticket = flying.pop(future)
                     try:
@@ -116,10 +127,37 @@ class LocalExecutor:
                 return [self._blame(ticket, death)]
         return []
 
+    def _patience(self, flying: Mapping[Future[R], _Ticket[T]]) -> float | None:
+        """Return for how many seconds the next result may be waited for; None for ever."""
+        if self.task_seconds is None:
+            return None
+        now = time.monotonic()
+        # Items are begun in the order in which they were handed over.
+        begun = list(flying.values())[: self.workers]
+        for ticket in begun:
+            ticket.since = ticket.since or now
+        return max(0.0, min(ticket.since or now for ticket in begun) + self.task_seconds - now)
+
+    def _kill_overdue(self, flying: Mapping[Future[R], _Ticket[T]]) -> None:
+        """Kill the workers where an item took too long: a death like any other."""
+        assert self.task_seconds is not None
+        until = time.monotonic() - self.task_seconds
+        for ticket in flying.values():
+            ticket.is_overdue = ticket.since is not None and ticket.since <= until
+        if any(ticket.is_overdue for ticket in flying.values()):
+            with self._lock:
+                _kill(self._pool)
+
     def _blame(self, ticket: _Ticket[T], death: BrokenProcessPool) -> _Ticket[T]:
+        was_overdue, ticket.is_overdue, ticket.since = ticket.is_overdue, False, None
         ticket.deaths += 1
         if ticket.deaths < self.attempts:
             return ticket
+        if was_overdue:
+            raise WorkerDiedError(
+                f"{_name(ticket.item)} took longer than {self.task_seconds:.0f} s, in the last of "
+                f"{ticket.deaths} tries; give it more time with `deadlines.task`, or fewer workers"
+            ) from death
         raise WorkerDiedError(
             f"the worker died each of {ticket.deaths} times it ran {_name(ticket.item)} "
             "(killed, out of memory or crashed); see the system log, or use fewer workers"
@@ -134,6 +172,12 @@ class LocalExecutor:
             if self._pool is None:
                 self._pool = _start(self.workers)
             return self._pool
+
+
+def _kill(pool: ProcessPoolExecutor | None) -> None:
+    """Kill the workers: the standard pool only knows how to wait for them (until Python 3.14)."""
+    for process in list((getattr(pool, "_processes", None) or {}).values()):
+        process.kill()
 
 
 def _start(workers: int) -> ProcessPoolExecutor:

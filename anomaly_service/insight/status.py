@@ -36,8 +36,10 @@ def standing(
     monitors = store.rows("monitor_health", {"enabled": True})
     troubled = store.rows("run_log", {"state": ["waiting", "running", "failed"], "source": None})
     troubled.sort(key=lambda run: (run["scheduled_ts"], run["run_id"]))
+    ahead = store.runs_ahead()
     return {
         "now": iso(now),
+        "clock_was_ahead": None if ahead is None else iso(ahead),
         "sources": store.rows("source_health"),
         "reads": [read for source in sources if (read := _read(store, source)) is not None],
         "monitors": monitors,

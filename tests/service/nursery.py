@@ -28,7 +28,6 @@ LOADED = (
     "anomaly_service.daemon.loop",
     "anomaly_service.service",
     "anomaly_service.sources.csv",
-    "apscheduler.schedulers.background",
     "detectors.gaussian",
     "detectors.robust_z",
     "pipeline_harness",

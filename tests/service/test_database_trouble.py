@@ -237,6 +237,10 @@ def test_a_file_that_was_replaced_is_told_and_neither_is_written(file: Path, mig
         store.probe()
         shutil.copy(migrated_sqlite, file.with_suffix(".new"))
         os.replace(file.with_suffix(".new"), file)
+        with pytest.raises(DatabaseUnavailableError, match=r"Remove .*anomaly.db-wal and .*anomaly.db-shm"):
+            store.schedule(RunKind.TICK, None, NOON)
+        for beside in ("-wal", "-shm"):
+            Path(f"{file}{beside}").unlink()
         for _ in range(2):
             with pytest.raises(DatabaseReplacedError, match="is another one than was opened"):
                 store.schedule(RunKind.TICK, None, NOON)

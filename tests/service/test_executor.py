@@ -199,6 +199,41 @@ def test_workers_die_with_a_killed_parent() -> None:
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the workers are gone")
 
 
+def hang(item: tuple[int, str]) -> int:
+    """Note the run in a file; number 7 hangs."""
+    number, path = item
+    with open(path, "a") as log:
+        log.write(f"{number}\n")
+    if number == 7:
+        time.sleep(2 * PATIENCE_SECONDS)
+    return number
+
+
+def test_an_item_that_hangs_is_killed_after_its_deadline_and_named_and_nobody_else_is_blamed(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "log"
+    pool = LocalExecutor(2, task_seconds=1.0)
+    done: list[int] = []
+
+    def work() -> None:
+        for (number, _), _ in pool.map(hang, [(number, str(log)) for number in (1, 2, 7, 3, 4, 5)]):
+            done.append(number)
+
+    with pytest.raises(WorkerDiedError, match=r"7.* took longer than 1 s, in the last of 3 tries; give"):
+        work()
+    assert sorted(done) == [1, 2, 3, 4, 5]
+    assert Counter(map(int, log.read_text().split()))[7] == 3
+    assert list(pool.map(square, [3])) == [(3, 9)]
+    pool.close()
+
+
+def test_an_item_that_waits_for_its_turn_does_not_age(tmp_path: Path) -> None:
+    pool = LocalExecutor(1, task_seconds=2.0)
+    assert sorted(pool.map(sleep, [0.5] * 8)) == [(0.5, 0.5)] * 8
+    pool.close()
+
+
 def test_executors_are_built_by_the_name_of_their_entry_point() -> None:
     assert "local" in executors.kinds()
     built = executors.build(3)

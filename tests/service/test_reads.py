@@ -19,7 +19,7 @@ from patience import eventually
 from sqlalchemy import text
 
 from anomaly_service.config.load import load
-from anomaly_service.daemon import reading
+from anomaly_service.daemon import loop
 from anomaly_service.daemon.loop import Daemon, Settings
 from anomaly_service.daemon.runner import ServiceRunner
 from anomaly_service.daemon.telemetry import Telemetry
@@ -269,7 +269,7 @@ def test_a_read_that_was_frozen_past_its_lease_stores_nothing(place: Place, read
 def test_a_daemon_that_is_told_to_stop_leaves_a_source_that_hangs_behind(
     place: Place, reads: Reads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(loop, "GRACE_SECONDS", 0.2)
     let_go = reads.hang("files")
     with at_work(place.daemon()) as thread:
         eventually(lambda: reads.seen == ["files"], "the read that hangs")
@@ -285,10 +285,10 @@ def test_trouble_that_nobody_foresaw_in_the_lane_of_reads_ends_the_daemon(
 ) -> None:
     daemon = place.daemon()
 
-    def broken(besides: object) -> Claim | None:
+    def broken() -> None:
         raise RuntimeError("no lane any more")
 
-    monkeypatch.setattr(daemon, "_claim_read", broken)
+    monkeypatch.setattr(daemon, "_schedule_reads", broken)
     with pytest.raises(RuntimeError, match="no lane any more"):
         daemon.run()
 
