@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import resource
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -93,6 +95,32 @@ def first_versions(job: MonitorJob, now: int) -> None:
     score_spans(job, passes._all_new_spans(job, done, now), stage="score")
 
 
+def slowest_tick_beside(
+    store: SqlStore, live: LocalExecutor, spec: MonitorSpec, n_series: int, night: int, workers: int
+) -> float:
+    """Let a step of points come and be scored, again and again, while a night runs; return seconds.
+
+    As in the daemon, the night has workers of its own, one fewer than there are.
+    """
+    fill(store, n_series, night - DAY, night)
+    passes.tick(desk_of(store, live, spec), night + 60)
+    heavy = LocalExecutor(max(1, workers - 1))
+    at_night = threading.Thread(
+        target=lambda: passes.nightly(desk_of(store, heavy, spec), night, night + 60), name="night"
+    )
+    at_night.start()
+    took, until = [0.0], night
+    while at_night.is_alive():
+        fill(store, n_series, until, until + STEP)
+        until += STEP
+        began = time.monotonic()
+        passes.tick(desk_of(store, live, spec), until + 60)
+        took.append(time.monotonic() - began)
+    print(f"   {len(took) - 1} ticks of {[round(each, 1) for each in took[1:]]} s")
+    heavy.close()
+    return max(took)
+
+
 def stored_share(store: SqlStore, n_series: int) -> None:
     """Print how many of the scored steps have a row, the others being far from every event."""
     query = text("SELECT count(*), min(ts), max(ts) FROM scores")
@@ -122,6 +150,9 @@ def run(spec: MonitorSpec, n_series: int, url: str, workers: int) -> None:
                 print("  ", passes.tick(desk_of(store, executor, spec), before + 60))
         with timed(f"nightly over {n_series:,} series", memory, "gaussian, 2,000 in <= 300 s"):
             print("  ", passes.nightly(desk_of(store, executor, spec), before, before + 60))
+        with timed(f"another night over {n_series:,} series, ticks beside it", memory):
+            slowest = slowest_tick_beside(store, executor, spec, n_series, before + DAY, workers)
+        figure("slowest of these ticks", f"{slowest:.1f} s", f"< {2 * STEP} s, two intervals")
         stored_share(store, n_series)
     executor.close()
     memory.close()

@@ -24,8 +24,8 @@ def status_lines(found: Json) -> Iterator[str]:
         yield "No points yet; run: anomaly ingest"
     if found["clock_was_ahead"]:
         yield (
-            f"A clock was ahead once, or a --now: runs are scheduled for as late as {found['clock_was_ahead']}. "
-            "They do not count, and nothing waits for them."
+            f"A clock was ahead once, or a --now: a run is scheduled for {found['clock_was_ahead']}. "
+            "What lies ahead does not count, and nothing waits for it."
         )
     yield from (_monitor_line(monitor) for monitor in found["monitors"])
     yield _run_line("tick", found["last_tick"], now)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from anomaly_service.daemon.loop import Daemon, Settings
 from anomaly_service.daemon.progress import Progress
 from anomaly_service.daemon.workload import Held, Workload
 from anomaly_service.db.store import SqlStore
+from pipelines.names import RunKind
 from pipelines.records import Claim, Json
 
 FAST = Settings(lease_seconds=30.0, poll_seconds=0.05)
@@ -312,6 +313,12 @@ def test_a_daemon_whose_clock_goes_back_goes_on_and_says_so(light: SqlStore, tmp
     assert (done(light, "tick"), done(light, "nightly")) == (3, 2)
     (told,) = [line for line in logs if line["event"].startswith("the clock was ahead")]
     assert told["scheduled_for"].startswith("2025-06-05")
+
+
+def test_status_tells_of_a_clock_that_was_ahead(config: Path, light: SqlStore) -> None:
+    assert "A clock was ahead" not in anomaly("status", "--config", config).out
+    light.schedule(RunKind.TICK, None, datetime.now(UTC) + timedelta(days=365))
+    assert "A clock was ahead once" in anomaly("status", "--config", config).out
 
 
 # -- SQLite's file ---------------------------------------------------------------------------
