@@ -10,8 +10,11 @@ from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+import daemon_harness
 import psycopg
 import pytest
+from daemon_harness import NOW, process
+from patience import eventually, looking
 from psycopg import errors as pg
 from silence import proxy_to
 from sqlalchemy import text
@@ -121,6 +124,27 @@ def test_a_server_that_turned_read_only_is_unavailable_until_it_is_not(
     with suppress(DatabaseUnavailableError):
         store.probe()
     assert store.claim("me", 60) is not None
+
+
+@pytest.mark.databases("postgresql")
+def test_a_daemon_waits_for_a_server_that_turned_read_only_and_goes_on(
+    store: SqlStore, database_url: str, tmp_path: Path
+) -> None:
+    monitors = tmp_path / "monitors"
+    monitors.write_text("players")
+    command = [daemon_harness.__file__, database_url, f"--log={tmp_path / 'work'}", f"--monitors={monitors}"]
+    with process(command, tmp_path / "log") as daemon:
+        eventually(lambda: daemon_harness.both_done(store), "all runs done")
+        with read_only(database_url):
+            eventually(lambda: daemon.said("database away, trying until it is back") > 0, "away")
+            assert "read-only transaction" in daemon.log.read_text()
+        eventually(lambda: daemon.said("database back") > 0, "back")
+        for _ in looking(lambda: "a run scheduled"):
+            with suppress(DatabaseUnavailableError):  # of a session that began while it was read-only
+                store.schedule(RunKind.TICK, 1, NOW)
+                break
+        eventually(lambda: daemon_harness.states(store)[-1] == ("tick", "done", 1), "the next run done")
+        assert daemon.poll() is None
 
 
 @pytest.mark.databases("postgresql")
