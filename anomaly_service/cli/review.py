@@ -127,11 +127,12 @@ def _borders(row: dict[str, Any] | None) -> str:
 def _act(row: dict[str, Any]) -> str:
     """Return an act in words.
 
-    >>> _act({"act": "verdict", "verdict": "expected", "by": "ann"})
-    'the verdict expected of ann'
+    >>> _act({"act": "verdict", "verdict": "expected", "by": "ann", "start_ts": None, "end_ts": 60})
+    'the verdict expected and the moved borders of ann'
     """
+    moved = "" if row["start_ts"] is None and row["end_ts"] is None else " and the moved borders"
     what = {
-        "verdict": f"the verdict {row['verdict']}",
+        "verdict": f"the verdict {row['verdict']}{moved}",
         "borders": "the moved borders",
         "add": f"the addition ({row['verdict']})",
     }[row["act"]]

@@ -286,6 +286,7 @@ class SqlStore:
             UnknownEventError: there is no such event, or it was merged into another.
             ChangedEventError: it has another revision than expected.
             AskedError: neither a verdict nor a border, or an interval that ends before it starts.
+            OverlappingEventError: moved there, it would lie over another anomaly of the target.
         """
         with self._write() as connection:
             said = Said(cause, comment, by)

@@ -713,6 +713,16 @@ def test_borders_the_wrong_way_round_are_refused(store: SqlStore) -> None:
     assert store.reviews(event.id) == []
 
 
+def test_borders_over_another_anomaly_are_refused(store: SqlStore) -> None:
+    target = watch(store)[0]
+    first = flag(store, target)
+    second = flag(store, target, interval(start=T0 + 7200, end=T0 + 9000))
+    with pytest.raises(OverlappingEventError, match=rf"event {second.id} lies there already, from "):
+        store.review(first.id, Verdict.CONFIRMED, end=T0 + 7200)
+    assert store.reviews(first.id) == []
+    store.review(first.id, Verdict.CONFIRMED, end=T0 + 7199)
+
+
 def test_half_a_character_is_refused_and_nothing_is_stored(store: SqlStore) -> None:
     event = flag(store, watch(store)[0])
     with pytest.raises(UnstorableError, match=r"the database refuses a value: .* surrogates not allowed"):

@@ -434,8 +434,8 @@ def test_a_list_can_be_ordered_and_cut_by_height_time_and_label(place: Place) ->
 def test_borders_move_and_every_undo_goes_one_act_back(place: Place) -> None:
     event = next(row for row in reversed(intervals(place)) if row["review_verdict"] is None)
     number, before = event["event_id"], (event["start_at"], event["end_at"])
-    moved = place("review", number, "--to", f"{OUTAGE:%Y-%m-%d}T00:00")
-    assert moved.out == f"Event {number}: borders moved, from {before[0]} to {OUTAGE:%Y-%m-%d}T00:00:00Z.\n"
+    moved = place("review", number, "--to", before[0])
+    assert moved.out == f"Event {number}: borders moved, from {before[0]} to {before[0]}.\n"
     assert place("review", number, "expected", "--cause", "patch", "--by", "ann").code == 0
     first = place("undo", number)
     assert first.out.startswith(
@@ -446,6 +446,26 @@ def test_borders_move_and_every_undo_goes_one_act_back(place: Place) -> None:
     last = place("undo", number)
     assert (last.code, last.out) == (1, "")
     assert f"nothing is left to take back of event {number}" in last.err
+
+
+@pytest.mark.parametrize(
+    "borders", [["--from", "2019-01-01"], ["--from", "2019-01-01", "--to", "2019-01-02"]], ids=str
+)
+def test_borders_are_not_moved_to_where_nothing_is_stored(place: Place, borders: list[str]) -> None:
+    number = outage(place)["event_id"]
+    refused = place("review", number, *borders)
+    assert refused.code == 2
+    assert "must hold points of logins{realm=kr-1}" in flat(refused.err)
+
+
+def test_a_verdict_with_borders_is_taken_back_with_them(place: Place) -> None:
+    row = outage(place)
+    number, before = row["event_id"], (row["start_at"], row["end_at"])
+    later = datetime.fromisoformat(row["start_at"]) + timedelta(minutes=5)
+    assert place("review", number, "confirmed", "--by", "ann", "--from", f"{later:%Y-%m-%dT%H:%M}").code == 0
+    undone = place("undo", number)
+    assert "took back the verdict confirmed and the moved borders of ann" in flat(undone.out)
+    assert (outage(place)["start_at"], outage(place)["end_at"]) == before
 
 
 def test_a_missed_interval_is_added_and_taken_back(place: Place) -> None:
