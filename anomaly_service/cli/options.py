@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -102,8 +103,19 @@ def usage() -> Iterator[None]:
 def fail(error: BaseException) -> None:
     """Say on stderr what went wrong, in one message; of a bug also where to report it."""
     from anomaly_service.errors import is_bug, report
+    from anomaly_service.secrets import hidden
 
     bug, name = is_bug(error), type(error).__name__
-    typer.echo(f"error: {f'{name}: {error}' if bug else str(error) or name}", err=True)
+    told = hidden(f"{name}: {error}" if bug else str(error) or name)
+    typer.echo(f"error: {told}", err=True)
     if bug:
         typer.echo(f"{report()} ANOMALY_DEBUG=1 shows the traceback.", err=True)
+
+
+def show_traceback(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+    """Print the traceback of an exception on stderr without the secrets that it may carry along."""
+    import traceback
+
+    from anomaly_service.secrets import hidden
+
+    typer.echo(hidden("".join(traceback.format_exception(error))), err=True)

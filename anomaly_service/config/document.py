@@ -13,6 +13,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from anomaly_service.config.errors import ConfigError, Loc, Problem
+from anomaly_service.secrets import remember, sounds_secret
 
 _VARIABLE = re.compile(r"\$(\$)?\{([^}]*)\}")
 _NAME = re.compile(r"([A-Za-z_]\w*)(?::-(.*))?", re.DOTALL)
@@ -211,6 +212,8 @@ class _Reader:
             return ""
         name, default = named.groups()
         if self.environ.get(name):
+            if sounds_secret(name):
+                remember(self.environ[name])
             return self.environ[name]
         if self.environ.get(f"{name}_FILE"):
             return self.from_file(name, line, loc)
@@ -226,7 +229,11 @@ class _Reader:
     def from_file(self, name: str, line: int, loc: Loc) -> str:
         file = self.environ[f"{name}_FILE"]
         try:
-            return Path(file).read_text("utf-8").rstrip("\r\n")
+            text = Path(file).read_text("utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError):
-            self.document.add(loc, line, f"{name}_FILE names a file that cannot be read: {file}")
+            # A password that was put there by mistake is shown to nobody.
+            shown = file if os.path.isabs(file) else "not shown, as it is no absolute path"
+            self.document.add(loc, line, f"{name}_FILE names a file that cannot be read: {shown}")
             return ""
+        remember(text)
+        return text

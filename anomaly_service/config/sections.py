@@ -43,6 +43,7 @@ from anomaly_service.config.values import (
     problem_at,
     whole_seconds,
 )
+from anomaly_service.secrets import hidden
 from anomaly_service.sources.base import Source, SourceConfig
 from detectors.spelling import did_you_mean
 from pipelines.monitor import MonitorSpec, NightlyPlan, Period, Threshold
@@ -468,7 +469,7 @@ class Config(Section):
     @property
     def database_shown(self) -> str:
         """Return the database's URL without the password."""
-        return hide_password(self.database)
+        return hidden(self.database)
 
     def monitor_specs(self) -> dict[str, MonitorSpec]:
         """Return every monitor as the jobs see it, by name."""
@@ -490,15 +491,3 @@ class Config(Section):
     def build_sources(self) -> list[Source]:
         """Return the sources, in the order of the file; nothing is opened yet."""
         return sources.build(self.sources)
-
-
-def hide_password(url: str) -> str:
-    """Return a database URL with its password as stars.
-
-    >>> hide_password("postgresql://anna:s3cret@db/telemetry?password=x")
-    'postgresql://anna:***@db/telemetry?password=***'
-    """
-    shown = re.sub(r"(://[^:/?#]*):[^/]*@", r"\1:***@", url)
-    return re.sub(
-        r"([?&](?:password|passwd|pwd|sslpassword|token)=)[^&]*", r"\1***", shown, flags=re.IGNORECASE
-    )

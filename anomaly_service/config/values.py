@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from anomaly_service.config.errors import Loc, one_of
+from anomaly_service.secrets import remember
 from detectors.errors import InvalidError
 from detectors.spelling import did_you_mean
 
@@ -250,6 +251,7 @@ class Section(BaseModel):
         for name in cls.secrets():
             if isinstance(values.get(f"{name}_file"), str):
                 values = _with_secret(values, name, folder_of(info))
+            remember(values.get(name))
         return values
 
 

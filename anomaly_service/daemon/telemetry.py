@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 import threading
 import time
@@ -16,9 +15,8 @@ from typing import Any, TextIO
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from anomaly_service.errors import is_bug, report
+from anomaly_service.secrets import hidden_within
 from pipelines.records import Json
-
-_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^/\s]+(@)")
 
 RUN_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 """Seconds: a tick takes less than one to a few, a night minutes."""
@@ -204,7 +202,7 @@ def configure_logging(
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
-            hide_passwords,
+            hide_secrets,
             renderer,
         ],
     )
@@ -216,13 +214,9 @@ def configure_logging(
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
 
 
-def hide_passwords(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace the password of every URL in a log line."""
-    return {key: _hidden(value) for key, value in event.items()}
-
-
-def _hidden(value: Any) -> Any:
-    return _PASSWORD.sub(r"\1***\2", value) if isinstance(value, str) else value
+def hide_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Show no secret in a log line, a traceback's included."""
+    return hidden_within(event)
 
 
 def log_failure(log: Any, what: str, error: Exception) -> None:

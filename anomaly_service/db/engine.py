@@ -16,6 +16,7 @@ from sqlalchemy.sql.functions import GenericFunction
 
 from anomaly_service.db.bodies import to_text
 from anomaly_service.errors import DatabaseError, DatabaseUnavailableError, InvalidError
+from anomaly_service.secrets import hidden, remember
 from pipelines.errors import UnstorableError
 
 SQLITE_PRAGMAS = (
@@ -86,6 +87,7 @@ def normalise(url: str | URL) -> URL:
 
 def _parsed(url: str | URL) -> URL:
     """Return the parts of a URL; what is wrong with it is told without it: it may hold a password."""
+    remember(url if isinstance(url, str) else url.render_as_string(hide_password=False))
     try:
         return make_url(url)
     except (ArgumentError, ValueError):  # the latter where the port is no number
@@ -155,12 +157,12 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
     except Exception as error:
         if _is_unavailable(error):
             raise DatabaseUnavailableError(
-                f"the database {engine.url.render_as_string(hide_password=True)} did not answer as it "
+                f"the database {shown(engine.url)} did not answer as it "
                 f"should: {_reason(error)}; nothing of this transaction was stored, it can be repeated"
             ) from error
         if _is_no_database(error):
             raise DatabaseError(
-                f"{engine.url.render_as_string(hide_password=True)} cannot be used: {_reason(error)}; name "
+                f"{shown(engine.url)} cannot be used: {_reason(error)}; name "
                 "another file as `database:`, or restore this one"
             ) from error
         if isinstance(error, StatementError) and isinstance(error.orig, UnstorableError):
@@ -169,6 +171,11 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
         if _is_refused(error):
             raise UnstorableError(f"the database refuses a value: {_reason(error)}") from error
         raise
+
+
+def shown(url: URL) -> str:
+    """Return a URL without its secrets."""
+    return hidden(url.render_as_string(hide_password=True))
 
 
 def _is_no_database(error: BaseException) -> bool:
@@ -202,4 +209,5 @@ def _is_unavailable(error: BaseException) -> bool:
 
 def _reason(error: BaseException) -> str:
     original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    return str(original).strip().splitlines()[0] if str(original).strip() else type(original).__name__
+    said = str(original).strip()
+    return hidden(said.splitlines()[0]) if said else type(original).__name__

@@ -28,6 +28,7 @@ from anomaly_service.db.engine import make_engine, transaction
 from anomaly_service.db.pages import Asked, Page
 from anomaly_service.db.reviews import Said
 from anomaly_service.failpoints import failpoint
+from anomaly_service.secrets import hidden, hidden_within
 from pipelines.names import RunKind, RunState, Verdict
 from pipelines.records import (
     CalibrationRow,
@@ -398,7 +399,7 @@ class SqlStore:
         if claim.kind is RunKind.NIGHTLY:
             failpoint("nightly-before-finish")
         with self._write() as connection:
-            runs.finish(connection, claim, state, outcome, error, self.max_attempts)
+            runs.finish(connection, claim, state, hidden_within(outcome), hidden(error), self.max_attempts)
 
     def give_back(self, claim: Claim) -> None:
         """Make the run waiting again without counting the attempt.
@@ -422,7 +423,8 @@ class SqlStore:
     ) -> None:
         """Put what a command did among the runs; one of the same kind, monitor and time is replaced."""
         with self._write() as connection:
-            runs.note(connection, kind, monitor_id, at, state, outcome, error, seconds)
+            told = hidden_within(outcome)
+            runs.note(connection, kind, monitor_id, at, state, told, hidden(error), seconds)
 
     def last_run(self, kind: RunKind, monitor_id: int | None = None) -> datetime | None:
         """Return the newest time for which such a run was scheduled, whatever became of it."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from anomaly_service.db.lease import LEASE_SECONDS, Lease
 from anomaly_service.db.runs import COMMAND
 from anomaly_service.errors import DatabaseError, SourceError, UnknownSourceError
+from anomaly_service.secrets import hidden
 from anomaly_service.sources.base import Reading, Reject, Source
 from pipelines.errors import BusySourceError, LostClaimError
 from pipelines.failures import reason
@@ -183,7 +184,7 @@ def read(
             if should_stop():
                 break
     except SourceError as error:
-        outcome.error = str(error)
+        outcome.error = hidden(str(error))
     return outcome
 
 

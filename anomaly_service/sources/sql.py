@@ -23,6 +23,7 @@ from anomaly_service.config.values import (
     whole_seconds,
 )
 from anomaly_service.errors import SourceError
+from anomaly_service.secrets import hidden
 from anomaly_service.sources.base import BATCH_ROWS, SourceConfig
 from anomaly_service.sources.columns import Collected, Layout, Rows, read_table
 from anomaly_service.sources.reasons import Reason
@@ -147,7 +148,7 @@ class SqlSource:
         try:
             yield from _Query(self, progress, now).batches(engine)
         except SQLAlchemyError as error:
-            raise SourceError(f"{self.name}: {_without_url(str(error), self.config.url)}") from None
+            raise SourceError(f"{self.name}: {_in_a_line(str(error))}") from None
         finally:
             engine.dispose()
 
@@ -196,9 +197,17 @@ class _Query:
             name: self._moment(at, engine) for name, at in (("since", self.since), ("until", self.until))
         }
         options = {"stream_results": True, "yield_per": FETCH_ROWS}
-        with engine.connect().execution_options(**options) as connection:
+        with self._connected(engine).execution_options(**options) as connection:
             for rows in connection.execute(query, parameters).partitions(FETCH_ROWS):
                 yield layout.columns, rows
+
+    def _connected(self, engine: Any) -> Any:
+        try:
+            return engine.connect()
+        except (TypeError, ValueError) as error:  # an option that the driver does not know, or no number
+            raise SourceError(
+                f"{self.source.name}: the URL cannot be used: {_in_a_line(str(error))}"
+            ) from None
 
     def _moment(self, seconds: int, engine: Any) -> Any:
         """Return a time as the query's parameter."""
@@ -276,12 +285,6 @@ def _with_driver(url: str) -> Any:
     return parsed
 
 
-def _without_url(message: str, url: str) -> str:
-    """Return a database's message in one line, without the URL and its password."""
-    from sqlalchemy import make_url
-
-    password = make_url(url).password
-    message = message.split("\n[SQL:")[0].split("\n(Background")[0].replace(url, "<url>")
-    if password:
-        message = message.replace(str(password), "***")
-    return " ".join(message.split())
+def _in_a_line(message: str) -> str:
+    """Return a database's message without the query that it repeats, and without secrets."""
+    return hidden(" ".join(message.split("\n[SQL:")[0].split("\n(Background")[0].split()))
