@@ -13,6 +13,7 @@ from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Monitors, No
 PANEL = "At work"
 TOLD = ("monitor", "targets", "fitted", "rows", "appeared", "changed", "vanished")
 """What a job's table shows: models fitted, score rows written, and what became of the intervals."""
+TOLD_OF_A_READ = ("source", "new", "changed", "unchanged", "rejected", "rejects_file", "error")
 TOLD_OF_A_CHANGE = ("series", "start_at", "end_at", "kind", "event_id", "why")
 
 
@@ -32,6 +33,10 @@ def ingest(
         list[str] | None,
         typer.Option("--source", "-s", metavar="NAME", help="Only this source; may be repeated."),
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="TIME", help="Read what lies behind this time once more."),
+    ] = None,
     config: ConfigPath = CONFIG,
     now: Now = None,
     as_json: AsJson = False,
@@ -39,11 +44,13 @@ def ingest(
     """Take what is new from every source."""
     from anomaly_service.sources.ingest import ingest_from
 
+    start = moment(since, "--since")
     with opened(config, now) as service:
-        found = ingest_from(service.config, service.store, service.now, service.on_progress, source)
-    tables.rows(
-        found, list(found[0]) if found else [], as_json=as_json, empty="The config declares no source."
-    )
+        found = ingest_from(service.config, service.store, service.now, service.on_progress, source, start)
+    tables.rows(found, TOLD_OF_A_READ, as_json=as_json, empty="The config declares no source.")
+    for each in found:
+        if each["lagging"]:
+            tables.note(f"{each['source']}: {each['lagging']}")
     failed = [each for each in found if each["error"]]
     for each in failed:
         typer.echo(f"error: {each['source']}: {each['error']}", err=True)

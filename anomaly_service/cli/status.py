@@ -52,6 +52,8 @@ def _read_words(read: Json | None, now: str) -> str:
         words += f" Being read since {at_work['started_at']} by {at_work['owner']}."
     if last and last["error"] and last["state"] != "done":
         words += f" The last read failed: {last['error']}"
+    if last and (last["outcome"] or {}).get("lagging"):
+        words += f" {last['outcome']['lagging']}"
     return words
 
 

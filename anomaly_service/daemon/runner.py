@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from anomaly_service.sources.again import Again
 from anomaly_service.sources.ingest import read
 from pipelines.errors import StoppedError
 from pipelines.jobs.monitor_job import MonitorJob
@@ -65,6 +66,7 @@ def ingest(task: Task) -> Json:
         task.now,
         claim=task.claim,
         rejects=config.rejects_folder,
+        again=Again(config.nightly.plan()),
         should_stop=task.should_stop,
     )
     if task.should_stop():

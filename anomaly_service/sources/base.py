@@ -113,3 +113,21 @@ class Source(Protocol):
             SourceError: part of it could not be read; raised after everything else was yielded.
         """
         ...
+
+
+@runtime_checkable
+class ReadsAgain(Protocol):
+    """What a source can that takes only rows near its newest point, unless it is asked.
+
+    It is asked once a night for the late window, and by ``anomaly ingest --since``.
+    """
+
+    def read_again(self, progress: dict[str, Json], *, now: datetime, since: datetime) -> Iterator[Ingest]:
+        """Yield all that lies between two times, as ``read`` does, be it known or not.
+
+        What its batches bring as progress never takes ``read`` back, nor past anything that was not read.
+
+        Raises:
+            SourceError: part of it could not be read.
+        """
+        ...

@@ -6,7 +6,7 @@ import csv
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from anomaly_service.db.lease import LEASE_SECONDS, Lease
 from anomaly_service.db.runs import COMMAND
 from anomaly_service.errors import DatabaseError, SourceError, UnknownSourceError
 from anomaly_service.secrets import hidden
+from anomaly_service.sources.again import NOTHING, Again, own
 from anomaly_service.sources.base import Reading, Reject, Source
 from pipelines.errors import BusySourceError, LostClaimError
 from pipelines.failures import reason
@@ -45,6 +46,7 @@ class SourceOutcome:
         rejected: rows set aside.
         rejects_file: where the rows set aside are listed; empty where there were none.
         error: why part of the source could not be read, one line each; empty where all could.
+        lagging: which series end so far back that late rows of theirs are not looked for; empty for none.
     """
 
     source: str
@@ -54,6 +56,7 @@ class SourceOutcome:
     rejected: int = 0
     rejects_file: str = ""
     error: str = ""
+    lagging: str = ""
 
 
 def ingest_from(
@@ -62,11 +65,13 @@ def ingest_from(
     now: datetime,
     on_progress: Progress = lambda stage, share: None,
     only: Sequence[str] | None = None,
+    since: datetime | None = None,
 ) -> list[Json]:
     """Read the sources of a config, as :func:`ingest` does.
 
     Args:
         only: names of those that are read; all where None.
+        since: read what lies behind this time once more, though it was read before.
 
     Raises:
         UnknownSourceError: the config declares no source of a name.
@@ -77,7 +82,8 @@ def ingest_from(
                 f"no source named {name!r}; the config declares {', '.join(config.sources) or 'none'}"
             )
     wanted = [source for source in config.build_sources() if only is None or source.name in only]
-    return ingest(store, wanted, now, on_progress, rejects=config.rejects_folder)
+    again = Again(config.nightly.plan(), since)
+    return ingest(store, wanted, now, on_progress, rejects=config.rejects_folder, again=again)
 
 
 def ingest(
@@ -87,6 +93,7 @@ def ingest(
     on_progress: Progress = lambda stage, share: None,
     *,
     rejects: Path | None = None,
+    again: Again = NOTHING,
     patience_seconds: float = LEASE_SECONDS,
 ) -> list[Json]:
     """Store everything new of every source, one after the other; one that fails keeps nobody from it.
@@ -97,6 +104,7 @@ def ingest(
         now: the current time, aware.
         on_progress: called after every batch with ``ingest`` and the share that is done.
         rejects: folder of the rejects files; None writes none.
+        again: what is read once more besides what is new.
         patience_seconds: how long to wait for somebody who reads the same source.
 
     Returns:
@@ -117,7 +125,7 @@ def ingest(
         except BusySourceError as error:
             outcomes.append(SourceOutcome(source.name, error=str(error)))
         else:
-            outcomes.append(_run(store, source, now, claim, rejects, on_share))
+            outcomes.append(_run(store, source, now, claim, rejects, again, on_share))
     on_progress("ingest", 1.0)
     return [asdict(outcome) for outcome in outcomes]
 
@@ -141,12 +149,13 @@ def _run(
     now: datetime,
     claim: Claim,
     rejects: Path | None,
+    again: Again,
     on_share: Callable[[float], None],
 ) -> SourceOutcome:
     """Read a source under a claim and say in its run what became of it."""
     try:
         with Lease(store, claim):
-            outcome = read(store, source, now, claim=claim, rejects=rejects, on_share=on_share)
+            outcome = read(store, source, now, claim=claim, rejects=rejects, again=again, on_share=on_share)
     except BaseException as error:
         # Where it is the database that is away, or somebody else has the run, there is no place to note it.
         with suppress(DatabaseError, LostClaimError):
@@ -163,6 +172,7 @@ def read(
     *,
     claim: Claim | None = None,
     rejects: Path | None = None,
+    again: Again = NOTHING,
     should_stop: Callable[[], bool] = lambda: False,
     on_share: Callable[[float], None] = lambda share: None,
 ) -> SourceOutcome:
@@ -170,6 +180,7 @@ def read(
 
     Args:
         claim: checked by every batch.
+        again: what is read once more behind what is new.
         should_stop: asked between two batches; what is stored stands, the rest comes next time.
         on_share: called after every batch with the share that is done.
 
@@ -177,14 +188,23 @@ def read(
         LostClaimError: another may read the source by now; the batch was not stored.
     """
     outcome = SourceOutcome(source.name)
-    try:
-        for batch in source.read(store.progress(source.name), now=now):
-            _store(store, batch, outcome, now, claim, rejects)
-            on_share(batch.share if isinstance(batch, Reading) else 0.0)
-            if should_stop():
-                break
-    except SourceError as error:
-        outcome.error = hidden(str(error))
+
+    def take(batches: Iterator[Ingest]) -> Iterator[str]:
+        """Store batches until told to stop; yield why they ended early."""
+        try:
+            for batch in batches:
+                _store(store, batch, outcome, now, claim, rejects)
+                on_share(batch.share if isinstance(batch, Reading) else 0.0)
+                if should_stop():
+                    return
+        except SourceError as error:
+            yield hidden(str(error))
+
+    errors = [*take(source.read(own(store.progress(source.name)), now=now))]
+    if not should_stop():
+        errors += take(again.batches(store, source, now))
+    outcome.error = "\n".join(dict.fromkeys(errors))
+    outcome.lagging = again.lagging(store, source)
     return outcome
 
 
