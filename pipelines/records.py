@@ -75,10 +75,13 @@ def _escaped(text: str) -> str:
 
 @dataclass(frozen=True)
 class SeriesRow:
+    """A stored series; ``live`` where its source was once seen to deliver, so that time goes on for it."""
+
     id: int
     spec: SeriesSpec
     first_ts: int | None
     last_ts: int | None
+    live: bool = False
 
 
 @dataclass(frozen=True)

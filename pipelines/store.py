@@ -132,6 +132,14 @@ class PointStore(PointReader, Protocol):
         """
         ...
 
+    def note_look(self, at: datetime, sources: Collection[str]) -> None:
+        """Note what time it is for whoever looks, and which of these sources deliver, or stopped.
+
+        Args:
+            sources: all that the config declares.
+        """
+        ...
+
     def delete_points_before(self, ts: int) -> int: ...
 
 

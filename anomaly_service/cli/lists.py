@@ -12,7 +12,7 @@ from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, mo
 from pipelines.names import AUTO
 
 PANEL = "Lists"
-KINDS = ("anomaly", "flatline", "data_missing", "stale")
+KINDS = ("anomaly", "flatline", "data_missing", "stale", "unscored")
 
 ORDERS = ("newest", "worst")
 SERIES_COLUMNS = (

@@ -76,7 +76,8 @@ def _run_line(what: str, run: Json | None, now: str) -> str:
 
 def _series_lines(series: Sequence[Json]) -> Iterator[str]:
     told = {
-        "stale": "stopped: no points although their source has newer ones",
+        "stale": "stopped: no point for more than three steps and the delay",
+        "unscored": "unscored: points come and have no score; is `step` how often they come?",
         "learning": "learning: no model yet, `anomaly validate` says when",
         "empty": "empty: known, but without a single point",
         "unmonitored": "watched by no monitor",

@@ -69,6 +69,7 @@ def ingest(task: Task) -> Json:
         again=Again(config.nightly.plan()),
         should_stop=task.should_stop,
     )
+    task.service.store.note_look(task.now, config.sources)
     if task.should_stop():
         raise StoppedError("stopped while reading the source; what was stored stands")
     return asdict(outcome)
@@ -78,6 +79,8 @@ def tick(task: Task) -> Json:
     """Score what came."""
     from pipelines.jobs import passes
 
+    # Where a source hangs, nobody else says that it stopped.
+    task.service.store.note_look(task.now, task.service.config.sources)
     return task.service.told({job.spec.name: passes.tick(job, task.at) for job in task.jobs()})
 
 

@@ -69,10 +69,14 @@ def ingest(connection: Connection, bulk: Bulk, batch: Ingest) -> Ingested:
 
 def rows(connection: Connection, source: str | None) -> list[SeriesRow]:
     """Return the series of one source, or all, by key."""
-    query = select(Series.__table__).order_by(Series.key)
+    live = Source.live_at.is_not(None).label("live")
+    query = (
+        select(Series.__table__, live).outerjoin(Source, Source.name == Series.source).order_by(Series.key)
+    )
     if source is not None:
         query = query.where(Series.source == source)
-    return [SeriesRow(row.id, _spec(row), row.first_ts, row.last_ts) for row in connection.execute(query)]
+    found = connection.execute(query)
+    return [SeriesRow(row.id, _spec(row), row.first_ts, row.last_ts, bool(row.live)) for row in found]
 
 
 def progress(connection: Connection, source: str) -> dict[str, Json]:

@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL
 from anomaly_service.db import (
     event_portraits,
     events,
+    looks,
     migrate,
     monitors,
     pages,
@@ -130,6 +131,11 @@ class SqlStore:
             if deleted:
                 points.forget_first(connection, ts)
             return deleted
+
+    def note_look(self, at: datetime, sources: Collection[str]) -> None:
+        """Note what time it is and what it says of these sources, all that there are; see ``db.looks``."""
+        with self._write() as connection:
+            looks.note(connection, int(at.timestamp()), sources)
 
     # monitors and targets
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-HEAD = "0005"
+HEAD = "0007"
 """The revision of ``migrations/`` that this code reads and writes; a test compares both."""
 
 Searchable = JSON().with_variant(JSONB(), "postgresql")
@@ -65,7 +65,11 @@ class Base(DeclarativeBase):
 
 
 class Source(Base):
-    """Where points come from, and what became of the rows."""
+    """Where points come from, and what became of the rows.
+
+    ``live_at`` is when its newest point was near the clock for the last time it was looked at; NULL is an
+    archive, which never was.
+    """
 
     __tablename__ = "source"
 
@@ -74,6 +78,36 @@ class Source(Base):
     points_changed: Mapped[int] = mapped_column(BigInteger, default=0)
     rows_rejected: Mapped[int] = mapped_column(BigInteger, default=0)
     last_batch_at: Mapped[float | None] = mapped_column(Double)
+    live_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class SourceEvent(Base):
+    """A source that stopped as a whole, from the step after its newest point until it delivered again."""
+
+    __tablename__ = "source_event"
+    __table_args__ = (Index(None, "source", "start_ts"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    source: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(Text)
+    start_ts: Mapped[int] = mapped_column(BigInteger)
+    end_ts: Mapped[int | None] = mapped_column(BigInteger)
+    status: Mapped[str] = mapped_column(Text)
+    first_detected_at: Mapped[int] = mapped_column(BigInteger)
+    updated_at: Mapped[float] = mapped_column(Double)
+
+
+class Clock(Base):
+    """One row: what time it was for whoever looked last, and for the database at that moment.
+
+    Where the two are far apart somebody froze the clock (``--now``), and views tell the time by him.
+    """
+
+    __tablename__ = "clock"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    at: Mapped[int] = mapped_column(BigInteger)
+    wall: Mapped[float] = mapped_column(Double)
 
 
 class SourceProgress(Base):

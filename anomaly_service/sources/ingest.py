@@ -83,7 +83,9 @@ def ingest_from(
             )
     wanted = [source for source in config.build_sources() if only is None or source.name in only]
     again = Again(config.nightly.plan(), since)
-    return ingest(store, wanted, now, on_progress, rejects=config.rejects_folder, again=again)
+    done = ingest(store, wanted, now, on_progress, rejects=config.rejects_folder, again=again)
+    store.note_look(now, config.sources)
+    return done
 
 
 def ingest(

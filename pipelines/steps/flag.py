@@ -329,6 +329,12 @@ def gap(
     return Interval(kind, start, end, n, start, score, score, open=kind is Kind.STALE, shares=shares)
 
 
+def coarse(n: int) -> int:
+    """Return n rounded down to its four leading bits: at most an eighth less, eight values an octave."""
+    drop = max(0, n.bit_length() - 4)
+    return n >> drop << drop
+
+
 def flat_limit(longest_unseen_run: int) -> int:
     """Return how many equal values in a row are a flatline.
 
@@ -463,14 +469,8 @@ def _stale(last_seen: int, due_until: int, policy: Policy, step_seconds: int) ->
     if n < _shortest(policy):
         return []
     # A dead series would otherwise change its event at every tick for ever.
-    n = _coarse(n)
+    n = coarse(n)
     return [gap(Kind.STALE, last_seen + step_seconds, last_seen + n * step_seconds, policy, step_seconds)]
-
-
-def _coarse(n: int) -> int:
-    """Return n rounded down to its four leading bits: at most an eighth less, eight values an octave."""
-    drop = max(0, n.bit_length() - 4)
-    return n >> drop << drop
 
 
 def _equal_runs(values: Values) -> tuple[Indices, Indices]:

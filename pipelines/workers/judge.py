@@ -14,7 +14,7 @@ from pipelines.failures import Failed, each_alone
 from pipelines.monitor import MonitorSpec
 from pipelines.names import Kind, Mode
 from pipelines.records import Interval, Seconds, Values
-from pipelines.steps import absence, flag, prepare
+from pipelines.steps import absence, blind, flag, masks, prepare
 from pipelines.steps.bodies import Body, Line
 from pipelines.steps.evidence import Seen
 from pipelines.steps.line import Calibrated
@@ -110,6 +110,9 @@ def _judged(
         masked=masked_spans(spec, target),
     )
     found += _flat(steps[-1], ts, raw, step_seconds)
+    found += _blind(
+        spec, target, steps, ts, raw, np.isfinite(joined["live"]) | np.isfinite(joined["settled"])
+    )
     return tuple(_dated(each, ts, joined) for each in found)
 
 
@@ -121,6 +124,32 @@ def _flat(newest: ScoredSteps, ts: Seconds, raw: np.ndarray, step_seconds: int) 
     # What is usual is the longest run of a week, so a week is what it is held against.
     learned = min(newest.row.piece.learned_steps, WEEK // step_seconds)
     return flag.flatline(raw[:, 0], ts, usual, step_seconds, learned_steps=learned)
+
+
+def _blind(
+    spec: MonitorSpec,
+    target: ScoreTarget,
+    steps: Sequence[ScoredSteps],
+    ts: Seconds,
+    raw: np.ndarray,
+    scored: NDArray[np.bool_],
+) -> list[Interval]:
+    """Return where points came and none was scored."""
+    told = [
+        blind.behind_gaps(_missing(s.row.prepared.raw), spec.policy, _longest(s))[s.inside] for s in steps
+    ]
+    masked = masks.within(ts, masked_spans(spec, target))
+    window = max(_longest(s) for s in steps)
+    return blind.unscored(scored, _missing(raw), np.concatenate(told) | masked, ts, spec.policy, window)
+
+
+def _missing(raw: np.ndarray) -> NDArray[np.bool_]:
+    missing: NDArray[np.bool_] = np.isnan(raw).all(axis=1)
+    return missing
+
+
+def _longest(steps: ScoredSteps) -> int:
+    return max(part.windows.window for part in (steps, *steps.parts))
 
 
 def _dated(interval: Interval, ts: Seconds, joined: dict[str, np.ndarray]) -> Interval:
