@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.names import Kind, Mode, RunKind, Status
+from pipelines.names import Kind, Mode, RunKind, RunState, Status
 
 Seconds = NDArray[np.int64]
 Values = NDArray[np.float64]
@@ -405,6 +405,30 @@ class Claim:
     fence: int
     attempts: int
     source: str = ""
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """What became of one run: the error is that of the last attempt, empty where there was none."""
+
+    scheduled_for: datetime
+    state: RunState
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What the database says of now, and of all runs at once.
+
+    Attributes:
+        wall: its clock.
+        scheduled_until: the latest time that any run is scheduled for; None where there is no run.
+        lost: runs at work whose lease ended a while ago, and that nobody took.
+    """
+
+    wall: datetime
+    scheduled_until: datetime | None
+    lost: int
 
 
 @dataclass(frozen=True)

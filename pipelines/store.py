@@ -20,7 +20,9 @@ from pipelines.records import (
     Json,
     LastRead,
     LineRow,
+    Moment,
     MonitorRow,
+    PastRun,
     PointBlock,
     ScoreBlock,
     SeriesRow,
@@ -312,6 +314,16 @@ class RunStore(Protocol):
         ...
 
     def last_run(self, kind: RunKind, monitor_id: int | None = None) -> datetime | None: ...
+    def past_runs(
+        self, kind: RunKind, monitor_id: int | None, source: str, until: datetime, limit: int
+    ) -> list[PastRun]:
+        """Return the newest runs of a kind, of one monitor or source, that were scheduled until then."""
+        ...
+
+    def moment(self) -> Moment:
+        """Return what the database's clock says, and what of all runs is out of time."""
+        ...
+
     def last_reads(self, sources: Collection[str], until: datetime) -> dict[str, LastRead]:
         """Return what became of the newest reads of these sources that were scheduled until then.
 

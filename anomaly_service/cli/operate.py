@@ -132,17 +132,24 @@ def daemon(
 
 @app.command(rich_help_panel=PANEL)
 def status(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
-    """Say how the service stands: sources, last tick, series that learn, stopped or failed."""
+    """Say how the service stands: sources, last tick, series that learn, stopped or failed.
+
+    Exit status 1 where detection does not happen.
+    """
     from anomaly_service.cli.status import status_lines
     from anomaly_service.insight.status import standing
 
     with opened(config, now, quiet=True) as service:
-        found = standing(service.store, service.config.monitor_specs(), service.config.sources, service.now)
+        sources = {name: source.every_seconds for name, source in service.config.sources.items()}
+        specs = service.config.monitor_specs()
+        found = standing(service.store, specs, sources, service.now, frozen=now is not None)
     if as_json:
         tables.say(json.dumps(found, indent=1))
-        return
-    for line in status_lines(found):
-        tables.say(line)
+    else:
+        for line in status_lines(found):
+            tables.say(line)
+    if not found["ready"]:
+        raise typer.Exit(1)
 
 
 def _summary(by_monitor: dict[str, Any], as_json: bool) -> None:

@@ -16,6 +16,7 @@ NAMED = 5
 def status_lines(found: Json) -> Iterator[str]:
     """Yield the status as sentences."""
     now = found["now"]
+    yield from _part_lines(found["parts"])
     reads = {read["source"]: read for read in found["reads"]}
     yield from (_source_line(source, now, reads.pop(source["source"], None)) for source in found["sources"])
     # One that has brought no series yet is in no view.
@@ -32,6 +33,14 @@ def status_lines(found: Json) -> Iterator[str]:
     yield from _failure_lines(found["failed_runs"])
     if not (found["left_out"] or found["retried_runs"] or found["failed_runs"]):
         yield "No run failed."
+
+
+def _part_lines(parts: Sequence[Json]) -> Iterator[str]:
+    """Yield what is wrong with parts of the service, those first without which detection does not happen."""
+    for part in sorted(parts, key=lambda each: each["ready"]):
+        if part["reason"]:
+            what = "Note on" if part["ready"] else "NOT READY,"
+            yield f"{what} {part['part']}: {part['reason']}. What to do: {part['mend']}."
 
 
 def _source_line(source: Json, now: str, read: Json | None) -> str:

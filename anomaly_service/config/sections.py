@@ -360,7 +360,7 @@ class RetentionSection(Section):
 
 
 class HttpSection(Section):
-    """Where the daemon answers /metrics and /healthz."""
+    """Where the daemon answers /metrics, /livez, /healthz and /readyz."""
 
     host: Text = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: Annotated[Whole, Field(ge=0, le=65535)] = Field(

@@ -67,11 +67,17 @@ class Worker:
 
     def _try(self, load: Workload, claim: Claim, log: Any) -> str:
         """Return how the run ended."""
-        # A read at work is no sign that the monitors' work goes on.
-        on_beat = (lambda: None) if claim.source else self._telemetry.beat
         try:
-            with Lease(load.store, claim, self.lease_seconds, on_beat) as lease:
-                return self._settled(load, claim, lease, log)
+            with self._telemetry.vitals.leased(claim.run_id, self.lease_seconds) as kept:
+
+                def renewed() -> None:
+                    kept()
+                    # A read at work is no sign that the monitors' work goes on.
+                    if not claim.source:
+                        self._telemetry.beat()
+
+                with Lease(load.store, claim, self.lease_seconds, renewed) as lease:
+                    return self._settled(load, claim, lease, log)
         except LostClaimError:
             # Whoever holds the run now does it again; of ours, what was committed stands.
             self._telemetry.leases_lost.inc()
@@ -117,6 +123,8 @@ class Worker:
             self._tell_of_read(load, claim.source, outcome, log)
             return
         self._telemetry.count(outcome)
+        if claim.kind is RunKind.TICK:
+            self._telemetry.note_latencies(outcome, self._clock())
         for said in left_out(outcome):
             log.warning("target left out", reason=said)
         self._telemetry.events_open.set(self._patiently(load.open_events))

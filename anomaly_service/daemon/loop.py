@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -22,16 +23,20 @@ from types import FrameType
 import structlog
 
 from anomaly_service.daemon.claimed import Worker
+from anomaly_service.daemon.facts import gather
 from anomaly_service.daemon.patience import LONGEST_PAUSE_SECONDS, Patience
 from anomaly_service.daemon.reading import Reads
 from anomaly_service.daemon.schedule import Key, LastRuns, Plan, due_reads, outlook
 from anomaly_service.daemon.telemetry import Telemetry, configure_logging, log_failure, serving
 from anomaly_service.daemon.workload import Workload, open_workload
 from anomaly_service.db.lease import LEASE_SECONDS
-from anomaly_service.errors import LeavingError, is_bug
+from anomaly_service.errors import LeavingError, UnavailableError, is_bug
 from pipelines.names import RunKind
 from pipelines.records import Claim, LastRead
 from pipelines.store import Store
+
+LEAST_WATCH_SECONDS = 1.0
+"""Between two looks at how the work stands."""
 
 READS = (RunKind.INGEST,)
 OF_MONITORS = tuple(kind for kind in RunKind if kind not in READS)
@@ -105,7 +110,7 @@ class Daemon:
 
     def run(self) -> None:
         """Work until told to stop; see :meth:`stop`."""
-        with self._in_charge(), self._ticking(), self._reading():
+        with self._in_charge(), self._ticking(), self._reading(), self._watching():
             while not self._stopping:
                 self._look(self._claim, self._worker())
                 self._bell.wait()
@@ -144,6 +149,7 @@ class Daemon:
     @contextmanager
     def _in_charge(self) -> Iterator[None]:
         """Hold a workload while the context lasts, and leave quietly when told to."""
+        self.telemetry.vitals.began(self._clock)
         try:
             self._take(self._patiently(self._load))
             self._log.info(
@@ -211,6 +217,33 @@ class Daemon:
         finally:
             self.stop()
             reads.join()
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Keep what the database tells of the work while the context lasts, whatever the loop is at.
+
+        A thread of its own: one that waits for a database which hangs keeps nobody, and its answers grow old.
+        """
+        done = threading.Event()
+
+        def watch() -> None:
+            while not self._stopping:
+                self._keep_facts()
+                done.wait(max(LEAST_WATCH_SECONDS, self.settings.poll_seconds))
+
+        threading.Thread(target=watch, name="watch", daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+
+    def _keep_facts(self) -> None:
+        try:
+            self.telemetry.vitals.keep(gather(self._store, self._plan, self._clock()))
+        except UnavailableError:
+            pass  # it is told by whoever works, and shows in the age of what was kept
+        except Exception as error:
+            log_failure(self._log, "cannot tell how the work stands", error)
 
     def _work_on_read(self, claim: Claim) -> bool:
         return self._worker().work(self._loaded, claim)
@@ -356,6 +389,7 @@ def run(
     telemetry = Telemetry(
         stale_after_seconds=3 * max(settings.poll_seconds, settings.lease_seconds / 3, LONGEST_PAUSE_SECONDS)
     )
+    telemetry.vitals.frozen = now is not None
     daemon = Daemon(
         lambda: open_workload(path, now, telemetry),
         clock=lambda: now or datetime.now(UTC),
@@ -364,7 +398,7 @@ def run(
     )
     with serving(telemetry, http.host, http.port) as port, signals_to(daemon):
         structlog.get_logger("anomaly.daemon").info(
-            "serving /metrics and /healthz", host=http.host, port=port
+            "serving /metrics, /livez, /healthz and /readyz", host=http.host, port=port
         )
         if once:
             daemon.drain()

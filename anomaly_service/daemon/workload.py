@@ -81,7 +81,7 @@ def open_workload(path: Path | str, now: datetime | None, telemetry: Telemetry) 
     from anomaly_service.service import Service
 
     config = load(path)
-    pool = executors.build(config.workers, on_restart=telemetry.worker_restarts.inc)
+    pool = executors.build(config.workers, on_restart=telemetry.restarted)
     service = Service(config, now=now, executor=pool)
     try:
         return workload_of(service)

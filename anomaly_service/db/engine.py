@@ -173,6 +173,13 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
         raise
 
 
+def is_read_only(connection: Connection) -> bool:
+    """True where a PostgreSQL server takes no writes, such as a standby; SQLite raises instead."""
+    if connection.dialect.name == "sqlite":
+        return False
+    return connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "on"
+
+
 def shown(url: URL) -> str:
     """Return a URL without its secrets."""
     return hidden(url.render_as_string(hide_password=True))

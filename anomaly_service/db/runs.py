@@ -32,7 +32,7 @@ from anomaly_service.db.sql import add_one, upsert
 from anomaly_service.db.tables import Run
 from pipelines.errors import BusySourceError, LostClaimError
 from pipelines.names import RunKind, RunState
-from pipelines.records import Claim, Json, LastRead
+from pipelines.records import Claim, Json, LastRead, Moment, PastRun
 from pipelines.times import iso
 
 # Any number: claims queue for a moment, so that two cannot take two runs of one monitor.
@@ -42,6 +42,9 @@ COMMAND = "command"
 """Who owns the work of a person's command."""
 
 WAITING, RUNNING = RunState.WAITING.value, RunState.RUNNING.value
+
+LOST_SECONDS = 60.0
+"""A run at work that nobody took so long after its lease ended is lost: there is nobody to take it."""
 
 KEY = ("kind", "monitor_key", "source", "scheduled_for")
 """What tells two runs apart."""
@@ -297,6 +300,36 @@ def last_read(connection: Connection, source: str, until: datetime) -> LastRead:
         None if tried is None else _moment(tried),
         connection.scalar(reads.where(pending)) is not None,
     )
+
+
+def past(
+    connection: Connection, kind: RunKind, monitor_id: int | None, source: str, until: datetime, limit: int
+) -> list[PastRun]:
+    """Return the newest runs of a kind, of one monitor or source, that were scheduled until then."""
+    query = (
+        select(Run.scheduled_for, Run.state, Run.error)
+        .where(
+            Run.kind == RunKind(kind).value,
+            Run.monitor_key == (monitor_id or 0),
+            Run.source == source,
+            Run.scheduled_for <= _seconds(until),
+        )
+        .order_by(Run.scheduled_for.desc())
+        .limit(limit)
+    )
+    return [
+        PastRun(_moment(row.scheduled_for), RunState(row.state), row.error)
+        for row in connection.execute(query)
+    ]
+
+
+def moment(connection: Connection) -> Moment:
+    """Return the clock, the latest time that a run is scheduled for, and how many lost their lease."""
+    wall = connection.scalar(select(db_now())) or 0.0
+    until = connection.scalar(select(func.max(Run.scheduled_for)))
+    lapsed = (Run.state == RUNNING, Run.lease_until <= wall - LOST_SECONDS)
+    lost = connection.scalar(select(func.count()).where(*lapsed)) or 0
+    return Moment(_moment(wall), None if until is None else _moment(until), lost)
 
 
 def _seconds(moment: datetime) -> float:

@@ -25,9 +25,10 @@ from anomaly_service.db import (
     versions,
 )
 from anomaly_service.db.bulk import Bulk, SqliteBulk
-from anomaly_service.db.engine import make_engine, transaction
+from anomaly_service.db.engine import is_read_only, make_engine, transaction
 from anomaly_service.db.pages import Asked, Page
 from anomaly_service.db.reviews import Said
+from anomaly_service.errors import DatabaseUnavailableError
 from anomaly_service.failpoints import failpoint
 from anomaly_service.secrets import hidden, hidden_within
 from pipelines.names import RunKind, RunState, Verdict
@@ -40,7 +41,9 @@ from pipelines.records import (
     Json,
     LastRead,
     LineRow,
+    Moment,
     MonitorRow,
+    PastRun,
     PointBlock,
     ScoreBlock,
     SeriesRow,
@@ -437,10 +440,30 @@ class SqlStore:
         with self._read() as connection:
             return runs.last(connection, kind, monitor_id)
 
+    def past_runs(
+        self, kind: RunKind, monitor_id: int | None, source: str, until: datetime, limit: int
+    ) -> list[PastRun]:
+        """Return the newest runs of a kind, of one monitor or source, that were scheduled until then."""
+        with self._read() as connection:
+            return runs.past(connection, kind, monitor_id, source, until, limit)
+
+    def moment(self) -> Moment:
+        """Return what the database's clock says, and what of all runs is out of time."""
+        with self._read() as connection:
+            return runs.moment(connection)
+
     def last_reads(self, sources: Collection[str], until: datetime) -> dict[str, LastRead]:
         """Return what became of the newest reads of these sources that were scheduled until then."""
         with self._read() as connection:
             return {source: runs.last_read(connection, source, until) for source in sources}
+
+    def refuses_writes(self) -> str:
+        """Return why nothing can be written, empty where it can; nothing is."""
+        try:
+            with self._write() as connection:
+                return "is read-only" if is_read_only(connection) else ""
+        except DatabaseUnavailableError as error:
+            return "is read-only" if "readonly" in str(error) else "does not answer as it should"
 
     # what people see
 

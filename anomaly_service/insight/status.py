@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 
 from anomaly_service import readiness
+from anomaly_service.daemon import parts, schedule
+from anomaly_service.daemon.facts import gather
+from anomaly_service.daemon.parts import Part, Said
 from anomaly_service.db.pages import Asked
 from anomaly_service.db.store import SqlStore
 from anomaly_service.outcomes import left_out
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Json
-from pipelines.times import iso
+from pipelines.times import iso, stale_seconds
+
+OVERDUE = "no point came for more than three steps and the delay"
 
 WHOLE = {"nightly", "backfill"}
 """Kinds of runs that fit and score all there is: what an earlier run left out, they tried again."""
@@ -25,23 +30,33 @@ RUNS_AT_ONCE = 500
 
 
 def standing(
-    store: SqlStore, specs: Mapping[str, MonitorSpec], sources: Collection[str], now: datetime
+    store: SqlStore,
+    specs: Mapping[str, MonitorSpec],
+    sources: Mapping[str, int | None],
+    now: datetime,
+    *,
+    frozen: bool = False,
 ) -> Json:
     """Return what ``anomaly status`` tells: rows of the health views, and the runs that matter.
 
     Args:
         specs: the monitors that the config declares, by name.
-        sources: names of the sources that it declares.
+        sources: seconds between two reads of those that it declares; None where monitors say how often.
+        frozen: ``now`` was given, and need not be the database's.
     """
+    found = _parts(store, specs, sources, now, frozen)
     monitors = store.rows("monitor_health", {"enabled": True})
     troubled = store.rows("run_log", {"state": ["waiting", "running", "failed"], "source": None})
     troubled.sort(key=lambda run: (run["scheduled_ts"], run["run_id"]))
     return {
         "now": iso(now),
+        "ready": all(part.ready for part in found),
+        "parts": [part.to_json() for part in found],
+        "source_events": store.rows("source_events", {"status": "open"}),
         "sources": store.rows("source_health"),
         "reads": [read for source in sources if (read := _read(store, source)) is not None],
         "monitors": monitors,
-        "series": [row for row in store.rows("series_health") if row["state"] != "ok"],
+        "series": [row for row in _series(store, now) if row["state"] != "ok"],
         "waiting": readiness.waiting(store, specs),
         "last_tick": _last(store, "tick"),
         "last_nightly": _last(store, "nightly"),
@@ -49,6 +64,38 @@ def standing(
         "retried_runs": [run for run in troubled if run["state"] != "failed" and run["error"]],
         "left_out": _left_out(store, {row["monitor"] for row in monitors}),
     }
+
+
+def _parts(
+    store: SqlStore,
+    specs: Mapping[str, MonitorSpec],
+    sources: Mapping[str, int | None],
+    now: datetime,
+    frozen: bool,
+) -> list[Part]:
+    """Return whether detection happens, part by part, as the daemon's ``/readyz`` tells it."""
+    rows = [row for row in store.monitors() if row.enabled and row.name in specs]
+    known = schedule.plan(
+        {row.id: specs[row.name] for row in rows}, sources, [r.spec for r in store.series()]
+    )
+    facts = gather(store, known, now)
+    trouble = store.refuses_writes()
+    mend = "mend that; a daemon goes on by itself as soon as it can write again"
+    said = [Said(f"the database {trouble}", mend)] if trouble else []
+    return [parts.of("database", said), *parts.judged(facts, now, frozen=frozen)]
+
+
+def _series(store: SqlStore, now: datetime) -> Iterator[Json]:
+    """Yield the health of every series as of now, which may be later than anybody looked."""
+    for row in store.rows("series_health"):
+        overdue = 0
+        if row["live"] and row["last_ts"] is not None:
+            overdue = (
+                int(now.timestamp())
+                - row["last_ts"]
+                - stale_seconds(row["step_seconds"], row["delay_seconds"])
+            )
+        yield {**row, "state": "stale", "reason": OVERDUE} if overdue > 0 and row["state"] != "stale" else row
 
 
 def _read(store: SqlStore, source: str) -> Json | None:

@@ -60,7 +60,7 @@ def _tick(job: MonitorJob, now: int) -> Json:
     outcome = score_spans(job, spans, stage="score")
     outcome.note(away)
     # One that was left out stands where it stood: more of it now would be the same again.
-    return {**outcome.summary(), "more": bool(behind - outcome.failed)}
+    return {**outcome.summary(), **outcome.latest(), "more": bool(behind - outcome.failed)}
 
 
 def _lent_meanwhile(job: MonitorJob, now: int) -> list[VersionRow]:

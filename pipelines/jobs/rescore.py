@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +16,7 @@ from pipelines.jobs.lines import LineBook
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import pieces
 from pipelines.jobs.refit import FirstScores
-from pipelines.names import Status
+from pipelines.names import Kind, Status
 from pipelines.records import Event, EventChange, Interval, Json, ScoreBlock, TargetRow, VersionRow
 from pipelines.steps import flag
 from pipelines.steps.reconcile import reconcile
@@ -32,6 +33,9 @@ DENSE_TARGETS = 500
 
 FLAT_STEPS = 1_000
 """A flat run shows its length only where the span reaches back to its begin, but no further than this."""
+
+TOLD_TIMES = 100
+"""Of at most so many times, the newest, an outcome tells how many targets were scored up to them."""
 
 COMMIT_TIMES = 3
 """How often events are reconciled anew because people judged them while their scores were computed."""
@@ -73,6 +77,14 @@ class Outcome:
     changed: list[EventChange] = field(default_factory=list)
     vanished: list[EventChange] = field(default_factory=list)
     failed: set[int] = field(default_factory=set)
+    scored_at: Counter[int] = field(default_factory=Counter)
+    """Of how many targets the newest point that got a live score lies at which time, epoch seconds."""
+
+    def latest(self) -> Json:
+        """Return what tells how old points were: times with how many targets or events, the newest."""
+        flagged = Counter(c.interval.end for c in self.appeared if c.interval.kind is Kind.ANOMALY)
+        told = {"scored_at": self.scored_at, "flagged_at": flagged}
+        return {name: sorted(each.items())[-TOLD_TIMES:] for name, each in told.items() if each}
 
     def note(self, changes: Sequence[EventChange]) -> None:
         for change in changes:
@@ -284,7 +296,15 @@ def _commit(
     changes = [change for stretch, result in ready for change in _changes(stretch, result, stretch.events)]
     outcome.note(changes if dry_run else _commit_from_newest(job, ready, block, changes))
     outcome.rows += len(block.ts)
+    outcome.scored_at.update(at for stretch, result in ready if (at := _newest_live(stretch, result)))
     return [stretch.span.target.id for stretch, _ in ready]
+
+
+def _newest_live(stretch: _Stretch, result: Scored) -> int:
+    """Return the time of the newest step of the span that got a live score; 0 where none did."""
+    span = stretch.span
+    live = np.isfinite(result.live) & (result.ts >= max(span.start, span.live_from)) & (result.ts < span.stop)
+    return int(result.ts[live].max()) if live.any() else 0
 
 
 def _commit_from_newest(
