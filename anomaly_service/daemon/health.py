@@ -99,8 +99,9 @@ class Health:
     def healthy(self) -> Answer:
         """Return whether the loop moves, the database answers and the leases of runs at work hold."""
         moves, body = self.live()
-        reasons = [body["reason"]] if not moves else []
-        reasons += [said.reason for said in (*self._database(), *self._lapsed())]
+        if not moves:
+            return False, body
+        reasons = [said.reason for said in (*self._database(), *self._lapsed())]
         if reasons:
             return False, {**body, "status": "failing", "reason": "; ".join(reasons)}
         return True, body

@@ -34,7 +34,8 @@ class Patience:
         self._telemetry = telemetry
         self._is_stopping = is_stopping
         self._log = structlog.get_logger("anomaly.daemon")
-        self._is_away = False
+        # Threads whose last try failed: what one of them reads is no sign that another can write.
+        self._waiting: set[int] = set()
         self._lock = threading.Lock()
 
     def __call__(self, action: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
@@ -53,6 +54,9 @@ class Patience:
                     raise LeavingError from error
                 self._rest(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            except BaseException:
+                self._note_back()  # it answered, if with something else
+                raise
             else:
                 self._note_back()
                 return result
@@ -70,14 +74,18 @@ class Patience:
         self._telemetry.beat()
         self._telemetry.database(str(error))
         with self._lock:
-            was_away, self._is_away = self._is_away, True
+            was_away = bool(self._waiting)
+            self._waiting.add(threading.get_ident())
         if not was_away:
             self._log.error("database away, trying until it is back", reason=str(error))
 
     def _note_back(self) -> None:
-        self._telemetry.database()
         with self._lock:
-            was_away, self._is_away = self._is_away, False
+            was_away = bool(self._waiting)
+            self._waiting.discard(threading.get_ident())
+            if self._waiting:
+                return
+        self._telemetry.database()
         if was_away:
             self._log.info("database back")
 
