@@ -96,6 +96,15 @@ def _series_lines(series: Sequence[Json]) -> Iterator[str]:
         if names:
             more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
             yield f"{len(names)} series {meaning}: {', '.join(names[:NAMED])}{more}."
+    yield from (_step_line(row) for row in series if row.get("seen_step_seconds", 0) > row["step_seconds"])
+
+
+def _step_line(row: Json) -> str:
+    seen, step = duration(row["seen_step_seconds"]), duration(row["step_seconds"])
+    return (
+        f"Points of {row['series']} come every {seen}, and `step` of source {row['source']} says {step}: "
+        "correct it, and models are fitted anew at the next night."
+    )
 
 
 def _waiting_lines(waiting: Sequence[Json]) -> Iterator[str]:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from anomaly_service.daemon import parts
-from anomaly_service.daemon.facts import Facts
-from anomaly_service.daemon.parts import Part, Said
+from anomaly_service import parts
+from anomaly_service.facts import Facts
+from anomaly_service.parts import Part, Said
 from pipelines.records import Json
 
 Answer = tuple[bool, Json]

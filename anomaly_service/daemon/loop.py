@@ -23,7 +23,6 @@ from types import FrameType
 import structlog
 
 from anomaly_service.daemon.claimed import Worker
-from anomaly_service.daemon.facts import gather
 from anomaly_service.daemon.patience import LONGEST_PAUSE_SECONDS, Patience
 from anomaly_service.daemon.reading import Reads
 from anomaly_service.daemon.schedule import Key, LastRuns, Plan, due_reads, outlook
@@ -31,6 +30,7 @@ from anomaly_service.daemon.telemetry import Telemetry, configure_logging, log_f
 from anomaly_service.daemon.workload import Workload, open_workload
 from anomaly_service.db.lease import LEASE_SECONDS
 from anomaly_service.errors import LeavingError, UnavailableError, is_bug
+from anomaly_service.facts import gather
 from pipelines.names import RunKind
 from pipelines.records import Claim, LastRead
 from pipelines.store import Store
@@ -238,8 +238,9 @@ class Daemon:
             done.set()
 
     def _keep_facts(self) -> None:
+        plan = self._plan
         try:
-            self.telemetry.vitals.keep(gather(self._store, self._plan, self._clock()))
+            self.telemetry.vitals.keep(gather(self._store, plan.monitors, plan.sources, self._clock()))
         except UnavailableError:
             pass  # it is told by whoever works, and shows in the age of what was kept
         except Exception as error:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from anomaly_service import readiness
-from anomaly_service.daemon import parts, schedule
-from anomaly_service.daemon.facts import gather
-from anomaly_service.daemon.parts import Part, Said
+import numpy as np
+
+from anomaly_service import parts, readiness
 from anomaly_service.db.pages import Asked
 from anomaly_service.db.store import SqlStore
+from anomaly_service.facts import gather
 from anomaly_service.outcomes import left_out
-from pipelines.monitor import MonitorSpec
+from anomaly_service.parts import Part, Said
+from pipelines.monitor import MonitorSpec, NightlyPlan
 from pipelines.records import Json
 from pipelines.times import iso, stale_seconds
 
 OVERDUE = "no point came for more than three steps and the delay"
+
+SPACED, SPACED_STEPS = 5, 48
+"""Of so many unscored series it is told how far apart their points of the last so many steps are."""
 
 WHOLE = {"nightly", "backfill"}
 """Kinds of runs that fit and score all there is: what an earlier run left out, they tried again."""
@@ -27,6 +31,31 @@ READS_LOOKED_AT = 20
 
 RUNS_AT_ONCE = 500
 """How many ended runs are read at a time: a day of a monitor that is scored every five minutes has 288."""
+
+
+@dataclass(frozen=True)
+class _Monitor:
+    id: int
+    name: str
+    spec: MonitorSpec
+
+    @property
+    def infer_every_seconds(self) -> int:
+        return self.spec.infer_every_seconds
+
+    @property
+    def nightly(self) -> NightlyPlan:
+        return self.spec.nightly
+
+
+@dataclass(frozen=True)
+class _Source:
+    name: str
+    every_seconds: int
+
+
+UNWATCHED_SECONDS = 300
+"""Between two reads of a source where there is no monitor to say how often."""
 
 
 def standing(
@@ -56,7 +85,7 @@ def standing(
         "sources": store.rows("source_health"),
         "reads": [read for source in sources if (read := _read(store, source)) is not None],
         "monitors": monitors,
-        "series": [row for row in _series(store, now) if row["state"] != "ok"],
+        "series": _spaced(store, [row for row in _series(store, now) if row["state"] != "ok"]),
         "waiting": readiness.waiting(store, specs),
         "last_tick": _last(store, "tick"),
         "last_nightly": _last(store, "nightly"),
@@ -75,10 +104,10 @@ def _parts(
 ) -> list[Part]:
     """Return whether detection happens, part by part, as the daemon's ``/readyz`` tells it."""
     rows = [row for row in store.monitors() if row.enabled and row.name in specs]
-    known = schedule.plan(
-        {row.id: specs[row.name] for row in rows}, sources, [r.spec for r in store.series()]
-    )
-    facts = gather(store, known, now)
+    monitors = [_Monitor(row.id, row.name, specs[row.name]) for row in rows]
+    # Who reads a source tells how often it is read; nobody reads it less often than the slowest of all.
+    usual = max((each.infer_every_seconds for each in monitors), default=UNWATCHED_SECONDS)
+    facts = gather(store, monitors, [_Source(name, every or usual) for name, every in sources.items()], now)
     trouble = store.refuses_writes()
     mend = "mend that; a daemon goes on by itself as soon as it can write again"
     said = [Said(f"the database {trouble}", mend)] if trouble else []
@@ -96,6 +125,17 @@ def _series(store: SqlStore, now: datetime) -> Iterator[Json]:
                 - stale_seconds(row["step_seconds"], row["delay_seconds"])
             )
         yield {**row, "state": "stale", "reason": OVERDUE} if overdue > 0 and row["state"] != "stale" else row
+
+
+def _spaced(store: SqlStore, rows: list[Json]) -> list[Json]:
+    """Return health rows, those of a few unscored series with how far apart their last points really are."""
+    unscored = [row for row in rows if row["state"] == "unscored"][:SPACED]
+    for row in unscored:
+        last = row["last_ts"]
+        found = store.points([row["series_id"]], last - SPACED_STEPS * row["step_seconds"], last + 1)
+        if len(found) > 1:
+            row["seen_step_seconds"] = int(np.median(np.diff(found.ts)))
+    return rows
 
 
 def _read(store: SqlStore, source: str) -> Json | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import numpy as np
 from monitor_jobs import END, HOUR, START, events, ingest, job, monitor, spans, waves
 
+from anomaly_service.cli.status import status_lines
 from anomaly_service.db.store import SqlStore
+from anomaly_service.insight.status import standing
 from pipelines.jobs import passes
 from pipelines.names import Kind, Status
 from pipelines.times import DAY
@@ -31,6 +35,10 @@ def test_a_series_of_which_every_second_point_is_missing_is_unscored_until_it_is
     (blind,) = found["a"]
     assert blind.status is Status.OPEN
     assert events(at, Kind.DATA_MISSING)["a"] == []
+    told = standing(store, {}, {}, datetime.fromtimestamp(END + 2 * DAY, UTC), frozen=True)
+    (unscored,) = [row for row in told["series"] if row["state"] == "unscored"]
+    assert unscored["reason"] == "points come and have no score: they do not keep to the step"
+    assert "come every 2 h, and `step` of source t says 1 h: correct it" in "\n".join(status_lines(told))
 
     whole = np.arange(END + 2 * DAY, END + 3 * DAY, HOUR)
     ingest(store, "half", {"a": waves(1, whole), "b": waves(2, whole)})

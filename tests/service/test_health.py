@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from commands import anomaly
 
-from anomaly_service.daemon import parts
-from anomaly_service.daemon.facts import Facts, MonitorFacts, Past, SourceFacts, gather
-from anomaly_service.daemon.parts import Part
+from anomaly_service import parts
 from anomaly_service.daemon.schedule import MonitorSchedule, Plan, SourceSchedule
 from anomaly_service.daemon.telemetry import Telemetry, serving
 from anomaly_service.db.store import SqlStore
+from anomaly_service.facts import Facts, MonitorFacts, Past, SourceFacts, gather
+from anomaly_service.parts import Part
 from pipelines.monitor import NightlyPlan
 from pipelines.names import RunKind, RunState
 from pipelines.records import PastRun
@@ -185,7 +185,7 @@ def test_facts_are_what_the_run_table_holds(store: SqlStore) -> None:
     store.finish(claim, RunState.DONE, {})
     store.schedule(RunKind.TICK, plan.monitors[0].id, NOW)
     store.schedule(RunKind.TICK, plan.monitors[0].id, NOW + timedelta(days=1))
-    found = gather(store, plan, NOW)
+    found = gather(store, plan.monitors, plan.sources, NOW)
     (monitor,) = found.monitors
     assert [run.state for run in monitor.ticks.runs] == [RunState.WAITING, RunState.DONE]
     assert monitor.ticks.last_done == NOW - timedelta(minutes=5)

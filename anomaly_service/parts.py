@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
 from anomaly_service.config.values import duration_text
-from anomaly_service.daemon.facts import Facts, MonitorFacts, SourceFacts
+from anomaly_service.facts import Facts, MonitorFacts, SourceFacts
 from pipelines.jobs.fit_times import nights
 from pipelines.names import RunState
 from pipelines.records import Json
@@ -96,7 +96,7 @@ def judged(facts: Facts, now: datetime, since: datetime | None = None, *, frozen
 
 
 def _source(source: SourceFacts, now: datetime, since: datetime | None) -> Iterator[Said]:
-    name, health = source.schedule.name, source.health
+    name, health = source.plan.name, source.health
     is_live = bool(health.get("live"))
     # The view's own word is as of its clock, and what a daemon keeps grows old where the database hangs.
     stopped = is_live and now.timestamp() > health["stale_from_ts"]
@@ -113,9 +113,9 @@ def _source(source: SourceFacts, now: datetime, since: datetime | None) -> Itera
             blind=stopped or not is_live,
         )
     elif (since is not None or is_live) and (
-        late := _missed(source.reads.last_done, source.schedule.every_seconds, now, since)
+        late := _missed(source.reads.last_done, source.plan.every_seconds, now, since)
     ):
-        every = duration_text(source.schedule.every_seconds)
+        every = duration_text(source.plan.every_seconds)
         yield Said(f"source {name} was not read for {late}, and should be every {every}", DAEMON)
 
 
@@ -124,16 +124,16 @@ RUNS = "see the reason: anomaly status; the daemon's log has the traceback"
 
 
 def _tick(monitor: MonitorFacts, facts: Facts, now: datetime, since: datetime | None) -> Iterator[Said]:
-    schedule = monitor.schedule
+    plan = monitor.plan
     if monitor.ticks.failing is not None:
-        yield Said(f"the last tick of monitor {schedule.name} failed", RUNS)
-    elif late := _missed(monitor.ticks.last_done, schedule.infer_every_seconds, now, since):
-        every = duration_text(schedule.infer_every_seconds)
+        yield Said(f"the last tick of monitor {plan.name} failed", RUNS)
+    elif late := _missed(monitor.ticks.last_done, plan.infer_every_seconds, now, since):
+        every = duration_text(plan.infer_every_seconds)
         # Of an archive that commands work on, nobody expects that a daemon ticks.
         never = not monitor.ticks.runs and since is None
         if not never or any(each.health.get("live") for each in facts.sources):
             yield Said(
-                f"no tick of monitor {schedule.name} was done for {late}, and one should be every {every}",
+                f"no tick of monitor {plan.name} was done for {late}, and one should be every {every}",
                 DAEMON,
             )
 
@@ -148,13 +148,13 @@ def _missed(last: datetime | None, every_seconds: int, now: datetime, since: dat
 
 
 def _night(monitor: MonitorFacts, now: datetime, since: datetime | None) -> Iterator[Said]:
-    name, past = monitor.schedule.name, monitor.nights
+    name, past = monitor.plan.name, monitor.nights
     if past.failing is not None:
         again = "and is tried again" if past.failing.state is not RunState.FAILED else "and was given up"
         yield Said(f"the night of monitor {name} failed {again}", RUNS)
         return
     seconds = int(now.timestamp())
-    slot = nights(monitor.schedule.nightly, seconds - 3 * DAY, seconds + 1)[-1]
+    slot = nights(monitor.plan.nightly, seconds - 3 * DAY, seconds + 1)[-1]
     began = [slot, *(int(each.timestamp()) for each in (since,) if each is not None)]
     late = timedelta(seconds=seconds - max(began))
     done = past.last_done is not None and past.last_done.timestamp() >= slot

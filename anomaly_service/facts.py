@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
 
-from anomaly_service.daemon.schedule import MonitorSchedule, Plan, SourceSchedule
 from anomaly_service.db.store import SqlStore
+from pipelines.monitor import NightlyPlan
 from pipelines.names import RunKind, RunState
 from pipelines.records import Json, PastRun
 from pipelines.store import Store
+
+
+class MonitorPlan(Protocol):
+    """What is planned for a monitor."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def infer_every_seconds(self) -> int: ...
+    @property
+    def nightly(self) -> NightlyPlan: ...
+
+
+class SourcePlan(Protocol):
+    """What is planned for a source."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def every_seconds(self) -> int: ...
+
 
 LOOKED_AT = 10
 """Newest runs of a kind that are looked at: where none of them was done, that is told."""
@@ -40,7 +64,7 @@ class Past:
 
 @dataclass(frozen=True)
 class MonitorFacts:
-    schedule: MonitorSchedule
+    plan: MonitorPlan
     ticks: Past
     nights: Past
 
@@ -49,7 +73,7 @@ class MonitorFacts:
 class SourceFacts:
     """A source that the config declares; ``health`` is its row of the view, empty before its first point."""
 
-    schedule: SourceSchedule
+    plan: SourcePlan
     reads: Past
     health: Json = field(default_factory=dict)
 
@@ -71,7 +95,9 @@ class Facts:
     lost: int = 0
 
 
-def gather(store: Store, plan: Plan, now: datetime) -> Facts:
+def gather(
+    store: Store, monitors: Iterable[MonitorPlan], sources: Iterable[SourcePlan], now: datetime
+) -> Facts:
     """Return what the database tells of the work that is planned.
 
     Raises:
@@ -86,11 +112,11 @@ def gather(store: Store, plan: Plan, now: datetime) -> Facts:
     return Facts(
         tuple(
             MonitorFacts(each, past(RunKind.TICK, each.id), past(RunKind.NIGHTLY, each.id))
-            for each in plan.monitors
+            for each in monitors
         ),
         tuple(
             SourceFacts(each, past(RunKind.INGEST, None, each.name), health.get(each.name, {}))
-            for each in plan.sources
+            for each in sources
         ),
         moment.wall,
         moment.scheduled_until,
