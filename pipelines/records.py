@@ -112,7 +112,8 @@ class Policy:
         min_rel_dev_from_expected: share of the expected value, 0.05 for 5 %.
         min_duration_seconds: shorter intervals are dropped (an interval of n steps lasts n steps).
         merge_max_gap_seconds: intervals with at most this much normal time between become one.
-        cooldown_seconds: after an interval ends, no new one starts for so long.
+        cooldown_seconds: after an interval ends, no new one starts for so long, unless it is much higher or
+            longer.
         missing_after_steps: a gap of at least so many steps is an event of its own.
     """
 

@@ -139,7 +139,9 @@ class PolicySection(Section):
         description="Intervals with at most this much normal time between become one.",
     )
     cooldown: Duration = Field(
-        default=timedelta(0), description="After an interval ends, no new one starts for so long."
+        default=timedelta(0),
+        description="After an interval ends, no new one starts for so long, unless it is half as high again "
+        "or lasts four times as long.",
     )
     missing_after_steps: Annotated[Whole, Field(ge=1)] = Field(
         default=3, description="A gap of at least so many steps is an event of its own."

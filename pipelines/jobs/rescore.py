@@ -16,7 +16,7 @@ from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import pieces
 from pipelines.jobs.refit import FirstScores
 from pipelines.names import Status
-from pipelines.records import Event, EventChange, Interval, Json, ScoreBlock, TargetRow, VersionRow
+from pipelines.records import Event, EventChange, Interval, Json, Policy, ScoreBlock, TargetRow, VersionRow
 from pipelines.steps import flag
 from pipelines.steps.reconcile import reconcile
 from pipelines.store import Batch
@@ -96,6 +96,8 @@ class _Stretch:
 
     Attributes:
         margin: how far apart two intervals may lie and still have to do with each other, seconds.
+        certain_from: from here on intervals are certain; what lies before was scored because it decides on
+            them, and is decided on by what lies before it in turn.
     """
 
     span: Span
@@ -105,6 +107,7 @@ class _Stretch:
     margin: int
     events: tuple[Event, ...] = ()
     widened: int = 0
+    certain_from: int | None = None
 
     @classmethod
     def of(cls, job: MonitorJob, span: Span, versions: Sequence[VersionRow]) -> _Stretch:
@@ -138,7 +141,7 @@ def score_spans(job: MonitorJob, spans: Sequence[Span], *, stage: str, dry_run: 
             for stretch, result in zip(group, scored, strict=True):
                 if isinstance(result, Failed):
                     job.leave_out(stretch.span.target, f"not scored: {result.why}")
-                elif (wider := _wider(stretch, result)) is not None:
+                elif (wider := _wider(stretch, result, job.spec.policy)) is not None:
                     again.append(wider)
                 else:
                     ready.append((stretch, result))
@@ -247,22 +250,28 @@ def _parts(stretch: _Stretch) -> list[Part]:
     return found
 
 
-def _wider(stretch: _Stretch, result: Scored) -> _Stretch | None:
-    """Return the stretch with a wider span where an interval reaches its border, else None."""
-    if stretch.widened >= WIDEN_TIMES:
+def _wider(stretch: _Stretch, result: Scored, policy: Policy) -> _Stretch | None:
+    """Return the stretch with a wider span where what is busy reaches its border, else None."""
+    if stretch.widened >= WIDEN_TIMES or result.busy is None:
         return None
     margin = stretch.margin
     reach = margin * 2**stretch.widened * 4
     low, high = stretch.low, stretch.high
-    starts = [found.start for found in result.found]
-    ends = [found.end for found in result.found]
-    if starts and min(starts) - low < margin and low > _floor(stretch):
-        low = max(low - reach, _floor(stretch))
-    if ends and high - max(ends) < margin and high < stretch.span.observed_until:
+    first, last = result.busy
+    certain_from = stretch.certain_from
+    if first - low < margin and low > _floor(stretch):
+        if policy.cooldown_seconds > 0:
+            # A storm: it is followed back no further than what it remembers.
+            certain_from = low if certain_from is None else certain_from
+            floor = flag.remembered_from(certain_from, policy) - margin
+        else:
+            floor = _floor(stretch)
+        low = min(low, max(low - reach, floor, _floor(stretch)))
+    if high - last < margin and high < stretch.span.observed_until:
         high = min(high + reach, stretch.span.observed_until)
     if (low, high) == (stretch.low, stretch.high):
         return None
-    return replace(stretch, low=low, high=high, widened=stretch.widened + 1)
+    return replace(stretch, low=low, high=high, widened=stretch.widened + 1, certain_from=certain_from)
 
 
 def _commit(
@@ -332,13 +341,22 @@ def _batch(
 
 def _changes(stretch: _Stretch, result: Scored, events: Sequence[Event]) -> list[EventChange]:
     target = stretch.span.target
+    low = _certain_from(stretch, result)
     return reconcile(
-        events,
-        [_whole(interval, stretch) for interval in result.found],
+        [event for event in events if event.interval.end >= low],
+        [_whole(interval, stretch) for interval in result.found if interval.end >= low],
         target_id=target.id,
-        span=(stretch.low, stretch.high),
+        span=(low, stretch.high),
         detected_at=stretch.span.stop + target.delay_seconds,
     )
+
+
+def _certain_from(stretch: _Stretch, result: Scored) -> int:
+    """Return from when on the intervals are those that a pass over all history finds."""
+    if stretch.certain_from is None or result.busy is None or stretch.low <= _floor(stretch):
+        return stretch.low
+    begun = result.busy[0] - stretch.low >= stretch.margin
+    return stretch.low if begun else stretch.certain_from
 
 
 def _whole(interval: Interval, stretch: _Stretch) -> Interval:

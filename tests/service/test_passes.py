@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -365,3 +366,52 @@ def test_a_refit_of_a_span_leaves_no_score_of_the_models_it_replaced(store: SqlS
     block = store.scores(targets, start, END)
     # A model before the span still scores its beginning; whatever scores is the newest of its night.
     assert {int(version) for version in block.version} <= in_force
+
+
+def spans_of(store: SqlStore, spec: MonitorSpec, since: int) -> list[tuple[int, int]]:
+    """Return first and last hour of the anomalies that end after a time."""
+    found = [e.interval for e in events(store, job(store, spec)) if e.interval.end >= since]
+    hours = [((i.start - START) // STEP, (i.end - START) // STEP) for i in found if i.kind is Kind.ANOMALY]
+    return sorted(hours)
+
+
+def single(store: SqlStore, values: np.ndarray, step: int = STEP, host: str = "0") -> np.ndarray:
+    """Store one series from the start on; return its times."""
+    ts = START + np.arange(len(values)) * step
+    specs = [SeriesSpec("load", {"host": host}, step, source="t")]
+    store.ingest(Ingest("t", specs, PointBlock(np.zeros(len(ts), dtype=np.int64), ts, values)))
+    return ts
+
+
+@pytest.mark.databases("sqlite")
+def test_an_outage_among_blips_is_raised_whichever_way_its_time_is_scored(
+    new_store: Callable[[], SqlStore],
+) -> None:
+    n, storm = DAYS * 24, 18 * 24
+    value = 100 + np.random.default_rng(5).normal(0, 3, n)
+    value[storm : n - 60 : 7] += 90
+    value[storm + 72 : storm + 84] = 10.0
+    spec = replace(
+        SPEC,
+        detector="robust_z",
+        params={"window": 1},
+        fit_every_seconds=60 * DAY,
+        policy=Policy(merge_max_gap_seconds=0, cooldown_seconds=20 * STEP),
+        threshold=Threshold(alarms_per_week=3.0),
+    )
+    found = []
+    for ticks in (range(storm, n, 5), []):
+        store = new_store()
+        ts = single(store, value)
+        passes.backfill(job(store, spec), int(ts[storm - 1]) + 1)
+        for stop in ticks:
+            passes.tick(job(store, spec), int(ts[stop]) + 1)
+        passes.backfill(job(store, spec), int(ts[-1]) + 1)
+        for start in (storm + 90, storm + 40):
+            passes.rescore(job(store, spec), int(ts[start]), int(ts[start + 20]), int(ts[-1]) + 1)
+        found.append(spans_of(store, spec, int(ts[storm])))
+    assert found[0] == found[1]
+    (outage,) = [(a, b) for a, b in found[0] if a <= storm + 72 and b >= storm + 83]
+    apart = [b - a for (_, a), (b, _) in pairwise(found[0]) if b != outage[0]]
+    assert len(apart) > 6
+    assert 20 < min(apart) < 30
