@@ -222,6 +222,14 @@ class EventPortrait:
 
 
 @dataclass(frozen=True)
+class PortraitState:
+    """Whether the portraits of a monitor's events are up to date; for how many something is suggested."""
+
+    is_current: bool
+    suggested: int
+
+
+@dataclass(frozen=True)
 class EventChange:
     """What reconciling decided about one event; ``event_id`` None makes a new one."""
 

@@ -40,6 +40,7 @@ from pipelines.records import (
     LineRow,
     MonitorRow,
     PointBlock,
+    PortraitState,
     ScoreBlock,
     SeriesRow,
     TargetRow,
@@ -335,10 +336,31 @@ class SqlStore:
         with self._read() as connection:
             return reviews.rows(connection, event_id)
 
-    def event_portraits(self, monitor_id: int, limit: int) -> list[tuple[Event, EventPortrait | None]]:
-        """Return a monitor's events that stand, with portraits: judged ones first, then the newest."""
+    def event_portraits(
+        self,
+        monitor_id: int,
+        limit: int,
+        *,
+        judged: bool | None = None,
+        after: tuple[int, int] | None = None,
+    ) -> list[tuple[Event, EventPortrait | None]]:
+        """Return a monitor's events that stand, with portraits: judged ones first, then the newest.
+
+        Args:
+            judged: only those that people are sure of, or only the others; both where None.
+            after: start and id of the last event of the page before.
+        """
         with self._read() as connection:
-            return event_portraits.newest(connection, monitor_id, limit)
+            return event_portraits.newest(connection, monitor_id, limit, judged=judged, after=after)
+
+    def portrait_state(self, monitor_id: int, verdicts: int) -> PortraitState:
+        """Return whether the portraits of a monitor are up to date, and how many suggestions stand.
+
+        Args:
+            verdicts: of the events that were judged only so many count, the newest.
+        """
+        with self._read() as connection:
+            return event_portraits.state(connection, monitor_id, verdicts)
 
     def write_event_portraits(self, claim: Claim | None, rows: Sequence[EventPortrait]) -> None:
         """Write portraits, each in place of what stands for its event; events and reviews stay."""

@@ -17,6 +17,7 @@ from pipelines.records import (
     LineRow,
     MonitorRow,
     PointBlock,
+    PortraitState,
     ScoreBlock,
     SeriesRow,
     TargetRow,
@@ -152,8 +153,18 @@ class Scratch:
     ) -> int:
         return self._own.review(event_id, verdict, cause=cause, comment=comment, by=by, start=start, end=end)
 
-    def event_portraits(self, monitor_id: int, limit: int) -> list[tuple[Event, EventPortrait | None]]:
-        return self._own.event_portraits(monitor_id, limit)
+    def event_portraits(
+        self,
+        monitor_id: int,
+        limit: int,
+        *,
+        judged: bool | None = None,
+        after: tuple[int, int] | None = None,
+    ) -> list[tuple[Event, EventPortrait | None]]:
+        return self._own.event_portraits(monitor_id, limit, judged=judged, after=after)
+
+    def portrait_state(self, monitor_id: int, verdicts: int) -> PortraitState:
+        return self._own.portrait_state(monitor_id, verdicts)
 
     def write_event_portraits(self, claim: Claim | None, rows: Sequence[EventPortrait]) -> None:
         self._own.write_event_portraits(claim, rows)

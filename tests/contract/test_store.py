@@ -40,6 +40,7 @@ from pipelines.records import (
     LastRead,
     LineRow,
     PointBlock,
+    PortraitState,
     ScoreBlock,
     SeriesSpec,
 )
@@ -974,6 +975,38 @@ def test_looks_come_with_their_events_those_judged_first_then_the_newest(store: 
     assert (found[0][0].verdict, found[0][0].cause) == ("confirmed", "deploy")
     assert [event.id for event, _ in store.event_portraits(monitor, 2)] == [events[1].id, events[3].id]
     assert store.event_portraits(monitor + 1, 10) == []
+
+
+def test_looks_come_in_pages_of_those_judged_or_of_the_others(store: SqlStore) -> None:
+    target = watch(store)[0]
+    events = [flag(store, target, interval(T0 + 3600 * k, T0 + 3600 * k)) for k in range(5)]
+    store.review(events[1].id, Verdict.CONFIRMED)
+    store.review(events[2].id, Verdict.UNSURE)
+    monitor = store.monitors()[0].id
+
+    def page(judged: bool, after: Event | None = None) -> list[int]:
+        place = None if after is None else (after.interval.start, after.id)
+        found = store.event_portraits(monitor, 3, judged=judged, after=place)
+        return [events.index(next(e for e in events if e.id == event.id)) for event, _ in found]
+
+    assert page(judged=True) == [1]
+    assert page(judged=False) == [4, 3, 2]
+    assert page(judged=False, after=events[2]) == [0]
+
+
+def test_looks_are_current_once_those_of_the_newest_verdicts_and_of_all_others_are(store: SqlStore) -> None:
+    target = watch(store)[0]
+    events = [flag(store, target, interval(T0 + 3600 * k, T0 + 3600 * k)) for k in range(4)]
+    for event in events[:2]:
+        store.review(event.id, Verdict.CONFIRMED)
+    monitor = store.monitors()[0].id
+    assert store.portrait_state(monitor, 1) == PortraitState(is_current=False, suggested=0)
+    looks = [EventPortrait(events[k].id, 1 + (k == 1)) for k in (1, 2)]
+    store.write_event_portraits(None, [*looks, EventPortrait(events[3].id, 1, verdict="unknown")])
+    assert store.portrait_state(monitor, 1) == PortraitState(is_current=True, suggested=1)
+    assert not store.portrait_state(monitor, 2).is_current
+    store.undo(events[1].id)
+    assert not store.portrait_state(monitor, 1).is_current
 
 
 def test_events_that_do_not_stand_are_not_looked_at(store: SqlStore) -> None:
