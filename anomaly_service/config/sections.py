@@ -351,7 +351,7 @@ class NightlySection(Section):
 
 
 class RetentionSection(Section):
-    """How long things are kept; events and reviews are kept for ever."""
+    """How long things are kept, from the newest point of each source back; events and reviews for ever."""
 
     points: PositiveDuration = Field(default=timedelta(days=400), description="How long points are kept.")
     scores: PositiveDuration = Field(default=timedelta(days=90), description="How long scores are kept.")

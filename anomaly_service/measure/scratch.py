@@ -54,7 +54,7 @@ class Scratch:
         known = last.get(row.id) if _goes_on(row, self._stop) else row.last_ts
         if row.first_ts is None or known is None or row.first_ts >= self._stop:
             return SeriesRow(own_id, row.spec, None, None)
-        return SeriesRow(own_id, row.spec, row.first_ts, known)
+        return SeriesRow(own_id, row.spec, row.first_ts, known, row.begun_ts, row.pruned_before)
 
     def _last_points(self, series: Sequence[SeriesRow]) -> dict[int, int]:
         """Return when the last point before the end came, by series id, looking further back step by step."""

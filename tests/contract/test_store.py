@@ -242,6 +242,35 @@ def test_old_points_are_deleted_and_counted(store: SqlStore) -> None:
     assert (late.new, store.points([1], 0, days[4]).value.tolist()) == (1, [2.0])
 
 
+def test_points_of_one_source_are_deleted_and_when_a_series_began_is_remembered(store: SqlStore) -> None:
+    days = [T0 + k * 86400 for k in range(90)]
+    for source in ("live", "archive"):
+        specs = [SeriesSpec("ccu", {"from": source}, 86400, source=source)]
+        columns = np.zeros(90, dtype=np.int64), np.array(days), np.ones(90)
+        store.ingest(Ingest(source, specs, PointBlock(*columns)))
+    assert store.delete_points_before(days[70], ["live"]) == 70
+    live, archive = (store.series(source)[0] for source in ("live", "archive"))
+    assert (live.first_ts, live.begun, live.whole_from) == (days[70], days[0], days[70])
+    assert (archive.first_ts, archive.begun, archive.whole_from) == (days[0], days[0], None)
+    assert store.delete_points_before(days[10]) == 10
+    assert store.delete_points_before(days[89] + 1, ["live"]) == 20
+    (live,) = store.series("live")
+    assert (live.first_ts, live.last_ts, live.begun) == (None, days[-1], days[0])
+
+
+def test_scores_versions_and_lines_are_deleted_of_some_and_that_is_remembered(store: SqlStore) -> None:
+    first, second = watch(store)
+    store.commit(None, Batch(scores=score_block([(i, T0, 1, 1.0, 1.0, NAN, NAN) for i in (first, second)])))
+    assert store.delete_scores_before(T0 + 60, [second]) == 1
+    assert store.scores([first, second], 0, 10**12).target.tolist() == [first]
+    monitor = store.monitors()[0].id
+    pruned = {target.id: target.pruned_before for target in store.targets(monitor)}
+    assert (pruned[first], pruned[second]) == (None, T0 + 60)
+    store.delete_scores_before(T0)
+    assert [t.pruned_before for t in store.targets(monitor) if t.id in (first, second)] == [T0, T0 + 60]
+    assert store.prune_versions(0, T0, [second]) == store.prune_lines(T0, [monitor]) == 0
+
+
 PIECES = st.lists(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 12), st.integers(0, 3)), max_size=12),
     min_size=1,

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from anomaly_service.config.sections import RetentionSection
+from anomaly_service.daemon.runner import prune
 from anomaly_service.db.store import SqlStore
 from pipelines.executor import Inline
 from pipelines.jobs import passes
@@ -18,8 +23,8 @@ from pipelines.jobs.fit_times import fit_slots
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.monitor import MonitorSpec, NightlyPlan, Threshold
 from pipelines.names import Kind, Status, Verdict
-from pipelines.records import Event, PointBlock, Policy, SeriesSpec
-from pipelines.store import Ingest
+from pipelines.records import Event, PointBlock, Policy, ScoreBlock, SeriesSpec
+from pipelines.store import Batch, Ingest
 from pipelines.times import DAY
 
 STEP = 3600
@@ -415,3 +420,82 @@ def test_an_outage_among_blips_is_raised_whichever_way_its_time_is_scored(
     apart = [b - a for (_, a), (b, _) in pairwise(found[0]) if b != outage[0]]
     assert len(apart) > 6
     assert 20 < min(apart) < 30
+
+
+def test_a_rescore_over_pruned_points_leaves_what_lies_before_as_it_is(store: SqlStore) -> None:
+    undisturbed(store)
+    at = job(store)
+    anomalies = [e for e in events(store, at) if e.interval.kind is Kind.ANOMALY]
+    for event in anomalies[::2]:
+        store.review(event.id, Verdict.CONFIRMED, by="ann")
+    before = left(store)
+    store.delete_points_before(START + 20 * DAY)
+    outcome = passes.rescore(job(store), START, END, END)
+    assert_same(before, left(store))
+    assert [outcome.appeared, outcome.changed, outcome.vanished] == [[], [], []]
+    told = outcome.summary()
+    assert told["clipped"] == 3
+    assert "2024-10-26" in told["clipped_why"]
+    # What is stored is scored again.
+    late = next(e for e in anomalies if e.interval.start > START + 23 * DAY)
+    strict = replace(SPEC, policy=replace(SPEC.policy, min_duration_seconds=DAY))
+    again = passes.rescore(job(store, strict), START, END, END, dry_run=True)
+    assert late.id in {change.event_id for change in (*again.vanished, *again.changed)}
+    assert all(change.interval.end >= START + 20 * DAY for change in (*again.vanished, *again.changed))
+
+
+def test_a_backfill_after_retention_changes_nothing(store: SqlStore) -> None:
+    undisturbed(store)
+    kept = START + 25 * DAY
+    targets = [target.id for target in job(store).targets()]
+    store.delete_points_before(START + 14 * DAY)
+    store.delete_scores_before(kept)
+    store.prune_versions(1, kept)
+    before = left(store), store.versions(targets)
+    for _ in range(2):
+        done = passes.backfill(job(store), END)
+        assert done["fitted"] == 0
+        passes.nightly(job(store), END, END)
+    assert store.versions(targets) == before[1]
+    assert_same(before[0], left(store))
+
+
+def test_retention_counts_from_the_newest_point_of_each_source(store: SqlStore) -> None:
+    days = np.arange(60)
+    for source, end in (("live", END), ("archive", START)):
+        spec = SeriesSpec("load", {"from": source}, DAY, source=source)
+        columns = np.zeros(60, dtype=np.int64), end - (59 - days) * DAY, np.ones(60)
+        store.ingest(Ingest(source, [spec], PointBlock(*columns)))
+    targets = {t.key: t.id for t in job(store).targets()}
+    none = np.full(60, np.nan)
+    for source, end in (("live", END), ("archive", START)):
+        own = np.full(60, targets[f"load{{from={source}}}"])
+        block = ScoreBlock(
+            own, end - (59 - days) * DAY, np.ones(60, dtype=np.int64), none + 0, none, none, none
+        )
+        store.commit(None, Batch(scores=replace(block, live=np.ones(60))))
+    keep = RetentionSection(points=timedelta(days=40), scores=timedelta(days=20))
+    service: Any = SimpleNamespace(store=store, config=SimpleNamespace(retention=keep))
+    done = prune(service, END + DAY)
+    assert (done["points"], done["scores"]) == (2 * 19, 2 * 39)
+    for end, key in ((END, "live"), (START, "archive")):
+        (series,) = store.series(key)
+        assert series.first_ts == end - 40 * DAY
+        left = store.scores([targets[f"load{{from={key}}}"]], 0, 2**40)
+        assert left.ts.min() == end - 20 * DAY
+
+
+@pytest.mark.databases("sqlite")
+def test_after_a_change_of_detector_a_backfill_fits_what_is_still_kept(store: SqlStore) -> None:
+    undisturbed(store)
+    store.delete_points_before(START + 5 * DAY)
+    store.delete_scores_before(START + 20 * DAY)
+    other = replace(SPEC, detector="robust_z", params={"window": 6})
+    passes.backfill(job(store, other), END)
+    stops = {
+        (v.train_stop - START) / DAY
+        for v in store.versions([t.id for t in job(store).targets()])
+        if v.detector == "robust_z"
+    }
+    assert 16 < min(stops) <= 20
+    assert max(stops) > 26
