@@ -8,9 +8,12 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, case, exists, func, select, update
 from sqlalchemy.orm import aliased
 
+from anomaly_service.db import events
 from anomaly_service.db.sql import add, among, execute_columns, upsert
-from anomaly_service.db.tables import Monitor, Series, Target, TargetSeries
+from anomaly_service.db.tables import EventTable, Monitor, Series, Target, TargetSeries
 from pipelines.records import Json, MonitorRow, TargetRow
+
+LEFT = "its monitor left the config"
 
 
 def rows(connection: Connection) -> list[MonitorRow]:
@@ -30,6 +33,7 @@ def sync(connection: Connection, wanted: dict[str, Json]) -> list[MonitorRow]:
     )
     gone = [row.id for row in rows(connection) if row.name not in wanted and row.enabled]
     connection.execute(update(Monitor).where(among(connection, Monitor.id, gone)).values(enabled=False))
+    events.close(connection, EventTable.monitor_id.in_(select(Monitor.id).where(~Monitor.enabled)), LEFT)
     return [row for row in rows(connection) if row.name in wanted]
 
 

@@ -499,3 +499,34 @@ def test_after_a_change_of_detector_a_backfill_fits_what_is_still_kept(store: Sq
     }
     assert 16 < min(stops) <= 20
     assert max(stops) > 26
+
+
+def open_events(store: SqlStore) -> list[Event]:
+    """Return what is open, of monitors and targets that left too, in order."""
+    targets = [target.id for monitor in store.monitors() for target in store.targets(monitor.id)]
+    return [e for e in store.events(targets, 0, 2**40) if e.status is Status.OPEN]
+
+
+def test_events_of_what_left_the_config_are_closed_and_go_on_when_it_comes_back(store: SqlStore) -> None:
+    undisturbed(store)
+    (stale,) = open_events(store)
+    store.review(stale.id, Verdict.EXPECTED, cause="moved", by="ann")
+    before = left(store)
+
+    narrow = replace(SPEC, selector={"metric": ["load"], "host": ["0", "1"]})
+    passes.tick(job(store, narrow), END)
+    assert open_events(store) == []
+    assert store.revisions(stale.id)[-1]["why"] == "its series is no longer one of the monitor's"
+    passes.tick(job(store), END)
+    assert_same(before, left(store))
+
+    store.sync_monitors({})
+    assert open_events(store) == []
+    assert store.revisions(stale.id)[-1]["why"] == "its monitor left the config"
+    n_revisions = len(store.revisions(stale.id))
+    store.sync_monitors({})
+    assert len(store.revisions(stale.id)) == n_revisions
+    passes.tick(job(store), END)
+    assert_same(before, left(store))
+    (again,) = open_events(store)
+    assert (again.id, again.verdict, again.cause) == (stale.id, "expected", "moved")
