@@ -257,7 +257,7 @@ def _with_events(job: MonitorJob, group: Sequence[_Stretch]) -> list[tuple[_Stre
 def _margin(job: MonitorJob, target: TargetRow, versions: Sequence[VersionRow]) -> int:
     policy = job.spec.policy
     of = [members.of_version(version) for version in versions]
-    flat = of[-1][0].recipe.channels[0].usual_flat
+    flat = max(each[0].recipe.channels[0].usual_flat for each in of)
     steps = 2 * max(policy.missing_after_steps, min(flag.flat_limit(flat), FLAT_STEPS))
     # A run reaches a window beyond the steps that are odd by themselves, and is trimmed to those; and what
     # is an echo depends on the scores a longest window around it.

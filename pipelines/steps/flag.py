@@ -422,6 +422,18 @@ def flat_limit(longest_unseen_run: int) -> int:
     return max(MIN_FLAT_STEPS, int(np.ceil(FLAT_MARGIN * longest_unseen_run)) + 2)
 
 
+def flat_limits(n_steps: int, longest_unseen_run: int, learned_steps: int | None = None) -> Values:
+    """Return how many equal values up to each of some steps are a flatline, infinite where none are.
+
+    Args:
+        longest_unseen_run: longest run of equal values while learning, in points.
+        learned_steps: points that were learned from; a series that stood still for a quarter
+            of them is constant and has no flatlines.
+    """
+    is_constant = learned_steps is not None and longest_unseen_run >= CONSTANT_SHARE * learned_steps
+    return np.full(n_steps, np.inf if is_constant else float(flat_limit(longest_unseen_run)))
+
+
 def flatline(
     raw: Values,
     ts: Seconds,
@@ -431,40 +443,45 @@ def flatline(
     learned_steps: int | None = None,
     newest: int | None = None,
 ) -> list[Interval]:
-    """Return the runs of equal values longer than any seen before, with a margin.
+    """Return the runs of equal values longer than any seen before, with a margin: ``flatlines`` of one model.
 
+    Args:
+        longest_unseen_run, learned_steps: as in ``flat_limits``.
+    """
+    return flatlines(raw, ts, flat_limits(len(raw), longest_unseen_run, learned_steps), newest=newest)
+
+
+def flatlines(raw: Values, ts: Seconds, limits: Values, *, newest: int | None = None) -> list[Interval]:
+    """Return the runs of equal values that are longer than they may be, in order of time.
+
+    A run is one from its begin to the last step at which it was too long: as models follow each other, what
+    is too long for one is usual for the next, and what a step was held against does not depend on the slice.
     Missing steps neither break a run nor lengthen it. A run shows its full length only where
-    the slice reaches back to its begin: pass at least ``flat_limit(longest_unseen_run)`` steps
-    before what is new.
+    the slice reaches back to its begin: pass at least as many steps as are too many before what is new.
 
     Args:
         raw: values of one channel in the series' unit, NaN where missing, shape ``(n,)``.
-        longest_unseen_run: longest run of equal values while learning, in points.
-        learned_steps: points that were learned from; a series that stood still for a quarter
-            of them is constant and has no flatlines.
+        limits: how many equal values up to each step are too many, shape ``(n,)``.
         newest: time of the newest point there is; the last observed step where None.
     """
-    if learned_steps is not None and longest_unseen_run >= CONSTANT_SHARE * learned_steps:
-        return []
     seen = np.flatnonzero(~np.isnan(raw))
-    limit = flat_limit(longest_unseen_run)
-    if len(seen) < limit:
+    limits = limits[seen]
+    if len(seen) < limits.min(initial=np.inf):
         return []
     if newest is None:
         newest = int(ts[seen[-1]])
+    found = []
     firsts, lasts = _equal_runs(raw[seen])
-    long = np.flatnonzero(lasts - firsts + 1 >= limit)
-    return [
-        _flat(
-            int(ts[seen[firsts[k]]]),
-            int(ts[seen[lasts[k]]]),
-            int(lasts[k] - firsts[k] + 1),
-            limit,
-            float(raw[seen[firsts[k]]]),
-            newest,
-        )
-        for k in long
-    ]
+    long = lasts - firsts + 1 >= MIN_FLAT_STEPS
+    for first, last in _pairs(firsts[long], lasts[long]):
+        lengths = np.arange(1, last - first + 2)
+        too_long = np.flatnonzero(lengths >= limits[first : last + 1])
+        if len(too_long):
+            n = int(too_long[-1]) + 1
+            end, limit = seen[first + n - 1], float(limits[first + n - 1])
+            start, value = seen[first], float(raw[seen[first]])
+            found.append(_flat(int(ts[start]), int(ts[end]), n, limit, value, newest))
+    return found
 
 
 def _merged(
@@ -564,7 +581,7 @@ def _equal_runs(values: Values) -> tuple[Indices, Indices]:
     return np.concatenate(([0], change + 1)).astype(np.intp), np.concatenate((change, [last])).astype(np.intp)
 
 
-def _flat(start: int, end: int, n: int, limit: int, value: float, newest: int) -> Interval:
+def _flat(start: int, end: int, n: int, limit: float, value: float, newest: int) -> Interval:
     score = n / limit
     return Interval(
         Kind.FLATLINE, start, end, n, start, score, score, y_at_peak=value, open=bool(end >= newest)

@@ -131,18 +131,24 @@ def _judged(
         names=spec.channels,
         masked=masked_spans(spec, target),
     )
-    found += _flat(steps[-1], ts, raw, step_seconds)
+    found += _flat(steps, ts, raw, step_seconds)
     return tuple(_dated(each, ts, joined) for each in found)
 
 
-def _flat(newest: ScoredSteps, ts: Seconds, raw: np.ndarray, step_seconds: int) -> list[Interval]:
+def _flat(steps: Sequence[ScoredSteps], ts: Seconds, raw: np.ndarray, step_seconds: int) -> list[Interval]:
     """Return the runs of equal values of a single series; many channels rest together only by design."""
     if raw.shape[1] > 1:
         return []
-    usual = newest.row.recipe.channels[0].usual_flat
-    # What is usual is the longest run of a week, so a week is what it is held against.
-    learned = min(newest.row.piece.learned_steps, WEEK // step_seconds)
-    return flag.flatline(raw[:, 0], ts, usual, step_seconds, learned_steps=learned)
+    limits = [
+        flag.flat_limits(
+            len(each.live),
+            each.row.recipe.channels[0].usual_flat,
+            # What is usual is the longest run of a week, so a week is what it is held against.
+            min(each.row.piece.learned_steps, WEEK // step_seconds),
+        )
+        for each in steps
+    ]
+    return flag.flatlines(raw[:, 0], ts, np.concatenate(limits))
 
 
 def _dated(interval: Interval, ts: Seconds, joined: dict[str, np.ndarray]) -> Interval:

@@ -530,3 +530,24 @@ def test_events_of_what_left_the_config_are_closed_and_go_on_when_it_comes_back(
     assert_same(before, left(store))
     (again,) = open_events(store)
     assert (again.id, again.verdict, again.cause) == (stale.id, "expected", "moved")
+
+
+@pytest.mark.databases("sqlite")
+def test_a_flatline_is_one_by_the_model_of_its_time_whatever_span_is_scored(store: SqlStore) -> None:
+    rng = np.random.default_rng(2)
+    value = 100 + rng.normal(0, 3, DAYS * 24)
+    value[15 * 24 : 16 * 24] = 80.0
+    # From then on the series holds each value for two days: what was a fault is its habit.
+    for hour in range(17 * 24, DAYS * 24, 48):
+        value[hour : hour + 48] = value[hour]
+    single(store, value)
+    passes.backfill(job(store), END)
+    passes.nightly(job(store), END, END)
+    before = left(store)
+    flat = (START + 15 * DAY, START + 16 * DAY - STEP)
+    assert next(row[2:4] for row in before[0] if row[1] == "flatline") == flat
+    for start, stop in ((15, 17), (14, 29), (20, 29), (13, 15.5), (0, 30)):
+        low, high = int(START + start * DAY), int(START + stop * DAY)
+        outcome = passes.rescore(job(store), low, high, END)
+        assert [outcome.appeared, outcome.changed, outcome.vanished] == [[], [], []]
+    assert_same(before, left(store))
