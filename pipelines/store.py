@@ -22,6 +22,7 @@ from pipelines.records import (
     LineRow,
     MonitorRow,
     PointBlock,
+    PortraitState,
     ScoreBlock,
     SeriesRow,
     SeriesSpec,
@@ -132,7 +133,7 @@ class PointStore(PointReader, Protocol):
         """
         ...
 
-    def delete_points_before(self, ts: int) -> int: ...
+    def delete_points_before(self, ts: int, sources: Collection[str] | None = None) -> int: ...
 
 
 class ModelStore(Protocol):
@@ -238,8 +239,24 @@ class EventStore(Protocol):
         """Append a review; borders the reviewer moved stand in their own columns and win in the views."""
         ...
 
-    def event_portraits(self, monitor_id: int, limit: int) -> list[tuple[Event, EventPortrait | None]]:
-        """Events of a monitor that stand, and what was seen of each: judged ones first, then the newest."""
+    def event_portraits(
+        self,
+        monitor_id: int,
+        limit: int,
+        *,
+        judged: bool | None = None,
+        after: tuple[int, int] | None = None,
+    ) -> list[tuple[Event, EventPortrait | None]]:
+        """Events of a monitor that stand, and what was seen of each: judged ones first, then the newest.
+
+        Args:
+            judged: only those that people are sure of, or only the others; both where None.
+            after: start and id of the last event of the page before.
+        """
+        ...
+
+    def portrait_state(self, monitor_id: int, verdicts: int) -> PortraitState:
+        """Whether portraits are up to date; of the events that were judged the newest ``verdicts`` count."""
         ...
 
     def write_event_portraits(self, claim: Claim | None, rows: Sequence[EventPortrait]) -> None:

@@ -108,6 +108,7 @@ def rescore(
         tables.say(json.dumps(result, indent=1))
     else:
         _changes(result, dry_run)
+        _clipped(result)
         _left_out(result)
 
 
@@ -167,6 +168,13 @@ def _left_out(by_monitor: dict[str, Any]) -> None:
             tables.note(f"{name}: left out, {why}")
         if result.get("left_out", 0) > len(result.get("left_out_why", ())):
             tables.note(f"{name}: {result['left_out']} series were left out in all.")
+
+
+def _clipped(by_monitor: dict[str, Any]) -> None:
+    """Say of which series a part of the span is not stored any more."""
+    for name, result in by_monitor.items():
+        if "clipped" in result:
+            tables.note(f"{name}: {result['clipped']} series in part only: {result['clipped_why']}.")
 
 
 def _changes(result: dict[str, Any], dry_run: bool) -> None:

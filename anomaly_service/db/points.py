@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,10 @@ def rows(connection: Connection, source: str | None) -> list[SeriesRow]:
     query = select(Series.__table__).order_by(Series.key)
     if source is not None:
         query = query.where(Series.source == source)
-    return [SeriesRow(row.id, _spec(row), row.first_ts, row.last_ts) for row in connection.execute(query)]
+    return [
+        SeriesRow(row.id, _spec(row), row.first_ts, row.last_ts, row.begun_ts, row.pruned_before)
+        for row in connection.execute(query)
+    ]
 
 
 def progress(connection: Connection, source: str) -> dict[str, Json]:
@@ -80,12 +83,21 @@ def progress(connection: Connection, source: str) -> dict[str, Json]:
     return {row.key: row.value for row in connection.execute(query)}
 
 
-def forget_first(connection: Connection, before: int) -> None:
-    """Correct ``first_ts`` after the points before a time were deleted."""
+def delete_before(connection: Connection, bulk: Bulk, before: int, sources: Collection[str] | None) -> int:
+    """Delete the points before a time, of some sources or all, and remember that; return how many."""
+    known = select(Series.id, Series.first_ts, Series.pruned_before)
+    if sources is not None:
+        known = known.where(among(connection, Series.source, sources))
+    rows = list(connection.execute(known))
+    ids = [row.id for row in rows if row.first_ts is not None and row.first_ts < before]
+    deleted = bulk.delete_before(connection, "points", before, None if sources is None else ids) if ids else 0
     first = select(Point.ts).where(Point.series_id == Series.id).order_by(Point.ts).limit(1)
     connection.execute(
-        update(Series).where(Series.first_ts < before).values(first_ts=first.scalar_subquery())
+        update(Series).where(among(connection, Series.id, ids)).values(first_ts=first.scalar_subquery())
     )
+    later = [row.id for row in rows if row.pruned_before is None or row.pruned_before < before]
+    connection.execute(update(Series).where(among(connection, Series.id, later)).values(pruned_before=before))
+    return deleted
 
 
 def _spec(row: Any) -> SeriesSpec:
@@ -202,8 +214,10 @@ def _move_bounds(connection: Connection, points: PointBlock) -> None:
 
 _MOVE_BOUNDS = {
     "sqlite": "UPDATE series SET first_ts = min(coalesce(first_ts, :low), :low), "
+    "begun_ts = min(coalesce(begun_ts, :low), :low), "
     "last_ts = max(coalesce(last_ts, :high), :high) WHERE id = :id",
     "postgresql": "UPDATE series SET first_ts = least(first_ts, row.low), "
+    "begun_ts = least(begun_ts, row.low), "
     "last_ts = greatest(last_ts, row.high) FROM unnest(%(id)s::integer[], %(low)s::bigint[], "
     "%(high)s::bigint[]) AS row (id, low, high) WHERE series.id = row.id",
 }

@@ -40,6 +40,7 @@ from pipelines.records import (
     LineRow,
     MonitorRow,
     PointBlock,
+    PortraitState,
     ScoreBlock,
     SeriesRow,
     TargetRow,
@@ -122,13 +123,10 @@ class SqlStore:
         with self._read() as connection:
             return self._bulk.read_points(connection, series_ids, start, stop)
 
-    def delete_points_before(self, ts: int) -> int:
-        """Delete points before this time; return how many."""
+    def delete_points_before(self, ts: int, sources: Collection[str] | None = None) -> int:
+        """Delete points before this time, of these sources or of all; return how many."""
         with self._write() as connection:
-            deleted = self._bulk.delete_before(connection, "points", ts)
-            if deleted:
-                points.forget_first(connection, ts)
-            return deleted
+            return points.delete_before(connection, self._bulk, ts, sources)
 
     # monitors and targets
 
@@ -206,15 +204,19 @@ class SqlStore:
         with self._read() as connection:
             return versions.lines(connection, monitor_id, span, target_ids)
 
-    def prune_lines(self, before: int) -> int:
-        """Delete the lines that were no longer in force at this time."""
+    def prune_lines(self, before: int, monitor_ids: Collection[int] | None = None) -> int:
+        """Delete the lines of these monitors, or of all, that were no longer in force at this time."""
         with self._write() as connection:
-            return versions.prune_lines(connection, before)
+            return versions.prune_lines(connection, before, monitor_ids)
 
-    def prune_versions(self, keep: int, before: int) -> int:
-        """Delete all but the newest ``keep`` versions per target that nothing from ``before`` on needs."""
+    def prune_versions(self, keep: int, before: int, target_ids: Collection[int] | None = None) -> int:
+        """Delete the versions that nothing from ``before`` on needs, but the newest ``keep`` of each target.
+
+        Args:
+            target_ids: of these targets only; of all where None.
+        """
         with self._write() as connection:
-            return versions.prune(connection, keep, before)
+            return versions.prune(connection, keep, before, target_ids)
 
     # scores and events
 
@@ -249,10 +251,13 @@ class SqlStore:
         with self._read() as connection:
             return self._bulk.read_scores(connection, target_ids, start, stop)
 
-    def delete_scores_before(self, ts: int) -> int:
-        """Delete scores before this time; return how many."""
+    def delete_scores_before(self, ts: int, target_ids: Collection[int] | None = None) -> int:
+        """Delete scores before this time, of these targets or of all; return how many."""
         with self._write() as connection:
-            return self._bulk.delete_before(connection, "scores", ts)
+            monitors.forget_scores(connection, ts, target_ids)
+            return self._bulk.delete_before(
+                connection, "scores", ts, None if target_ids is None else sorted(target_ids)
+            )
 
     def events(
         self, target_ids: Sequence[int], start: int, stop: int, *, as_reviewed: bool = False
@@ -336,10 +341,31 @@ class SqlStore:
         with self._read() as connection:
             return reviews.rows(connection, event_id)
 
-    def event_portraits(self, monitor_id: int, limit: int) -> list[tuple[Event, EventPortrait | None]]:
-        """Return a monitor's events that stand, with portraits: judged ones first, then the newest."""
+    def event_portraits(
+        self,
+        monitor_id: int,
+        limit: int,
+        *,
+        judged: bool | None = None,
+        after: tuple[int, int] | None = None,
+    ) -> list[tuple[Event, EventPortrait | None]]:
+        """Return a monitor's events that stand, with portraits: judged ones first, then the newest.
+
+        Args:
+            judged: only those that people are sure of, or only the others; both where None.
+            after: start and id of the last event of the page before.
+        """
         with self._read() as connection:
-            return event_portraits.newest(connection, monitor_id, limit)
+            return event_portraits.newest(connection, monitor_id, limit, judged=judged, after=after)
+
+    def portrait_state(self, monitor_id: int, verdicts: int) -> PortraitState:
+        """Return whether the portraits of a monitor are up to date, and how many suggestions stand.
+
+        Args:
+            verdicts: of the events that were judged only so many count, the newest.
+        """
+        with self._read() as connection:
+            return event_portraits.state(connection, monitor_id, verdicts)
 
     def write_event_portraits(self, claim: Claim | None, rows: Sequence[EventPortrait]) -> None:
         """Write portraits, each in place of what stands for its event; events and reviews stay."""

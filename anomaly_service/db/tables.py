@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-HEAD = "0005"
+HEAD = "0008"
 """The revision of ``migrations/`` that this code reads and writes; a test compares both."""
 
 Searchable = JSON().with_variant(JSONB(), "postgresql")
@@ -87,7 +87,11 @@ class SourceProgress(Base):
 
 
 class Series(Base):
-    """``last_ts`` only grows, also when retention deletes points: nothing was ever stored beyond it."""
+    """``last_ts`` only grows, also when retention deletes points: nothing was ever stored beyond it.
+
+    ``begun_ts`` only falls in the same way, while ``first_ts`` is that of the oldest point left. What was
+    before ``pruned_before`` retention has deleted.
+    """
 
     __tablename__ = "series"
 
@@ -101,6 +105,8 @@ class Series(Base):
     timezone: Mapped[str] = mapped_column(Text)
     first_ts: Mapped[int | None] = mapped_column(BigInteger)
     last_ts: Mapped[int | None] = mapped_column(BigInteger)
+    begun_ts: Mapped[int | None] = mapped_column(BigInteger)
+    pruned_before: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class Point(Base):
@@ -122,7 +128,10 @@ class Monitor(Base):
 
 
 class Target(Base):
-    """What a monitor scores. A target belongs to exactly one monitor, so ``target_id`` implies it."""
+    """What a monitor scores. A target belongs to exactly one monitor, so ``target_id`` implies it.
+
+    Retention has deleted the scores before ``pruned_before``, and the versions that scored nothing since.
+    """
 
     __tablename__ = "target"
     __table_args__ = (UniqueConstraint("monitor_id", "key"),)
@@ -132,6 +141,7 @@ class Target(Base):
     key: Mapped[str] = mapped_column(Text)
     scored_until: Mapped[int | None] = mapped_column(BigInteger)
     settled_until: Mapped[int | None] = mapped_column(BigInteger)
+    pruned_before: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class TargetSeries(Base):

@@ -10,7 +10,15 @@ import numpy as np
 from pipelines.batches import batches, targets_per_task
 from pipelines.jobs import lines
 from pipelines.jobs.monitor_job import MonitorJob
-from pipelines.jobs.plan import History, current, fingerprint, group_slots, histories, wanted_slots
+from pipelines.jobs.plan import (
+    History,
+    current,
+    fingerprint,
+    group_slots,
+    histories,
+    still_whole,
+    wanted_slots,
+)
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Json, Origin, Points, TargetRow, VersionRow
 from pipelines.steps import bodies, masks
@@ -133,9 +141,12 @@ def _slots(
     spec = job.spec
     least = {target.id: least_seconds(spec, target.step_seconds) for target in targets}
     if spec.scope == "group":
-        return group_slots(spec, known, least, until)
-    keys = {target.id: target.key for target in targets}
-    return {i: wanted_slots(spec, keys[i], history, until, least[i]) for i, history in known.items()}
+        found = group_slots(spec, known, least, until)
+    else:
+        keys = {target.id: target.key for target in targets}
+        found = {i: wanted_slots(spec, keys[i], history, until, least[i]) for i, history in known.items()}
+    by_id = {target.id: target for target in targets}
+    return {i: still_whole(spec, by_id[i], known[i], slots) for i, slots in found.items()}
 
 
 def _stored(job: MonitorJob, targets: Sequence[TargetRow]) -> dict[int, list[VersionRow]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr
@@ -527,6 +528,20 @@ def test_a_dry_run_writes_nothing(place: Place) -> None:
     assert done.code == 0, done.err
     assert "nothing was written" in done.out
     assert intervals(place, "--limit", 1000) == before
+
+
+def test_a_rescore_says_from_when_on_what_it_takes_is_still_stored(place: Place, tmp_path: Path) -> None:
+    from anomaly_service.config.load import load
+    from anomaly_service.db.store import SqlStore
+
+    pruned = Place(Path(shutil.copytree(place.folder, tmp_path / "pruned")))
+    before = intervals(pruned, "--limit", 1000)
+    with SqlStore(load(pruned.config).database) as store:
+        store.delete_points_before(int(OUTAGE.timestamp()) - 86400)
+    done = pruned("rescore", "--from", "2025-01-13", "--to", "2025-02-03")
+    assert done.code == 0, done.err
+    assert "series in part only: what it takes to score times before 2025-0" in done.err
+    assert intervals(pruned, "--limit", 1000) == before
 
 
 def test_a_dry_run_names_the_series_whose_intervals_would_change(place: Place) -> None:
