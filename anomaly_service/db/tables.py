@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-HEAD = "0005"
+HEAD = "0006"
 """The revision of ``migrations/`` that this code reads and writes; a test compares both."""
 
 Searchable = JSON().with_variant(JSONB(), "postgresql")
@@ -106,6 +106,17 @@ class Series(Base):
 class Point(Base):
     __tablename__ = "points"
     __table_args__ = {"sqlite_with_rowid": False, "postgresql_partition_by": "RANGE (ts)"}  # noqa: RUF012
+
+    series_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    ts: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    value: Mapped[float] = mapped_column(Double)
+
+
+class HeldPoint(Base):
+    """Points whose time has not come: they wait here, and are part of nothing, until it has."""
+
+    __tablename__ = "held_points"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
 
     series_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     ts: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from anomaly_service.config.values import duration_text
-from anomaly_service.errors import GuessError
+from anomaly_service.errors import GuessError, SourceError
 from anomaly_service.sources import files, times
 from anomaly_service.sources.columns import NO_VALUES, Layout, read_table
 from anomaly_service.sources.reasons import Reason
@@ -164,11 +164,14 @@ def guess(path: str | Path, *, timezone: str | None = None) -> Guess:
     if timezone:
         _check_zone(timezone)
     found = files.find([str(path)])
-    if not found:
+    if found.problems:
+        raise SourceError(found.problems[0])
+    if not found.paths:
         raise GuessError(f"{path}: no file matches; name a CSV or Parquet file")
-    newest = found[-1]
+    newest = found.paths[-1]
     columns, delimiter = _sample(newest)
-    return _Guesser(str(path), newest, columns, delimiter, timezone, several=len(found) > 1).guess()
+    several = len(found.paths) > 1
+    return _Guesser(str(path), newest, columns, delimiter, timezone, several=several).guess()
 
 
 def _check_zone(name: str) -> None:
