@@ -8,7 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from anomaly_service.cli import tables
-from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Monitors, Now, app, load, moment, opened
+from anomaly_service.cli.options import (
+    CONFIG,
+    AsJson,
+    ConfigPath,
+    Monitors,
+    Now,
+    app,
+    load,
+    moment,
+    opened,
+    span,
+)
 
 PANEL = "At work"
 TOLD = ("monitor", "targets", "fitted", "rows", "appeared", "changed", "vanished")
@@ -94,11 +105,9 @@ def rescore(
     as_json: AsJson = False,
 ) -> None:
     """Score a span of time again with hindsight; reviews stay."""
-    a, b = moment(start, "--from"), moment(stop, "--to")
+    a, b = span(start, stop, "--from", "--to")
     assert a is not None
     assert b is not None
-    if a >= b:
-        raise typer.BadParameter(f"--from must lie before --to, got {start} and {stop}")
     if refit and dry_run:
         raise typer.BadParameter(
             "--dry-run writes nothing, so it cannot fit models; leave out --refit to see what the present "

@@ -149,7 +149,8 @@ class Reached:
 NOTHING = Reached(0, "")
 
 TRIES = 3
-"""A file that could not be read in so many looks is set aside until it, or how it is read, changes."""
+"""So many looks at a file that cannot be read are errors of the read, as many as a run has attempts; then it
+is set aside until it, or how it is read, changes."""
 
 HELD_BYTES = 1 << 26
 """Bytes, 64 MiB: no hour that the clock runs through twice is longer."""
@@ -272,12 +273,12 @@ class _Poll:
         reached = self.of(path).sound()
         if not again:
             self.batch.refuse(str(path), reached.lines + 1 if reached.lines else 0, why)
-        if failures >= TRIES:
+        if failures > TRIES:
             self.set_aside(path, why)
         else:
             self.problems.append(f"{path}: {why}")
         # What the machine refuses may be allowed at any moment, without a sign in the file.
-        for_good = failures >= TRIES and not _is_the_machine(error)
+        for_good = failures > TRIES and not _is_the_machine(error)
         failed = replace(reached, failed=why, failures=failures, failed_as=mark, is_set_aside=for_good)
         self.note(path, failed)
 

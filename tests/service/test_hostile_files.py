@@ -114,7 +114,7 @@ def test_all_of_them_at_once_keep_nobody_from_being_read(watched: Watched) -> No
     for hostile in CORPUS:
         put(watched, hostile)
     (watched.folder / "good.csv").write_bytes(HEADER + GOOD.replace(b"kr-1", b"us-1"))
-    for _ in range(csv_source.TRIES):
+    for _ in range(csv_source.TRIES + 1):
         outcome = watched.look()
     assert "ccu{realm=us-1}" in {row.spec.key for row in watched.store.series()}
     told = {row["file"] for row in watched.rejected()}
@@ -131,8 +131,8 @@ def test_a_file_that_fails_again_and_again_is_an_error_first_and_then_set_aside_
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (watched.folder / "a.csv").write_bytes(b"a,b\n1,2\n")
-    outcomes = [watched.look() for _ in range(csv_source.TRIES)]
-    assert [bool(outcome["error"]) for outcome in outcomes] == [True] * (csv_source.TRIES - 1) + [False]
+    outcomes = [watched.look() for _ in range(csv_source.TRIES + 1)]
+    assert [bool(outcome["error"]) for outcome in outcomes] == [True] * csv_source.TRIES + [False]
     with monkeypatch.context() as closed:
         closed.setattr(files, "open_bytes", lambda path: pytest.fail("opened"))
         outcome = watched.look()
