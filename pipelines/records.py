@@ -115,6 +115,11 @@ class PointBlock:
     def __len__(self) -> int:
         return len(self.ts)
 
+    @classmethod
+    def empty(cls) -> PointBlock:
+        """Return a block without points."""
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+
 
 @dataclass(frozen=True)
 class Points:

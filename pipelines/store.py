@@ -42,6 +42,7 @@ class Ingest:
         progress: key to JSON, the source's own memory (a file's digest and bytes consumed, a
             watermark), stored in the same transaction so that nothing is taken twice or lost.
         rejected: rows set aside.
+        held: points whose time has not come; stored beside the others, and ``release`` takes them in.
     """
 
     source: str
@@ -49,6 +50,7 @@ class Ingest:
     points: PointBlock
     progress: dict[str, Json] = field(default_factory=dict)
     rejected: int = 0
+    held: PointBlock = field(default_factory=PointBlock.empty)
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,26 @@ class Ingested:
     unchanged: int
     rejected: int
     earliest: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """What deleting points of a series came to, or would.
+
+    Attributes:
+        points, held: points that were stored, and those that were held back.
+        scores: rows of scores of targets that the series is part of.
+        events: intervals that vanish with their points.
+        versions: models that learned from what lies behind the series' newest point.
+        last_ts: the series' newest point from now on.
+    """
+
+    points: int
+    held: int
+    scores: int
+    events: int
+    versions: int
+    last_ts: int | None
 
 
 @dataclass(frozen=True)
@@ -133,7 +155,23 @@ class PointStore(PointReader, Protocol):
         """
         ...
 
+    def clock(self) -> float:
+        """Return the database's own time, epoch seconds."""
+        ...
+
+    def release(self, source: str, until: int, claim: Claim | None = None) -> Ingested:
+        """Take in the points of a source that were held back and lie at or before this time."""
+        ...
+
+    def held(self, source: str) -> tuple[int, int | None]:
+        """Return how many points of a source are held back, and the time of the first."""
+        ...
+
     def delete_points_before(self, ts: int, sources: Collection[str] | None = None) -> int: ...
+
+    def delete_points(self, series_id: int, start: int, stop: int, *, dry_run: bool = False) -> Deleted:
+        """Delete the points of a series in the half-open span, with all that follows from them."""
+        ...
 
 
 class ModelStore(Protocol):

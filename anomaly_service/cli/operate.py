@@ -8,11 +8,23 @@ from typing import Annotated, Any
 import typer
 
 from anomaly_service.cli import tables
-from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Monitors, Now, app, load, moment, opened
+from anomaly_service.cli.options import (
+    CONFIG,
+    AsJson,
+    ConfigPath,
+    Monitors,
+    Now,
+    app,
+    load,
+    moment,
+    opened,
+    span,
+)
 
 PANEL = "At work"
 TOLD = ("monitor", "targets", "fitted", "rows", "appeared", "changed", "vanished")
 """What a job's table shows: models fitted, score rows written, and what became of the intervals."""
+TOLD_OF_A_READ = ("source", "new", "changed", "unchanged", "rejected", "held", "rejects_file", "error")
 TOLD_OF_A_CHANGE = ("series", "start_at", "end_at", "kind", "event_id", "why")
 
 
@@ -41,12 +53,13 @@ def ingest(
 
     with opened(config, now) as service:
         found = ingest_from(service.config, service.store, service.now, service.on_progress, source)
-    tables.rows(
-        found, list(found[0]) if found else [], as_json=as_json, empty="The config declares no source."
-    )
+    tables.rows(found, TOLD_OF_A_READ, as_json=as_json, empty="The config declares no source.")
+    for each in found:
+        for sentence in each["notes"]:
+            tables.note(f"{each['source']}: {sentence}")
     failed = [each for each in found if each["error"]]
     for each in failed:
-        typer.echo(f"error: {each['source']}: {each['error']}", err=True)
+        tables.note(f"error: {each['source']}: {each['error']}")
     if failed:
         raise typer.Exit(1)
 
@@ -92,11 +105,9 @@ def rescore(
     as_json: AsJson = False,
 ) -> None:
     """Score a span of time again with hindsight; reviews stay."""
-    a, b = moment(start, "--from"), moment(stop, "--to")
+    a, b = span(start, stop, "--from", "--to")
     assert a is not None
     assert b is not None
-    if a >= b:
-        raise typer.BadParameter(f"--from must lie before --to, got {start} and {stop}")
     if refit and dry_run:
         raise typer.BadParameter(
             "--dry-run writes nothing, so it cannot fit models; leave out --refit to see what the present "

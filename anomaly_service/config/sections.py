@@ -452,6 +452,11 @@ class Config(Section):
         description="Folder of the files that list rows which could not be read; `rejects` beside the SQLite "
         "database, or beside the config file, where not given.",
     )
+    future_tolerance: Duration = Field(
+        default=timedelta(hours=1),
+        validate_default=True,
+        description="How far beyond now a point may lie; what is later waits until its time comes.",
+    )
     _document: Document = PrivateAttr(default_factory=lambda: Document("config"))
 
     @property

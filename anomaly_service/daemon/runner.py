@@ -69,6 +69,7 @@ def ingest(task: Task) -> Json:
         claim=task.claim,
         rejects=config.rejects_folder,
         should_stop=task.should_stop,
+        tolerance_seconds=config.future_tolerance.total_seconds(),
     )
     if task.should_stop():
         raise StoppedError("stopped while reading the source; what was stored stands")

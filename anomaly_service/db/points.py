@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from anomaly_service.db.bulk import Bulk
 from anomaly_service.db.engine import db_now
+from anomaly_service.db.held import drop_released, hold
 from anomaly_service.db.sql import add, among, execute_columns, upsert
 from anomaly_service.db.tables import Point, Series, Source, SourceProgress
 from pipelines.records import Json, PointBlock, Seconds, SeriesRow, SeriesSpec
@@ -45,25 +47,58 @@ def _is_sorted(series: Seconds, ts: Seconds) -> bool:
 def ingest(connection: Connection, bulk: Bulk, batch: Ingest) -> Ingested:
     """Store a batch; see ``Store.ingest``. Values that are not finite count as rejected."""
     ids, last_ts = _sync_series(connection, batch.series)
-    raw = batch.points
-    points, n_dropped = clean(PointBlock(ids[raw.series], raw.ts, raw.value))
-    later = points.ts > _lookup(points.series, ids, last_ts)
+    points, n_dropped = _cleaned(batch.points, ids)
+    held, n_never = _cleaned(batch.held, ids)
+    hold(connection, held)
+    result = _written(connection, bulk, points, _lookup(points.series, ids, last_ts))
+    result = replace(result, rejected=batch.rejected + n_dropped + n_never)
+    _remember(connection, batch, result)
+    return result
+
+
+def _cleaned(points: PointBlock, ids: Seconds) -> tuple[PointBlock, int]:
+    return clean(PointBlock(ids[points.series], points.ts, points.value))
+
+
+def _written(
+    connection: Connection, bulk: Bulk, points: PointBlock, last_ts: Seconds, *, correct: bool = True
+) -> Ingested:
+    """Write points that were cleaned, and say what that changed.
+
+    Args:
+        last_ts: of each point's series, the newest that is stored.
+        correct: what is stored with another value gets this one.
+    """
+    later = points.ts > last_ts
     bulk.append_points(connection, _take(points, later))
     overlap = _take(points, ~later)
     is_new, is_changed = _compare(connection, bulk, overlap)
+    is_changed &= correct
     bulk.append_points(connection, _take(overlap, is_new))
     bulk.change_points(connection, _take(overlap, is_changed))
     written = later.copy()
     written[~later] = is_new | is_changed
     _move_bounds(connection, _take(points, written))
-    result = Ingested(
+    return Ingested(
         new=int(later.sum() + is_new.sum()),
         changed=int(is_changed.sum()),
         unchanged=int(len(points) - written.sum()),
-        rejected=batch.rejected + n_dropped,
+        rejected=0,
         earliest=dict(zip(*_firsts(_take(points, written)), strict=True)),
     )
-    _remember(connection, batch, result)
+
+
+def release(connection: Connection, bulk: Bulk, source: str, points: PointBlock) -> Ingested:
+    """Take in points that waited; one that was stored meanwhile is newer, and stays."""
+    query = select(Series.id, Series.last_ts).where(
+        among(connection, Series.id, np.unique(points.series).tolist())
+    )
+    rows = connection.execute(query.order_by(Series.id).with_for_update()).all()
+    ids = np.array([row.id for row in rows], dtype=np.int64)
+    last_ts = np.array([NEVER if row.last_ts is None else row.last_ts for row in rows], dtype=np.int64)
+    result = _written(connection, bulk, points, _lookup(points.series, ids, last_ts), correct=False)
+    drop_released(connection, points)
+    _remember(connection, Ingest(source, (), PointBlock.empty()), result)
     return result
 
 

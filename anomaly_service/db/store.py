@@ -8,12 +8,14 @@ from datetime import datetime
 from typing import Any, Self
 
 import numpy as np
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 from sqlalchemy.engine import URL
 
 from anomaly_service.db import (
+    deletion,
     event_portraits,
     events,
+    held,
     migrate,
     monitors,
     pages,
@@ -24,7 +26,7 @@ from anomaly_service.db import (
     versions,
 )
 from anomaly_service.db.bulk import Bulk, SqliteBulk
-from anomaly_service.db.engine import make_engine, transaction
+from anomaly_service.db.engine import db_now, make_engine, transaction
 from anomaly_service.db.pages import Asked, Page
 from anomaly_service.db.reviews import Said
 from anomaly_service.failpoints import failpoint
@@ -46,7 +48,7 @@ from pipelines.records import (
     TargetRow,
     VersionRow,
 )
-from pipelines.store import Batch, Ingest, Ingested, NewVersion
+from pipelines.store import Batch, Deleted, Ingest, Ingested, NewVersion
 
 
 class SqlStore:
@@ -106,12 +108,44 @@ class SqlStore:
         Raises:
             LostClaimError: the lease of the claim lapsed or its fence is not the run's any more.
         """
-        self._bulk.make_room(self.engine, "points", batch.points.ts[np.isfinite(batch.points.value)])
+        self._make_room(batch.points)
         with self._write(claim) as connection:
             done = points.ingest(connection, self._bulk, batch)
             failpoint("ingest-before-commit")
         failpoint("ingest-after-commit")
         return done
+
+    def _make_room(self, block: PointBlock) -> None:
+        self._bulk.make_room(self.engine, "points", block.ts[np.isfinite(block.value)])
+
+    def clock(self) -> float:
+        """Return the database's own time, epoch seconds."""
+        with self._read() as connection:
+            return float(connection.scalar(select(db_now())) or 0.0)
+
+    def held(self, source: str) -> tuple[int, int | None]:
+        """Return how many points of a source are held back, and the time of the first."""
+        with self._read() as connection:
+            return held.standing(connection, source)
+
+    def release(self, source: str, until: int, claim: Claim | None = None) -> Ingested:
+        """Take in the points of a source that were held back and lie at or before this time.
+
+        Raises:
+            LostClaimError: the lease of the claim lapsed or its fence is not the run's any more.
+        """
+        new, earliest = 0, dict[int, int]()
+        while len(due := self._due(source, until)):
+            self._make_room(due)
+            with self._write(claim) as connection:
+                done = points.release(connection, self._bulk, source, due)
+            new += done.new
+            earliest = done.earliest | earliest
+        return Ingested(new=new, changed=0, unchanged=0, rejected=0, earliest=earliest)
+
+    def _due(self, source: str, until: int) -> PointBlock:
+        with self._read() as connection:
+            return held.due(connection, source, until)
 
     def series(self, source: str | None = None) -> list[SeriesRow]:
         """Return the series of one source, or all, by key."""
@@ -127,6 +161,18 @@ class SqlStore:
         """Delete points before this time, of these sources or of all; return how many."""
         with self._write() as connection:
             return points.delete_before(connection, self._bulk, ts, sources)
+
+    def delete_points(self, series_id: int, start: int, stop: int, *, dry_run: bool = False) -> Deleted:
+        """Delete the points of a series in the half-open span, with all that follows from them.
+
+        Args:
+            dry_run: only say what it would come to.
+        """
+        with self._write() as connection, connection.begin_nested() as step:
+            deleted = deletion.delete_points(connection, series_id, int(start), int(stop))
+            if dry_run:
+                step.rollback()
+            return deleted
 
     # monitors and targets
 

@@ -118,6 +118,17 @@ class Point(Base):
     value: Mapped[float] = mapped_column(Double)
 
 
+class HeldPoint(Base):
+    """Points whose time has not come: they wait here, and are part of nothing, until it has."""
+
+    __tablename__ = "held_points"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    series_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    ts: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    value: Mapped[float] = mapped_column(Double)
+
+
 class Monitor(Base):
     __tablename__ = "monitor"
 

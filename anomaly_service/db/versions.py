@@ -268,10 +268,15 @@ def prune(connection: Connection, keep: int, before: int, target_ids: Collection
     the end of training of the next accepted one), and those a stored score or a standing event names.
     """
     doomed = _prunable(connection, keep, before, target_ids)
-    connection.execute(delete(ModelVersion).where(among(connection, ModelVersion.id, doomed)))
+    remove(connection, doomed)
+    return len(doomed)
+
+
+def remove(connection: Connection, ids: Sequence[int]) -> None:
+    """Delete versions, with the weights that no other has."""
+    connection.execute(delete(ModelVersion).where(among(connection, ModelVersion.id, ids)))
     used = exists().where(ModelVersion.weights_id == Weights.id)
     connection.execute(delete(Weights).where(~used))
-    return len(doomed)
 
 
 def _prunable(
