@@ -24,6 +24,7 @@ from pipelines.records import (
     MonitorRow,
     PastRun,
     PointBlock,
+    PortraitState,
     ScoreBlock,
     SeriesRow,
     SeriesSpec,
@@ -43,6 +44,7 @@ class Ingest:
         progress: key to JSON, the source's own memory (a file's digest and bytes consumed, a
             watermark), stored in the same transaction so that nothing is taken twice or lost.
         rejected: rows set aside.
+        held: points whose time has not come; stored beside the others, and ``release`` takes them in.
     """
 
     source: str
@@ -50,6 +52,7 @@ class Ingest:
     points: PointBlock
     progress: dict[str, Json] = field(default_factory=dict)
     rejected: int = 0
+    held: PointBlock = field(default_factory=PointBlock.empty)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,26 @@ class Ingested:
     unchanged: int
     rejected: int
     earliest: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """What deleting points of a series came to, or would.
+
+    Attributes:
+        points, held: points that were stored, and those that were held back.
+        scores: rows of scores of targets that the series is part of.
+        events: intervals that vanish with their points.
+        versions: models that learned from what lies behind the series' newest point.
+        last_ts: the series' newest point from now on.
+    """
+
+    points: int
+    held: int
+    scores: int
+    events: int
+    versions: int
+    last_ts: int | None
 
 
 @dataclass(frozen=True)
@@ -142,7 +165,23 @@ class PointStore(PointReader, Protocol):
         """
         ...
 
-    def delete_points_before(self, ts: int) -> int: ...
+    def clock(self) -> float:
+        """Return the database's own time, epoch seconds."""
+        ...
+
+    def release(self, source: str, until: int, claim: Claim | None = None) -> Ingested:
+        """Take in the points of a source that were held back and lie at or before this time."""
+        ...
+
+    def held(self, source: str) -> tuple[int, int | None]:
+        """Return how many points of a source are held back, and the time of the first."""
+        ...
+
+    def delete_points_before(self, ts: int, sources: Collection[str] | None = None) -> int: ...
+
+    def delete_points(self, series_id: int, start: int, stop: int, *, dry_run: bool = False) -> Deleted:
+        """Delete the points of a series in the half-open span, with all that follows from them."""
+        ...
 
 
 class ModelStore(Protocol):
@@ -248,8 +287,24 @@ class EventStore(Protocol):
         """Append a review; borders the reviewer moved stand in their own columns and win in the views."""
         ...
 
-    def event_portraits(self, monitor_id: int, limit: int) -> list[tuple[Event, EventPortrait | None]]:
-        """Events of a monitor that stand, and what was seen of each: judged ones first, then the newest."""
+    def event_portraits(
+        self,
+        monitor_id: int,
+        limit: int,
+        *,
+        judged: bool | None = None,
+        after: tuple[int, int] | None = None,
+    ) -> list[tuple[Event, EventPortrait | None]]:
+        """Events of a monitor that stand, and what was seen of each: judged ones first, then the newest.
+
+        Args:
+            judged: only those that people are sure of, or only the others; both where None.
+            after: start and id of the last event of the page before.
+        """
+        ...
+
+    def portrait_state(self, monitor_id: int, verdicts: int) -> PortraitState:
+        """Whether portraits are up to date; of the events that were judged the newest ``verdicts`` count."""
         ...
 
     def write_event_portraits(self, claim: Claim | None, rows: Sequence[EventPortrait]) -> None:

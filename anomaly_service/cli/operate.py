@@ -8,12 +8,23 @@ from typing import Annotated, Any
 import typer
 
 from anomaly_service.cli import tables
-from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Monitors, Now, app, load, moment, opened
+from anomaly_service.cli.options import (
+    CONFIG,
+    AsJson,
+    ConfigPath,
+    Monitors,
+    Now,
+    app,
+    load,
+    moment,
+    opened,
+    span,
+)
 
 PANEL = "At work"
 TOLD = ("monitor", "targets", "fitted", "rows", "appeared", "changed", "vanished")
 """What a job's table shows: models fitted, score rows written, and what became of the intervals."""
-TOLD_OF_A_READ = ("source", "new", "changed", "unchanged", "rejected", "rejects_file", "error")
+TOLD_OF_A_READ = ("source", "new", "changed", "unchanged", "rejected", "held", "rejects_file", "error")
 TOLD_OF_A_CHANGE = ("series", "start_at", "end_at", "kind", "event_id", "why")
 
 
@@ -49,11 +60,11 @@ def ingest(
         found = ingest_from(service.config, service.store, service.now, service.on_progress, source, start)
     tables.rows(found, TOLD_OF_A_READ, as_json=as_json, empty="The config declares no source.")
     for each in found:
-        if each["lagging"]:
-            tables.note(f"{each['source']}: {each['lagging']}")
+        for sentence in each["notes"]:
+            tables.note(f"{each['source']}: {sentence}")
     failed = [each for each in found if each["error"]]
     for each in failed:
-        typer.echo(f"error: {each['source']}: {each['error']}", err=True)
+        tables.note(f"error: {each['source']}: {each['error']}")
     if failed:
         raise typer.Exit(1)
 
@@ -99,11 +110,9 @@ def rescore(
     as_json: AsJson = False,
 ) -> None:
     """Score a span of time again with hindsight; reviews stay."""
-    a, b = moment(start, "--from"), moment(stop, "--to")
+    a, b = span(start, stop, "--from", "--to")
     assert a is not None
     assert b is not None
-    if a >= b:
-        raise typer.BadParameter(f"--from must lie before --to, got {start} and {stop}")
     if refit and dry_run:
         raise typer.BadParameter(
             "--dry-run writes nothing, so it cannot fit models; leave out --refit to see what the present "
@@ -115,6 +124,7 @@ def rescore(
         tables.say(json.dumps(result, indent=1))
     else:
         _changes(result, dry_run)
+        _clipped(result)
         _left_out(result)
 
 
@@ -181,6 +191,13 @@ def _left_out(by_monitor: dict[str, Any]) -> None:
             tables.note(f"{name}: left out, {why}")
         if result.get("left_out", 0) > len(result.get("left_out_why", ())):
             tables.note(f"{name}: {result['left_out']} series were left out in all.")
+
+
+def _clipped(by_monitor: dict[str, Any]) -> None:
+    """Say of which series a part of the span is not stored any more."""
+    for name, result in by_monitor.items():
+        if "clipped" in result:
+            tables.note(f"{name}: {result['clipped']} series in part only: {result['clipped_why']}.")
 
 
 def _changes(result: dict[str, Any], dry_run: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anomaly_service.cli import tables
-from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, moment, opened, usage
+from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Event, Now, app, moment, opened, usage
 
 if TYPE_CHECKING:
     from anomaly_service.reviews import Done
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 PANEL = "What people say"
 VERDICTS = ("confirmed", "expected", "false_positive", "new_trend", "unsure")
 
-Event = Annotated[int, typer.Argument(metavar="EVENT", help="event_id of the interval.")]
 Cause = Annotated[str, typer.Option("--cause", help="What it was, in a word or two.")]
 Comment = Annotated[str, typer.Option("--comment", help="Anything the next reader should know.")]
 By = Annotated[str, typer.Option("--by", envvar="USER", help="Who says so.")]

@@ -61,8 +61,12 @@ def _read_words(read: Json | None, now: str) -> str:
         words += f" Being read since {at_work['started_at']} by {at_work['owner']}."
     if last and last["error"] and last["state"] != "done":
         words += f" The last read failed: {last['error']}"
-    if last and (last["outcome"] or {}).get("lagging"):
-        words += f" {last['outcome']['lagging']}"
+    notes = (last["outcome"] or {}).get("notes", []) if last else []
+    if notes:
+        more = (
+            f" And {len(notes) - NAMED} more; `anomaly runs --json` has them." if len(notes) > NAMED else ""
+        )
+        words += f" Of the last read: {'; '.join(notes[:NAMED])}.{more}"
     return words
 
 

@@ -140,7 +140,9 @@ class PolicySection(Section):
         description="Intervals with at most this much normal time between become one.",
     )
     cooldown: Duration = Field(
-        default=timedelta(0), description="After an interval ends, no new one starts for so long."
+        default=timedelta(0),
+        description="After an interval ends, no new one starts for so long, unless it is half as high again "
+        "or lasts four times as long.",
     )
     missing_after_steps: Annotated[Whole, Field(ge=1)] = Field(
         default=3, description="A gap of at least so many steps is an event of its own."
@@ -350,7 +352,7 @@ class NightlySection(Section):
 
 
 class RetentionSection(Section):
-    """How long things are kept; events and reviews are kept for ever."""
+    """How long things are kept, from the newest point of each source back; events and reviews for ever."""
 
     points: PositiveDuration = Field(default=timedelta(days=400), description="How long points are kept.")
     scores: PositiveDuration = Field(default=timedelta(days=90), description="How long scores are kept.")
@@ -450,6 +452,11 @@ class Config(Section):
         default=None,
         description="Folder of the files that list rows which could not be read; `rejects` beside the SQLite "
         "database, or beside the config file, where not given.",
+    )
+    future_tolerance: Duration = Field(
+        default=timedelta(hours=1),
+        validate_default=True,
+        description="How far beyond now a point may lie; what is later waits until its time comes.",
     )
     _document: Document = PrivateAttr(default_factory=lambda: Document("config"))
 

@@ -135,6 +135,8 @@ class Worker:
         self._telemetry.count_read(source, outcome, lag)
         if outcome.get("error"):
             log.warning("source not read", reason=outcome["error"])
+        for note in outcome.get("notes", ()):
+            log.info("source read in part", reason=note)
 
     def _outcome(self, load: Workload, claim: Claim, lease: Lease) -> Json:
         """Let the runner work until nothing is left; return what all its bites did."""

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-HEAD = "0007"
+HEAD = "0008"
 """The revision of ``migrations/`` that this code reads and writes; a test compares both."""
 
 Searchable = JSON().with_variant(JSONB(), "postgresql")
@@ -121,7 +121,11 @@ class SourceProgress(Base):
 
 
 class Series(Base):
-    """``last_ts`` only grows, also when retention deletes points: nothing was ever stored beyond it."""
+    """``last_ts`` only grows, also when retention deletes points: nothing was ever stored beyond it.
+
+    ``begun_ts`` only falls in the same way, while ``first_ts`` is that of the oldest point left. What was
+    before ``pruned_before`` retention has deleted.
+    """
 
     __tablename__ = "series"
 
@@ -135,11 +139,24 @@ class Series(Base):
     timezone: Mapped[str] = mapped_column(Text)
     first_ts: Mapped[int | None] = mapped_column(BigInteger)
     last_ts: Mapped[int | None] = mapped_column(BigInteger)
+    begun_ts: Mapped[int | None] = mapped_column(BigInteger)
+    pruned_before: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class Point(Base):
     __tablename__ = "points"
     __table_args__ = {"sqlite_with_rowid": False, "postgresql_partition_by": "RANGE (ts)"}  # noqa: RUF012
+
+    series_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    ts: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    value: Mapped[float] = mapped_column(Double)
+
+
+class HeldPoint(Base):
+    """Points whose time has not come: they wait here, and are part of nothing, until it has."""
+
+    __tablename__ = "held_points"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
 
     series_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     ts: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
@@ -156,7 +173,10 @@ class Monitor(Base):
 
 
 class Target(Base):
-    """What a monitor scores. A target belongs to exactly one monitor, so ``target_id`` implies it."""
+    """What a monitor scores. A target belongs to exactly one monitor, so ``target_id`` implies it.
+
+    Retention has deleted the scores before ``pruned_before``, and the versions that scored nothing since.
+    """
 
     __tablename__ = "target"
     __table_args__ = (UniqueConstraint("monitor_id", "key"),)
@@ -166,6 +186,7 @@ class Target(Base):
     key: Mapped[str] = mapped_column(Text)
     scored_until: Mapped[int | None] = mapped_column(BigInteger)
     settled_until: Mapped[int | None] = mapped_column(BigInteger)
+    pruned_before: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class TargetSeries(Base):

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from anomaly_service.sources.base import Reading, ReadsAgain, Source
+from anomaly_service.sources.base import Reading, ReadsAgain, Source, unbroken
 from pipelines.jobs.fit_times import nights
 from pipelines.monitor import NightlyPlan
 from pipelines.records import Json, PointBlock
@@ -67,24 +67,23 @@ class Again:
         # A time that lies ahead was noted by a clock that was wrong.
         return not night - LEAD_SECONDS <= at <= seconds
 
-    def lagging(self, store: PointStore, source: Source) -> str:
-        """Return which series end so far behind their source that late rows of theirs are not looked for."""
+    def lagging(self, store: PointStore, source: Source) -> Iterator[str]:
+        """Yield which series end so far behind their source that late rows of theirs are not looked for."""
         if self.nightly is None or not isinstance(source, ReadsAgain):
-            return ""
+            return
         ends = {row.spec.key: row.last_ts for row in store.series(source.name) if row.last_ts is not None}
         seen_from = max(ends.values(), default=0) - self.nightly.window_seconds
         behind = sorted(key for key, last in ends.items() if last < seen_from)
-        if not behind:
-            return ""
-        named = ", ".join(behind[:NAMED]) + (
-            f" and {len(behind) - NAMED} more" if len(behind) > NAMED else ""
-        )
-        since = iso_seconds(min(ends[key] for key in behind))
-        return (
-            f"{len(behind)} series end more than nightly.window before the newest point of {source.name}, "
-            f"and rows of theirs that come late are not looked for: {named}. If there are some, run: "
-            f"anomaly ingest --source {source.name} --since {since}"
-        )
+        if behind:
+            named = ", ".join(behind[:NAMED]) + (
+                f" and {len(behind) - NAMED} more" if len(behind) > NAMED else ""
+            )
+            since = iso_seconds(min(ends[key] for key in behind))
+            yield (
+                f"{len(behind)} series end more than nightly.window before the newest point of their source; "
+                f"rows of theirs that come late are not looked for: {named}. If there are some, run: "
+                f"anomaly ingest --source {source.name} --since {since}"
+            )
 
 
 NOTHING = Again()
@@ -108,10 +107,10 @@ def _from(source: Source, progress: dict[str, Json], now: datetime, start: int) 
     """Yield what a source has from a time on."""
     since = datetime.fromtimestamp(max(start, 0), UTC)
     if isinstance(source, ReadsAgain):
-        yield from source.read_again(progress, now=now, since=since)
+        yield from unbroken(source.name, source.read_again(progress, now=now, since=since))
         return
     # Others read all they have. How far they got was stored with the news, and so were rows set aside.
-    for batch in source.read({}, now=now):
+    for batch in unbroken(source.name, source.read({}, now=now)):
         points, kept = batch.points, batch.points.ts >= start
         block = PointBlock(points.series[kept], points.ts[kept], points.value[kept])
         later = replace(batch, points=block, progress={}, rejected=0)

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from anomaly_service.config.values import Duration, PositiveDuration, Section, Text, Zone, whole_seconds
-from pipelines.records import Json, SeriesSpec
+from anomaly_service.errors import SourceError
+from pipelines.failures import reason
+from pipelines.records import Json, Seconds, SeriesSpec
 from pipelines.store import Ingest
 
 BATCH_ROWS = 500_000
@@ -71,14 +75,28 @@ class Reject:
 
 
 @dataclass(frozen=True)
+class Whence:
+    """Where each point of a batch was read: an index into ``files``, and its line there."""
+
+    files: tuple[str, ...]
+    file: NDArray[np.int32]
+    line: Seconds
+
+
+@dataclass(frozen=True)
 class Reading(Ingest):
     """One batch, with the rows set aside, which whoever ingests it writes to the rejects file.
 
-    ``share`` says how much of what there is to read is read with it, from 0 to 1.
+    Attributes:
+        share: how much of what there is to read is read with it, from 0 to 1.
+        whence: where the points stand, for what is said of one that is turned away; may be left out.
+        notes: sentences for the outcome: what was not read, and why, where that is no error of the read.
     """
 
     rejects: Sequence[Reject] = ()
     share: float = 0.0
+    whence: Whence | None = None
+    notes: Sequence[str] = ()
 
 
 @runtime_checkable
@@ -131,3 +149,17 @@ class ReadsAgain(Protocol):
             SourceError: part of it could not be read.
         """
         ...
+
+
+def unbroken(source: str, batches: Iterator[Ingest]) -> Iterator[Ingest]:
+    """Yield what a source reads; whatever breaks in it is the source's error, and nobody else's.
+
+    Raises:
+        SourceError: part of it could not be read.
+    """
+    try:
+        yield from batches
+    except SourceError:
+        raise
+    except Exception as error:
+        raise SourceError(f"{source}: cannot be read any further: {reason(error)}") from error

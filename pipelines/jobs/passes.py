@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pipelines.jobs import left_targets
 from pipelines.jobs.early_gaps import watch
 from pipelines.jobs.fit_times import nights
 from pipelines.jobs.group_loans import due_loans, lend
@@ -48,7 +49,7 @@ def tick(job: MonitorJob, now: int) -> Json:
 
 def _tick(job: MonitorJob, now: int) -> Json:
     reach = _reach(job, now)
-    away = _watched(job, reach, whole=False)
+    away = [*left_targets.close(job), *_watched(job, reach, whole=False)]
     spans = _new_spans(job, _lent_meanwhile(job, now), {}, now)
     behind: set[int] = set()
     for target in job.targets():

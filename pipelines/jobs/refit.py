@@ -11,7 +11,15 @@ from pipelines.batches import batches, targets_per_task
 from pipelines.jobs import lines
 from pipelines.jobs.fit_times import nights
 from pipelines.jobs.monitor_job import MonitorJob
-from pipelines.jobs.plan import History, current, fingerprint, group_slots, histories, wanted_slots
+from pipelines.jobs.plan import (
+    History,
+    current,
+    fingerprint,
+    group_slots,
+    histories,
+    still_whole,
+    wanted_slots,
+)
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Json, Origin, Points, TargetRow, VersionRow
 from pipelines.steps import bodies, masks
@@ -136,9 +144,12 @@ def _slots(
     spec = job.spec
     least = {target.id: least_seconds(spec, target.step_seconds) for target in targets}
     if spec.scope == "group":
-        return group_slots(spec, known, least, until)
-    keys = {target.id: target.key for target in targets}
-    return {i: wanted_slots(spec, keys[i], history, until, least[i]) for i, history in known.items()}
+        found = group_slots(spec, known, least, until)
+    else:
+        keys = {target.id: target.key for target in targets}
+        found = {i: wanted_slots(spec, keys[i], history, until, least[i]) for i, history in known.items()}
+    by_id = {target.id: target for target in targets}
+    return {i: still_whole(spec, by_id[i], known[i], slots) for i, slots in found.items()}
 
 
 def _of_new_step(job: MonitorJob, target: TargetRow, versions: Sequence[VersionRow], until: int) -> list[int]:
