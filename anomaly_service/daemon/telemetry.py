@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from anomaly_service.errors import is_bug, report
+from anomaly_service.printable import printable
 from pipelines.records import Json
 
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)[^/\s]+(@)")
@@ -205,6 +206,7 @@ def configure_logging(
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
             hide_passwords,
+            *([] if as_json else [escape]),
             renderer,
         ],
     )
@@ -214,6 +216,11 @@ def configure_logging(
     root.handlers = [handler]
     root.setLevel(level)
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
+
+
+def escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep what came from elsewhere from acting on the terminal; JSON escapes it anyway."""
+    return {k: printable(v, breaks=True) if isinstance(v, str) else v for k, v in event.items()}
 
 
 def hide_passwords(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
