@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import logging
 import os
 import time
 import tracemalloc
@@ -257,8 +258,15 @@ def test_nothing_that_is_printed_acts_on_a_terminal(capsys: pytest.CaptureFixtur
     told = capsys.readouterr()
     assert not set("\x1b\u202e\x9b\u2028") & set(told.out + told.err)
     terminal = io.StringIO()
-    configure_logging(stream=terminal, as_json=False)
-    structlog.get_logger("test").warning("source not read", reason=hostile)
+    root = logging.getLogger()
+    before, level = root.handlers, root.level
+    try:
+        configure_logging(stream=terminal, as_json=False)
+        structlog.get_logger("test").warning("source not read", reason=hostile)
+    finally:
+        root.handlers = before
+        root.setLevel(level)
+        structlog.reset_defaults()
     assert "\u202e" not in terminal.getvalue()
     assert "source not read" in terminal.getvalue()
 
