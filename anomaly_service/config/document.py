@@ -19,6 +19,12 @@ _VARIABLE = re.compile(r"\$(\$)?\{([^}]*)\}")
 _NAME = re.compile(r"([A-Za-z_]\w*)(?::-(.*))?", re.DOTALL)
 MERGE = "<<"
 
+LONGEST = 10_000_000
+"""Characters of a config file; ten thousand monitors are about two million."""
+
+MOST_VALUES = 250_000
+"""Values of a config file, those that an alias repeats counted each time."""
+
 
 class _Loader(yaml.SafeLoader):
     """YAML with the words of version 1.2: ``no`` is text, ``03:15`` is no number of minutes."""
@@ -82,7 +88,10 @@ def read_document(path: Path, environ: Mapping[str, str] | None = None) -> Docum
         ConfigError: the file cannot be read, or is not YAML.
     """
     try:
-        text = path.read_text("utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(LONGEST + 1)
+        if len(text) > LONGEST:
+            raise _unusable(path, 0, f"expected at most {LONGEST:,} characters; is this a config file?")
     except FileNotFoundError:
         raise _unusable(path, 0, "there is no such file; write one with `anomaly init`") from None
     except OSError as error:
@@ -102,6 +111,10 @@ def parse_document(text: str, path: Path, environ: Mapping[str, str] | None = No
         raise _syntax_error(error, text, path) from None
     except yaml.YAMLError as error:
         raise _unusable(path, 1, f"not valid YAML: {error}") from None
+    except RecursionError:
+        raise _unusable(
+            path, 1, "not a config file: its lists or sections lie in each other too deep"
+        ) from None
     document = Document(str(path))
     if node is None:
         return document
@@ -109,8 +122,21 @@ def parse_document(text: str, path: Path, environ: Mapping[str, str] | None = No
         raise _unusable(
             path, node.start_mark.line + 1, "expected a mapping such as `database: ...` at the top"
         )
-    document.values = _Reader(document, os.environ if environ is None else environ).mapping(node, ())
+    reader = _Reader(document, os.environ if environ is None else environ)
+    try:
+        document.values = reader.mapping(node, ())
+    except (_TooManyError, RecursionError):
+        line = reader.inside[-1].start_mark.line + 1 if reader.inside else 1
+        raise _unusable(
+            path,
+            line,
+            f"expected at most {MOST_VALUES:,} values, aliases (*name) counted as often as they stand",
+        ) from None
     return document
+
+
+class _TooManyError(Exception):
+    """Aliases multiply without end."""
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, text: str, path: Path) -> ConfigError:
@@ -134,18 +160,21 @@ class _Reader:
         self.environ = environ
         self.inside: list[Node] = []
         self.scalars = _Loader("")
+        self.count = 0
 
     def value(self, node: Node, loc: Loc) -> Any:
+        self.count += 1
+        if self.count > MOST_VALUES:
+            raise _TooManyError
         if isinstance(node, ScalarNode):
             return self.scalar(node, loc)
         if any(node is outer for outer in self.inside):
             self.document.add(loc, node.start_mark.line + 1, "an alias stands inside what it names")
             return None
         self.inside.append(node)
-        try:
-            return self.mapping(node, loc) if isinstance(node, MappingNode) else self.sequence(node, loc)
-        finally:
-            self.inside.pop()
+        value = self.mapping(node, loc) if isinstance(node, MappingNode) else self.sequence(node, loc)
+        self.inside.pop()
+        return value
 
     def mapping(self, node: MappingNode, loc: Loc) -> dict[str, Any]:
         merged: dict[str, Any] = {}

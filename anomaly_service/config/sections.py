@@ -86,7 +86,7 @@ class ThresholdSection(Section):
         default="alarms",
         description="`alarms` keeps to `alarms_per_week`; `quantile`, `sigma`, `dynamic` are rules by name.",
     )
-    alarms_per_week: Annotated[Number, Field(gt=0)] | None = Field(
+    alarms_per_week: Annotated[Number, Field(gt=0, le=1_000_000)] | None = Field(
         default=None,
         description="Flagged intervals a week, after policy, on normal data; 1 where not given.",
     )
@@ -444,7 +444,7 @@ class Config(Section):
         description="Where models are fitted and score; `auto` takes a CUDA device where torch finds one.",
     )
     http: HttpSection = HttpSection()
-    workers: Annotated[Whole, Field(ge=1)] = Field(
+    workers: Annotated[Whole, Field(ge=1, le=1024)] = Field(
         default_factory=cores,
         description="Processes that fit and score; the machine's cores where not given.",
     )

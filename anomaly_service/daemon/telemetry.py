@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from anomaly_service.daemon.health import Answer, Health
 from anomaly_service.errors import is_bug, report
+from anomaly_service.printable import printable
 from anomaly_service.secrets import hidden_within
 
 RUN_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
@@ -229,6 +230,7 @@ def configure_logging(
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
             hide_secrets,
+            *([] if as_json else [escape]),
             renderer,
         ],
     )
@@ -243,6 +245,11 @@ def configure_logging(
 def hide_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Show no secret in a log line, a traceback's included."""
     return hidden_within(event)
+
+
+def escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep what came from elsewhere from acting on the terminal; JSON escapes it anyway."""
+    return {k: printable(v, breaks=True) if isinstance(v, str) else v for k, v in event.items()}
 
 
 def log_failure(log: Any, what: str, error: Exception) -> None:

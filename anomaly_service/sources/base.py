@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from anomaly_service.config.values import Duration, PositiveDuration, Section, Text, Zone, whole_seconds
+from anomaly_service.config.values import Delay, Section, Step, Text, Zone, whole_seconds
 from anomaly_service.errors import SourceError
 from pipelines.failures import reason
 from pipelines.records import Json, Seconds, SeriesSpec
@@ -25,17 +25,15 @@ class SourceConfig(Section):
     """What every source can be told; a source's own Config adds keys to these."""
 
     kind: Text = Field(description="Which kind of source: `csv`, `sql`, or one that a package adds.")
-    step: PositiveDuration = Field(description="Nominal distance of a series' points, such as `5min`.")
-    delay: Duration = Field(
-        default=timedelta(0), description="How late points may come and still be on time."
-    )
+    step: Step = Field(description="Nominal distance of a series' points, such as `5min`.")
+    delay: Delay = Field(default=timedelta(0), description="How late points may come and still be on time.")
     timezone: Zone | None = Field(
         default=None,
         description="IANA zone of timestamps that carry none, and of the daily and weekly season "
         "(UTC where not given). Timestamps without a zone are refused where it is not given.",
     )
 
-    every: PositiveDuration | None = Field(
+    every: Step | None = Field(
         default=None,
         description="Time between two reads; the shortest `infer_every` of the monitors that read it where "
         "not given.",

@@ -18,6 +18,9 @@ from pipelines.records import Json, PointBlock, Seconds, SeriesSpec, Values
 NO_VALUES = ["", "NaN", "nan", "NA", "N/A", "#N/A", "null", "NULL", "None", "-"]
 """What stands for a value that is not there."""
 
+EARLY, RECENT = 2 * 365 * 86_400, 946_684_800
+"""Epoch seconds: 1972, before which nobody has telemetry, and 2000."""
+
 Name = tuple[str, tuple[tuple[str, str], ...]]
 """Metric, then (label, value) pairs without the empty ones."""
 
@@ -84,6 +87,25 @@ def read_table(
         SourceError: a column is of a type that holds no times, values or labels.
     """
     _check_types(table, layout)
+    rows = _read(table, layout, zone, before=before, in_order=in_order)
+    _check_swapped(rows, layout)
+    return rows
+
+
+def _check_swapped(rows: Rows, layout: Layout) -> None:
+    """Refuse values for times: numbers of any size can be both, but hardly all of both the wrong way round.
+
+    Raises:
+        SourceError: all times lie in the first years of counting, and all values look like times of today.
+    """
+    if len(rows.ts) and rows.ts.max() < EARLY and rows.value.min() > RECENT and rows.value.max() < 1e20:
+        raise SourceError(
+            f"the times lie around 1970, and the values look like times; did you mean timestamp: "
+            f"{layout.values[0]} and value: {layout.timestamp}?"
+        )
+
+
+def _read(table: Any, layout: Layout, zone: str | None, *, before: int | None, in_order: bool) -> Rows:
     at = times.parse(_array(table, layout.timestamp), layout.timestamp_format)
     names, series, unnamed = _series(table, layout)
     located = times.locate(at, zone, series, before=before, in_order=in_order)

@@ -279,7 +279,8 @@ class _Query:
         batch.reject(self.source.name, list(self._new_rejects(names, rows, read)))
         self.n_rows += len(rows)
         if len(read.ts):
-            newest = int(read.ts.max())
+            # A row from the future waits; it must not make all others late.
+            newest = min(int(read.ts.max()), self.until)
             self.newest = newest if self.newest is None else max(self.newest, newest)
 
     def _new_rejects(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import errno
+import io
+import logging
 import os
 import time
 import tracemalloc
@@ -15,9 +17,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 from hostile_files import GOOD, HEADER, START, Hostile, corpus
 
+from anomaly_service.cli import tables
+from anomaly_service.cli.options import fail
+from anomaly_service.daemon.telemetry import configure_logging
 from anomaly_service.db.store import SqlStore
+from anomaly_service.errors import SourceError
 from anomaly_service.printable import printable
 from anomaly_service.sources import csv as csv_source
 from anomaly_service.sources import files
@@ -238,6 +245,37 @@ def test_a_link_out_of_the_folder_shows_nothing_of_what_it_names(watched: Watche
     assert outcome["new"] == 1
     raws = {Path(row["file"]).name: row["raw"] for row in watched.rejected()}
     assert raws == {"link.csv": "", "inside.csv": "letmein,ccu,kr-1,5"}
+
+
+def test_nothing_that_is_printed_acts_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "ccu\x1b[2J\u202e\x9b31m\u2028"
+    tables.say(hostile)
+    tables.note(hostile)
+    tables.rows(
+        [{"series": hostile, "labels": {"a": hostile}}], ["series", "labels"], as_json=False, empty=""
+    )
+    fail(SourceError(hostile))
+    told = capsys.readouterr()
+    assert not set("\x1b\u202e\x9b\u2028") & set(told.out + told.err)
+    terminal = io.StringIO()
+    root = logging.getLogger()
+    before, level = root.handlers, root.level
+    try:
+        configure_logging(stream=terminal, as_json=False)
+        structlog.get_logger("test").warning("source not read", reason=hostile)
+    finally:
+        root.handlers = before
+        root.setLevel(level)
+        structlog.reset_defaults()
+    assert "\u202e" not in terminal.getvalue()
+    assert "source not read" in terminal.getvalue()
+
+
+def test_times_and_values_that_are_swapped_are_recognised(watched: Watched) -> None:
+    (watched.folder / "a.csv").write_bytes(HEADER + GOOD)
+    outcome = watched.look(timestamp="value", value="ts")
+    assert outcome["new"] == 0
+    assert "did you mean timestamp: ts and value: value?" in outcome["error"]
 
 
 # -- memory -----------------------------------------------------------------------------
