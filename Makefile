@@ -9,6 +9,10 @@ DATA ?=
 DATASETS ?=
 DETECTORS ?=
 JOBS ?= 2
+KILLS ?= 50
+SERIES ?= 500
+MINUTES ?= 3
+PAGE ?=
 # Where torch's CPU build comes from, for machines with internet:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
@@ -69,8 +73,9 @@ quality: $(STAMP) ## Measure every detector on labelled data beside other librar
 	$(BIN)/python benchmarks/quality.py --data "$(DATA)" --datasets "$(DATASETS)" --detectors "$(DETECTORS)" --jobs $(JOBS)
 
 .PHONY: soak
-soak: $(STAMP) ## Kill the daemon fifty times per database, and other long runs
-	$(BIN)/python -m pytest -m soak --timeout 7200
+soak: $(STAMP) ## Kill daemons and databases, tick for long (KILLS=, SERIES=, MINUTES=, SEED=, JOBS=, PAGE=)
+	KILLS=$(KILLS) SERIES=$(SERIES) MINUTES=$(MINUTES) SEED=$(SEED) PAGE=$(PAGE) \
+	    $(BIN)/python -m pytest -n $(JOBS) -m soak --timeout 14400
 
 .PHONY: up
 up: ## Start PostgreSQL and the daemon with docker compose

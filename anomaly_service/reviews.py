@@ -12,7 +12,7 @@ from anomaly_service import known
 from anomaly_service.db.store import SqlStore
 from anomaly_service.errors import AskedError
 from pipelines.names import Kind, Verdict
-from pipelines.records import Interval, Json, ScoreBlock, TargetRow
+from pipelines.records import Interval, Json, PointBlock, ScoreBlock, TargetRow
 from pipelines.times import minute
 
 
@@ -52,14 +52,17 @@ def judge(
         expect: the revision of the event that was looked at; None for whichever it has.
 
     Raises:
-        AskedError: there is no such verdict, nothing is given, or the borders are none.
+        AskedError: there is no such verdict, nothing is given, or the borders are none that hold points.
         UnknownEventError: there is no such event, or it was merged into another.
         ChangedEventError: it has another revision than expected.
+        OverlappingEventError: moved there, it would lie over another interval.
     """
     if verdict is None and (cause or comment):
         raise AskedError("a cause or comment goes with a verdict; give the verdict too")
     borders = {"start": _seconds(start), "end": _seconds(end)}
     _check_not_ahead(borders["end"], now)
+    if start is not None or end is not None:
+        _check_moved(store, event_id, **borders)
     store.review(
         event_id,
         None if verdict is None else verdict_of(verdict),
@@ -157,6 +160,25 @@ def _check_not_ahead(end: int | None, now: datetime) -> None:
         raise AskedError(f"--to lies ahead of now, {minute(int(now.timestamp()))}; got {minute(end)}")
 
 
+def _check_moved(store: SqlStore, event_id: int, start: int | None, end: int | None) -> None:
+    """Refuse borders of an anomaly that hold no points; what is missing has none to hold.
+
+    Raises:
+        AskedError: as it says.
+    """
+    row = _shown(store, event_id)
+    if row is None or row["kind"] != Kind.ANOMALY:
+        return
+    first = _second(row["start_at"]) if start is None else start
+    last = _second(row["end_at"]) if end is None else end
+    if first <= last:  # the other way round is refused by the store, which knows what stands by then
+        _points(store, _target(store, row["series"], row["monitor"], ()), first, last)
+
+
+def _second(text: str) -> int:
+    return int(datetime.fromisoformat(text).timestamp())
+
+
 def _target(store: SqlStore, series: str, monitor: str | None, declared: Iterable[str]) -> TargetRow:
     """Return the one target that is meant."""
     ids = store.target_ids(monitor, series)
@@ -178,16 +200,7 @@ def _drawn(store: SqlStore, target: TargetRow, first: int, last: int) -> Interva
     Raises:
         AskedError: there are no points in it, or it ends after the newest.
     """
-    points = store.points(target.series_ids, first, last + 1)
-    ends = [row for row in store.series() if row.id in target.series_ids and row.last_ts is not None]
-    newest = max((row.last_ts or 0 for row in ends), default=None)
-    if newest is None or not len(points) or last > newest:
-        begin = min((row.first_ts for row in ends if row.first_ts is not None), default=None)
-        held = "none" if begin is None or newest is None else f"from {minute(begin)} to {minute(newest)}"
-        raise AskedError(
-            f"the span from {minute(first)} to {minute(last)} must hold points of {target.key} and not go "
-            f"beyond them; stored are {held}"
-        )
+    points = _points(store, target, first, last)
     scores = _anomaly_scores(store.scores([target.id], first, last + 1))
     peak_at = max(scores, key=lambda ts: (scores[ts], -ts), default=int(points.ts.min()))
     values = points.value[points.ts == peak_at]
@@ -201,6 +214,25 @@ def _drawn(store: SqlStore, target: TargetRow, first: int, last: int) -> Interva
         mean_score=float(np.mean(list(scores.values()))) if scores else 0.0,
         y_at_peak=float(values[0]) if len(target.series_ids) == 1 and len(values) else None,
     )
+
+
+def _points(store: SqlStore, target: TargetRow, first: int, last: int) -> PointBlock:
+    """Return the points of a target from one second to another, both included.
+
+    Raises:
+        AskedError: there are none, or the span goes beyond what is stored.
+    """
+    points = store.points(target.series_ids, first, last + 1)
+    ends = [row for row in store.series() if row.id in target.series_ids and row.last_ts is not None]
+    oldest = min((row.first_ts for row in ends if row.first_ts is not None), default=None)
+    newest = max((row.last_ts or 0 for row in ends), default=None)
+    if oldest is None or newest is None or not len(points) or first < oldest or last > newest:
+        held = "none" if oldest is None or newest is None else f"from {minute(oldest)} to {minute(newest)}"
+        raise AskedError(
+            f"the span from {minute(first)} to {minute(last)} must hold points of {target.key} and not go "
+            f"beyond them; stored are {held}"
+        )
+    return points
 
 
 def _anomaly_scores(block: ScoreBlock) -> dict[int, float]:

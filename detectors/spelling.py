@@ -11,10 +11,20 @@ def nearest(word: str, allowed: Iterable[str]) -> str | None:
 
     >>> nearest("min_duraton", ["min_duration", "cooldown"])
     'min_duration'
+    >>> nearest("label_file", ["labels", "file_label"])
+    'file_label'
     """
     by_lower = {name.lower(): name for name in allowed}
+    for lower, name in by_lower.items():
+        if _parts(lower) == _parts(word):
+            return name
     found = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[found[0]] if found else None
+
+
+def _parts(word: str) -> list[str]:
+    """Return the parts of a name, whatever their order: ``every_fit`` is ``fit.every``."""
+    return sorted(word.lower().replace(".", "_").replace("-", "_").split("_"))
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

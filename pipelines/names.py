@@ -16,6 +16,12 @@ class Kind(StrEnum):
     DATA_MISSING = "data_missing"
     STALE = "stale"
     """Missing up to now: the series stopped. Becomes DATA_MISSING when it comes back."""
+    UNSCORED = "unscored"
+    """Points came and none was scored, though no gap explains it: they do not keep to the step."""
+
+
+SOURCE_STALE = "source_stale"
+"""The kind of record that says of a whole source what ``STALE`` says of a series; it has no target."""
 
 
 class Status(StrEnum):

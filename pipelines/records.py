@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.names import Kind, Mode, RunKind, Status
+from pipelines.names import Kind, Mode, RunKind, RunState, Status
 
 Seconds = NDArray[np.int64]
 Values = NDArray[np.float64]
@@ -75,10 +75,34 @@ def _escaped(text: str) -> str:
 
 @dataclass(frozen=True)
 class SeriesRow:
+    """A stored series; times are epoch seconds.
+
+    Attributes:
+        first_ts: of the oldest point that is stored.
+        last_ts: of the newest that ever was, whatever was deleted since.
+        begun_ts: of the oldest that ever was.
+        pruned_before: retention has deleted the points before.
+        live: its source was once seen to deliver, so that time goes on for it.
+    """
+
     id: int
     spec: SeriesSpec
     first_ts: int | None
     last_ts: int | None
+    begun_ts: int | None = None
+    pruned_before: int | None = None
+    live: bool = False
+
+    @property
+    def begun(self) -> int | None:
+        """When the series began, whatever was deleted since: when a fit falls must not move with it."""
+        return self.first_ts if self.begun_ts is None else self.begun_ts
+
+    @property
+    def whole_from(self) -> int | None:
+        """From when on all its points are there; None where nothing was deleted of them."""
+        begun, pruned = self.begun, self.pruned_before
+        return pruned if begun is not None and pruned is not None and begun < pruned else None
 
 
 @dataclass(frozen=True)
@@ -92,6 +116,11 @@ class PointBlock:
 
     def __len__(self) -> int:
         return len(self.ts)
+
+    @classmethod
+    def empty(cls) -> PointBlock:
+        """Return a block without points."""
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -112,7 +141,8 @@ class Policy:
         min_rel_dev_from_expected: share of the expected value, 0.05 for 5 %.
         min_duration_seconds: shorter intervals are dropped (an interval of n steps lasts n steps).
         merge_max_gap_seconds: intervals with at most this much normal time between become one.
-        cooldown_seconds: after an interval ends, no new one starts for so long.
+        cooldown_seconds: after an interval ends, no new one starts for so long, unless it is much higher or
+            longer.
         missing_after_steps: a gap of at least so many steps is an event of its own.
     """
 
@@ -221,6 +251,14 @@ class EventPortrait:
 
 
 @dataclass(frozen=True)
+class PortraitState:
+    """Whether the portraits of a monitor's events are up to date; for how many something is suggested."""
+
+    is_current: bool
+    suggested: int
+
+
+@dataclass(frozen=True)
 class EventChange:
     """What reconciling decided about one event; ``event_id`` None makes a new one."""
 
@@ -253,6 +291,7 @@ class TargetRow:
         delay_seconds: of several series, the longest.
         scored_until: live scores exist for t below this (epoch seconds); None before the first.
         settled_until: settled scores exist for t below this.
+        pruned_before: retention has deleted the scores before, and the versions that made them.
         labels: of its first series, with its ``metric``.
     """
 
@@ -266,6 +305,7 @@ class TargetRow:
     scored_until: int | None = None
     settled_until: int | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    pruned_before: int | None = None
 
 
 @dataclass(frozen=True)
@@ -402,6 +442,30 @@ class Claim:
     fence: int
     attempts: int
     source: str = ""
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """What became of one run: the error is that of the last attempt, empty where there was none."""
+
+    scheduled_for: datetime
+    state: RunState
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What the database says of now, and of all runs at once.
+
+    Attributes:
+        wall: its clock.
+        scheduled_until: the latest time that any run is scheduled for; None where there is no run.
+        lost: runs at work whose lease ended a while ago, and that nobody took.
+    """
+
+    wall: datetime
+    scheduled_until: datetime | None
+    lost: int
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,11 @@ from pipelines.records import (
     Json,
     LastRead,
     LineRow,
+    Moment,
     MonitorRow,
+    PastRun,
     PointBlock,
+    PortraitState,
     ScoreBlock,
     SeriesRow,
     SeriesSpec,
@@ -41,6 +44,7 @@ class Ingest:
         progress: key to JSON, the source's own memory (a file's digest and bytes consumed, a
             watermark), stored in the same transaction so that nothing is taken twice or lost.
         rejected: rows set aside.
+        held: points whose time has not come; stored beside the others, and ``release`` takes them in.
     """
 
     source: str
@@ -48,6 +52,7 @@ class Ingest:
     points: PointBlock
     progress: dict[str, Json] = field(default_factory=dict)
     rejected: int = 0
+    held: PointBlock = field(default_factory=PointBlock.empty)
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,26 @@ class Ingested:
     unchanged: int
     rejected: int
     earliest: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """What deleting points of a series came to, or would.
+
+    Attributes:
+        points, held: points that were stored, and those that were held back.
+        scores: rows of scores of targets that the series is part of.
+        events: intervals that vanish with their points.
+        versions: models that learned from what lies behind the series' newest point.
+        last_ts: the series' newest point from now on.
+    """
+
+    points: int
+    held: int
+    scores: int
+    events: int
+    versions: int
+    last_ts: int | None
 
 
 @dataclass(frozen=True)
@@ -136,7 +161,31 @@ class PointStore(PointReader, Protocol):
         """
         ...
 
-    def delete_points_before(self, ts: int) -> int: ...
+    def note_look(self, at: datetime, sources: Collection[str]) -> None:
+        """Note what time it is for whoever looks, and which of these sources deliver, or stopped.
+
+        Args:
+            sources: all that the config declares.
+        """
+        ...
+
+    def clock(self) -> float:
+        """Return the database's own time, epoch seconds."""
+        ...
+
+    def release(self, source: str, until: int, claim: Claim | None = None) -> Ingested:
+        """Take in the points of a source that were held back and lie at or before this time."""
+        ...
+
+    def held(self, source: str) -> tuple[int, int | None]:
+        """Return how many points of a source are held back, and the time of the first."""
+        ...
+
+    def delete_points_before(self, ts: int, sources: Collection[str] | None = None) -> int: ...
+
+    def delete_points(self, series_id: int, start: int, stop: int, *, dry_run: bool = False) -> Deleted:
+        """Delete the points of a series in the half-open span, with all that follows from them."""
+        ...
 
 
 class ModelStore(Protocol):
@@ -251,8 +300,24 @@ class EventStore(Protocol):
         """Append a review; borders the reviewer moved stand in their own columns and win in the views."""
         ...
 
-    def event_portraits(self, monitor_id: int, limit: int) -> list[tuple[Event, EventPortrait | None]]:
-        """Events of a monitor that stand, and what was seen of each: judged ones first, then the newest."""
+    def event_portraits(
+        self,
+        monitor_id: int,
+        limit: int,
+        *,
+        judged: bool | None = None,
+        after: tuple[int, int] | None = None,
+    ) -> list[tuple[Event, EventPortrait | None]]:
+        """Events of a monitor that stand, and what was seen of each: judged ones first, then the newest.
+
+        Args:
+            judged: only those that people are sure of, or only the others; both where None.
+            after: start and id of the last event of the page before.
+        """
+        ...
+
+    def portrait_state(self, monitor_id: int, verdicts: int) -> PortraitState:
+        """Whether portraits are up to date; of the events that were judged the newest ``verdicts`` count."""
         ...
 
     def write_event_portraits(self, claim: Claim | None, rows: Sequence[EventPortrait]) -> None:
@@ -332,8 +397,14 @@ class RunStore(Protocol):
         """Return the newest time, until then, for which such a run was scheduled."""
         ...
 
-    def runs_ahead(self) -> datetime | None:
-        """Return the latest time beyond the store's clock for which anything was scheduled."""
+    def past_runs(
+        self, kind: RunKind, monitor_id: int | None, source: str, until: datetime, limit: int
+    ) -> list[PastRun]:
+        """Return the newest runs of a kind, of one monitor or source, that were scheduled until then."""
+        ...
+
+    def moment(self) -> Moment:
+        """Return what the database's clock says, and what of all runs is out of time."""
         ...
 
     def last_reads(self, sources: Collection[str], until: datetime) -> dict[str, LastRead]:

@@ -8,6 +8,26 @@ HOUR = 3_600
 DAY = 24 * HOUR
 WEEK = 7 * DAY
 
+STALE_STEPS = 3
+"""A series without a point for so many steps and its delay has stopped."""
+
+
+def stale_seconds(step_seconds: int, delay_seconds: int) -> int:
+    """Return how old the newest point of a series may be before it has stopped.
+
+    >>> stale_seconds(300, 60)
+    960
+    """
+    return STALE_STEPS * step_seconds + delay_seconds
+
+
+def live_seconds(step_seconds: int, delay_seconds: int) -> int:
+    """Return how old the newest point of a source may be that was never seen to deliver, and does.
+
+    A day, and longer where its points are far apart. What is older at first contact is an archive.
+    """
+    return max(DAY, stale_seconds(step_seconds, delay_seconds) + step_seconds)
+
 
 def iso(at: datetime) -> str:
     """Return ``2026-01-31T12:00:00Z``: how every list and SQLite's views write a moment."""

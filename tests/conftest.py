@@ -24,7 +24,8 @@ from anomaly_service.db.store import SqlStore
 
 DATABASES = ("sqlite", "postgresql")
 
-# The same examples every time, so that a change is judged by what it changed; `make soak` draws new ones.
+# The same examples every time, so that a change is judged by what it changed; the profile
+# "new" draws new ones.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("new", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))

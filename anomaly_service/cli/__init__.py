@@ -9,13 +9,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from anomaly_service.cli import demo, explain, lists, measure, models, operate, review, similar, start
-from anomaly_service.cli.options import app, fail
+from anomaly_service.cli import demo, explain, lists, measure, models, operate, points, review, similar, start
+from anomaly_service.cli.options import app, fail, show_traceback
 
 __all__ = ["app", "main"]
 
 # Registering happens at import; naming the modules here keeps the linter from dropping them.
-GROUPS = (start, demo, operate, review, lists, explain, similar, models, measure)
+GROUPS = (start, demo, operate, points, review, lists, explain, similar, models, measure)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -24,6 +24,7 @@ def main(args: Sequence[str] | None = None) -> None:
         app(args=list(args) if args is not None else None, prog_name="anomaly")
     except Exception as error:
         if os.environ.get("ANOMALY_DEBUG"):
+            sys.excepthook = show_traceback
             raise
         fail(error)
         sys.exit(1)

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anomaly_service.cli import tables
-from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, load, moment, serving
+from anomaly_service.cli.options import (
+    CONFIG,
+    AsJson,
+    ConfigPath,
+    Now,
+    app,
+    load,
+    moment,
+    serving,
+    usage,
+    whole,
+)
 from anomaly_service.cli.start import PANEL
 from pipelines.names import AUTO
 from pipelines.times import minute
@@ -18,8 +29,8 @@ if TYPE_CHECKING:
     from anomaly_service.measure.demo import Demo
     from pipelines.measure.demo_report import DemoReport, IncidentOutcome
 
-Weeks = Annotated[int, typer.Option("--weeks", min=3, max=520, help="How many weeks.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Equal seeds, equal data.")]
+Weeks = Annotated[int, typer.Option("--weeks", parser=whole(3, 520), help="How many weeks.")]
+Seed = Annotated[int, typer.Option("--seed", parser=whole(0), help="Equal seeds, equal data.")]
 
 
 @app.command(rich_help_panel=PANEL)
@@ -36,7 +47,9 @@ def simulate(
     from anomaly_service.measure.demo import simulated
     from pipelines.measure.simulate import write
 
-    files = write(simulated(seed, weeks, moment(now, "--now")), folder)
+    with usage():
+        made = simulated(seed, weeks, moment(now, "--now"))
+    files = write(made, folder)
     tables.say(f"Wrote {len(files)} files below {folder}; what was planted stands in {files[-1]}.")
 
 
@@ -56,7 +69,7 @@ def demo(
     from anomaly_service.db.migrate import migrate
     from anomaly_service.measure import demo as demos
 
-    with Stages() as stages:
+    with usage(), Stages() as stages:
         made = demos.prepare(
             config,
             seed=seed,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anomaly_service.cli import similar, tables
-from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, opened
+from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Event, Now, app, opened, whole
 
 if TYPE_CHECKING:
     from anomaly_service.insight.explain import Explanation
@@ -25,8 +25,10 @@ TOGETHER = ("detector", "finds", "window", "view", "score", "share")
 
 @app.command(rich_help_panel=similar.PANEL)
 def explain(
-    event: Annotated[int, typer.Argument(metavar="EVENT", help="event_id of the interval.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="How many of the nearest events and windows.")] = 3,
+    event: Event,
+    n: Annotated[
+        int, typer.Option("-n", parser=whole(1), help="How many of the nearest events and windows.")
+    ] = 3,
     config: ConfigPath = CONFIG,
     now: Now = None,
     as_json: AsJson = False,

@@ -8,11 +8,22 @@ from typing import Annotated, Any
 import typer
 
 from anomaly_service.cli import tables
-from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, moment, opened, usage
+from anomaly_service.cli.options import (
+    CONFIG,
+    AsJson,
+    ConfigPath,
+    Now,
+    app,
+    moment,
+    number,
+    opened,
+    usage,
+    whole,
+)
 from pipelines.names import AUTO
 
 PANEL = "Lists"
-KINDS = ("anomaly", "flatline", "data_missing", "stale")
+KINDS = ("anomaly", "flatline", "data_missing", "stale", "unscored")
 
 ORDERS = ("newest", "worst")
 SERIES_COLUMNS = (
@@ -33,7 +44,10 @@ RUN_COLUMNS = (
     "duration_seconds", "lease_until", "outcome", "error",
 )  # fmt: skip
 
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many rows.")]
+CELL = 80
+"""Characters of a run's outcome and error in a table."""
+
+Limit = Annotated[int, typer.Option("--limit", "-n", parser=whole(1), help="At most so many rows.")]
 After = Annotated[
     str | None, typer.Option("--after", metavar="CURSOR", help="Go on behind the row that has this cursor.")
 ]
@@ -57,7 +71,8 @@ def intervals(
         str | None, typer.Option("--until", metavar="TIME", help="Starting before this.")
     ] = None,
     min_score: Annotated[
-        float | None, typer.Option("--min-score", help="With a peak of at least so much; 1 is the line.")
+        float | None,
+        typer.Option("--min-score", parser=number, help="With a peak of at least so much; 1 is the line."),
     ] = None,
     verdict: Annotated[str | None, typer.Option("--verdict", help="Only those judged so.")] = None,
     unreviewed: Annotated[bool, typer.Option("--unreviewed", help="Only those nobody judged yet.")] = False,
@@ -139,7 +154,7 @@ def _suggestion(row: Mapping[str, Any]) -> str:
 @app.command(rich_help_panel=PANEL)
 def series(
     limit: Annotated[
-        int | None, typer.Option("--limit", "-n", min=1, help="At most so many rows; all.")
+        int | None, typer.Option("--limit", "-n", parser=whole(1), help="At most so many rows; all.")
     ] = None,
     after: After = None,
     config: ConfigPath = CONFIG,
@@ -169,7 +184,12 @@ def runs(
     with usage(), opened(config, now, quiet=True) as service:
         found = lists.runs(service.store, limit=limit, after=after)
     empty = "No run yet; start: anomaly daemon"
-    tables.page(found, RUN_COLUMNS, as_json=as_json, empty=empty, spare=SPARE_OF_RUNS)
+    tables.page(found, RUN_COLUMNS, as_json=as_json, empty=empty, spare=SPARE_OF_RUNS, in_words=_run_in_words)
+
+
+def _run_in_words(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a table of runs says shorter than the view: JSON has the whole of it."""
+    return {name: tables.cut(tables.text(row[name]), CELL) for name in ("outcome", "error")}
 
 
 @app.command(rich_help_panel=PANEL)

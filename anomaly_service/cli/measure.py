@@ -19,8 +19,10 @@ from anomaly_service.cli.options import (
     app,
     load,
     moment,
+    number,
     serving,
     usage,
+    whole,
 )
 from pipelines.names import AUTO
 
@@ -65,10 +67,15 @@ def backtest(
     ] = "unsupervised",
     window: Annotated[
         int | None,
-        typer.Option("--window", min=1, help="Steps; 100, 24 under 1,000 rows, 10 of several channels."),
+        typer.Option(
+            "--window", parser=whole(1), help="Steps; 100, 24 under 1,000 rows, 10 of several channels."
+        ),
     ] = None,
     alarms: Annotated[
-        float, typer.Option("--alarms-per-week", help="False alarms a week that each series may raise.")
+        float,
+        typer.Option(
+            "--alarms-per-week", parser=number, help="False alarms a week that each series may raise."
+        ),
     ] = 1.0,
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Test the plain baselines beside it.")
@@ -77,7 +84,8 @@ def backtest(
         str | None, typer.Option("--dataset", metavar="A,B", help="Only these data sets of the folder.")
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, help="Processes; as many as there are cores.")
+        int | None,
+        typer.Option("--jobs", "-j", parser=whole(1), help="Processes; as many as there are cores."),
     ] = None,
     json_out: Annotated[
         Path | None,
@@ -172,7 +180,9 @@ def replay(
     detector: Annotated[
         str | None, typer.Option("--detector", metavar="D", help="Another of `anomaly detectors`.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many intervals.")] = 50,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", parser=whole(1), help="At most so many intervals.")
+    ] = 50,
     monitor: Monitors = None,
     config: ConfigPath = CONFIG,
     now: Now = None,

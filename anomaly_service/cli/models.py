@@ -11,7 +11,7 @@ import typer
 
 from anomaly_service.cli import tables
 from anomaly_service.cli.lists import After, Limit
-from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, moment, opened, usage
+from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, moment, opened, usage, whole
 
 if TYPE_CHECKING:
     from anomaly_service.insight.samples import Sampled
@@ -82,12 +82,12 @@ def sample(
     series: Annotated[
         str | None, typer.Option("--series", help="Of which series, as it is printed; the only one.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many windows.")] = 20,
+    n: Annotated[int, typer.Option("-n", parser=whole(1), help="How many windows.")] = 20,
     at: Annotated[
         str | None, typer.Option("--at", metavar="TIME", help="End of the windows; the newest point.")
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**63 - 1, help="Equal seeds draw equal windows.")
+        int, typer.Option("--seed", parser=whole(0, 2**63 - 1), help="Equal seeds draw equal windows.")
     ] = 0,
     csv_to: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the windows, a row per step.")

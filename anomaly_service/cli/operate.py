@@ -8,11 +8,23 @@ from typing import Annotated, Any
 import typer
 
 from anomaly_service.cli import tables
-from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Monitors, Now, app, load, moment, opened
+from anomaly_service.cli.options import (
+    CONFIG,
+    AsJson,
+    ConfigPath,
+    Monitors,
+    Now,
+    app,
+    load,
+    moment,
+    opened,
+    span,
+)
 
 PANEL = "At work"
 TOLD = ("monitor", "targets", "fitted", "rows", "appeared", "changed", "vanished")
 """What a job's table shows: models fitted, score rows written, and what became of the intervals."""
+TOLD_OF_A_READ = ("source", "new", "changed", "unchanged", "rejected", "held", "rejects_file", "error")
 TOLD_OF_A_CHANGE = ("series", "start_at", "end_at", "kind", "event_id", "why")
 
 
@@ -32,6 +44,10 @@ def ingest(
         list[str] | None,
         typer.Option("--source", "-s", metavar="NAME", help="Only this source; may be repeated."),
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="TIME", help="Read what lies behind this time once more."),
+    ] = None,
     config: ConfigPath = CONFIG,
     now: Now = None,
     as_json: AsJson = False,
@@ -39,14 +55,16 @@ def ingest(
     """Take what is new from every source."""
     from anomaly_service.sources.ingest import ingest_from
 
+    start = moment(since, "--since")
     with opened(config, now) as service:
-        found = ingest_from(service.config, service.store, service.now, service.on_progress, source)
-    tables.rows(
-        found, list(found[0]) if found else [], as_json=as_json, empty="The config declares no source."
-    )
+        found = ingest_from(service.config, service.store, service.now, service.on_progress, source, start)
+    tables.rows(found, TOLD_OF_A_READ, as_json=as_json, empty="The config declares no source.")
+    for each in found:
+        for sentence in each["notes"]:
+            tables.note(f"{each['source']}: {sentence}")
     failed = [each for each in found if each["error"]]
     for each in failed:
-        typer.echo(f"error: {each['source']}: {each['error']}", err=True)
+        tables.note(f"error: {each['source']}: {each['error']}")
     if failed:
         raise typer.Exit(1)
 
@@ -92,11 +110,9 @@ def rescore(
     as_json: AsJson = False,
 ) -> None:
     """Score a span of time again with hindsight; reviews stay."""
-    a, b = moment(start, "--from"), moment(stop, "--to")
+    a, b = span(start, stop, "--from", "--to")
     assert a is not None
     assert b is not None
-    if a >= b:
-        raise typer.BadParameter(f"--from must lie before --to, got {start} and {stop}")
     if refit and dry_run:
         raise typer.BadParameter(
             "--dry-run writes nothing, so it cannot fit models; leave out --refit to see what the present "
@@ -108,6 +124,7 @@ def rescore(
         tables.say(json.dumps(result, indent=1))
     else:
         _changes(result, dry_run)
+        _clipped(result)
         _left_out(result)
 
 
@@ -127,17 +144,24 @@ def daemon(
 
 @app.command(rich_help_panel=PANEL)
 def status(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
-    """Say how the service stands: sources, last tick, series that learn, stopped or failed."""
+    """Say how the service stands: sources, last tick, series that learn, stopped or failed.
+
+    Exit status 1 where detection does not happen.
+    """
     from anomaly_service.cli.status import status_lines
     from anomaly_service.insight.status import standing
 
     with opened(config, now, quiet=True) as service:
-        found = standing(service.store, service.config.monitor_specs(), service.config.sources, service.now)
+        sources = {name: source.every_seconds for name, source in service.config.sources.items()}
+        specs = service.config.monitor_specs()
+        found = standing(service.store, specs, sources, service.now, frozen=now is not None)
     if as_json:
         tables.say(json.dumps(found, indent=1))
-        return
-    for line in status_lines(found):
-        tables.say(line)
+    else:
+        for line in status_lines(found):
+            tables.say(line)
+    if not found["ready"]:
+        raise typer.Exit(1)
 
 
 def _summary(by_monitor: dict[str, Any], as_json: bool) -> None:
@@ -169,6 +193,13 @@ def _left_out(by_monitor: dict[str, Any]) -> None:
             tables.note(f"{name}: left out, {why}")
         if result.get("left_out", 0) > len(result.get("left_out_why", ())):
             tables.note(f"{name}: {result['left_out']} series were left out in all.")
+
+
+def _clipped(by_monitor: dict[str, Any]) -> None:
+    """Say of which series a part of the span is not stored any more."""
+    for name, result in by_monitor.items():
+        if "clipped" in result:
+            tables.note(f"{name}: {result['clipped']} series in part only: {result['clipped_why']}.")
 
 
 def _changes(result: dict[str, Any], dry_run: bool) -> None:

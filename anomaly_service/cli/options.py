@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from anomaly_service.printable import printable
 
 if TYPE_CHECKING:
     from anomaly_service.config.sections import Config
@@ -22,6 +27,44 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+MOST = 2**31 - 1
+"""No list is longer, and most numbers in a database are no larger."""
+
+
+def whole(least: int = 1, most: int = MOST) -> Callable[[object], int]:
+    """Return what reads a whole number of an option or argument, and refuses what lies outside."""
+
+    def integer(given: object) -> int:
+        text = str(given).strip()
+        value = int(text) if re.fullmatch(r"[-+]?\d{1,30}", text) else None
+        if value is None or not least <= value <= most:
+            raise _refused(f"expected a whole number from {least:,} to {most:,}, got {text[:40]!r}")
+        return value
+
+    return integer
+
+
+def number(given: object) -> float:
+    """Return the finite number that an option holds."""
+    try:
+        value = float(str(given))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise _refused(f"expected a finite number such as 1.5, got {str(given)[:40]!r}")
+    return value
+
+
+def _refused(said: str) -> Exception:
+    """Return an error that typer tells as wrong usage, in our words and with the option's name."""
+    from pydantic_core import PydanticCustomError
+
+    return PydanticCustomError("usage", said.replace("{", "{{").replace("}", "}}"))
+
+
+Event = Annotated[
+    int, typer.Argument(metavar="EVENT", parser=whole(1, 2**63 - 1), help="event_id of the interval.")
+]
 ConfigPath = Annotated[
     Path,
     typer.Option("--config", "-c", envvar="ANOMALY_CONFIG", help="The config file.", dir_okay=False),
@@ -59,6 +102,20 @@ def moment(text: str | None, option: str) -> datetime | None:
             f"{option} expects a time such as 2026-03-01 or 2026-03-01T12:00:00Z, got {text!r}"
         )
     return at
+
+
+def span(
+    start: str | None, stop: str | None, first: str, last: str
+) -> tuple[datetime | None, datetime | None]:
+    """Return the times that two options name.
+
+    Raises:
+        typer.BadParameter: not times, or the second is none after the first.
+    """
+    a, b = moment(start, first), moment(stop, last)
+    if a is not None and b is not None and a >= b:
+        raise typer.BadParameter(f"{first} must lie before {last}, got {start} and {stop}")
+    return a, b
 
 
 def load(config: Path) -> Config:
@@ -102,8 +159,19 @@ def usage() -> Iterator[None]:
 def fail(error: BaseException) -> None:
     """Say on stderr what went wrong, in one message; of a bug also where to report it."""
     from anomaly_service.errors import is_bug, report
+    from anomaly_service.secrets import hidden
 
     bug, name = is_bug(error), type(error).__name__
-    typer.echo(f"error: {f'{name}: {error}' if bug else str(error) or name}", err=True)
+    said = hidden(f"{name}: {error}" if bug else str(error) or name)
+    typer.echo(printable(f"error: {said}", breaks=True), err=True)
     if bug:
         typer.echo(f"{report()} ANOMALY_DEBUG=1 shows the traceback.", err=True)
+
+
+def show_traceback(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+    """Print the traceback of an exception on stderr without the secrets that it may carry along."""
+    import traceback
+
+    from anomaly_service.secrets import hidden
+
+    typer.echo(hidden("".join(traceback.format_exception(error))), err=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anomaly_service.cli import tables
-from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, moment, opened, usage
+from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Event, Now, app, moment, opened, usage
 
 if TYPE_CHECKING:
     from anomaly_service.reviews import Done
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 PANEL = "What people say"
 VERDICTS = ("confirmed", "expected", "false_positive", "new_trend", "unsure")
 
-Event = Annotated[int, typer.Argument(metavar="EVENT", help="event_id of the interval.")]
 Cause = Annotated[str, typer.Option("--cause", help="What it was, in a word or two.")]
 Comment = Annotated[str, typer.Option("--comment", help="Anything the next reader should know.")]
 By = Annotated[str, typer.Option("--by", envvar="USER", help="Who says so.")]
@@ -127,11 +126,12 @@ def _borders(row: dict[str, Any] | None) -> str:
 def _act(row: dict[str, Any]) -> str:
     """Return an act in words.
 
-    >>> _act({"act": "verdict", "verdict": "expected", "by": "ann"})
-    'the verdict expected of ann'
+    >>> _act({"act": "verdict", "verdict": "expected", "by": "ann", "start_ts": None, "end_ts": 60})
+    'the verdict expected and the moved borders of ann'
     """
+    moved = "" if row["start_ts"] is None and row["end_ts"] is None else " and the moved borders"
     what = {
-        "verdict": f"the verdict {row['verdict']}",
+        "verdict": f"the verdict {row['verdict']}{moved}",
         "borders": "the moved borders",
         "add": f"the addition ({row['verdict']})",
     }[row["act"]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anomaly_service.cli import tables
-from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, opened
+from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Event, Now, app, opened, whole
 
 if TYPE_CHECKING:
     from anomaly_service.insight.similar import Similar
@@ -23,8 +23,8 @@ WINDOWS = ("start_at", "end_at", "distance", "event_id", "direction", "verdict",
 
 @app.command(rich_help_panel=PANEL)
 def similar(
-    event: Annotated[int, typer.Argument(metavar="EVENT", help="event_id of the interval.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="How many of each.")] = 10,
+    event: Event,
+    n: Annotated[int, typer.Option("-n", parser=whole(1), help="How many of each.")] = 10,
     within: Annotated[
         str | None,
         typer.Option("--in", metavar="SPACE", help="Only events (features), or only windows (latent)."),

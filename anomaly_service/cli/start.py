@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anomaly_service.cli import tables
-from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Now, app, load, moment, opened, serving
+from anomaly_service.cli.options import (
+    CONFIG,
+    AsJson,
+    ConfigPath,
+    Now,
+    app,
+    load,
+    moment,
+    number,
+    opened,
+    serving,
+    whole,
+)
 
 if TYPE_CHECKING:
     from anomaly_service.sources.guess import Guess
@@ -30,7 +42,9 @@ Timezone = Annotated[
 Detector = Annotated[str | None, typer.Option("--detector", help="Any of `anomaly detectors`.")]
 Alarms = Annotated[
     float | None,
-    typer.Option("--alarms-per-week", help="False alarms a week of all series together: 1, or less."),
+    typer.Option(
+        "--alarms-per-week", parser=number, help="False alarms a week of all series together: 1, or less."
+    ),
 ]
 
 
@@ -43,7 +57,9 @@ def try_(
     timezone: Timezone = None,
     detector: Detector = None,
     alarms: Alarms = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many intervals.")] = 50,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", parser=whole(1), help="At most so many intervals.")
+    ] = 50,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Keep the config in this file, the database beside.")
     ] = None,
@@ -53,9 +69,10 @@ def try_(
     """Find anomalies in a file: no config, nothing to set up."""
     from anomaly_service.sources.guess import guess
 
-    guessed = guess(file, timezone=timezone)
+    asked = moment(now, "--now")
+    guessed = guess(file, timezone=timezone, now=asked or datetime.now(UTC))
     # A file that was exported an hour ago is not one that stopped an hour ago.
-    at = moment(now, "--now") or datetime.fromtimestamp(guessed.stop, UTC)
+    at = asked or datetime.fromtimestamp(guessed.stop, UTC)
     tables.note(f"{file} reads as:")
     for word in guessed.words:
         tables.note(f"  {word}")
@@ -105,7 +122,8 @@ def _rejected(ingested: list[Json]) -> list[str]:
     for source in ingested:
         if source["error"]:
             lines.append(f"Not all could be read: {source['error']}")
-        if source["rejected"]:
+        lines += [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in source["notes"]]
+        if source["rejected"] and source["rejects_file"]:
             with Path(source["rejects_file"]).open(newline="", encoding="utf-8") as file:
                 first = next(csv.DictReader(file))
             lines.append(
@@ -127,7 +145,7 @@ def _print_intervals(intervals: list[Json], found: Tried, *, as_json: bool) -> N
         }
         for row in intervals
     ]
-    empty = "Nothing is flagged." if _is_ready(found) else TOO_SHORT
+    empty = "Nothing is flagged." if _is_ready(found) else _too_short(found)
     tables.rows(intervals if as_json else named, columns, as_json=as_json, empty=empty)
 
 
@@ -135,11 +153,26 @@ def _is_ready(found: Tried) -> bool:
     return any(target["state"] == "ready" for monitor in found.monitors for target in monitor["targets"])
 
 
+def _too_short(found: Tried) -> str:
+    """Return that no model could be fitted, with how much history came and how much one needs."""
+    targets = [each for monitor in found.monitors for each in monitor["targets"] if each["ready_by"]]
+    if not targets:
+        return TOO_SHORT
+    longest = max(targets, key=lambda each: each["last_ts"] - each["first_ts"])
+    came = longest["last_ts"] - longest["first_ts"]
+    needed = int(datetime.fromisoformat(longest["ready_by"]).timestamp()) - longest["first_ts"]
+    step = longest["step_seconds"]
+    return (
+        f"{TOO_SHORT} The longest spans {tables.duration(came)} ({came // step + 1:,} steps of "
+        f"{tables.duration(step)}); a first model needs {tables.duration(needed)} ({needed // step:,} steps)."
+    )
+
+
 def _what_next(file: str, kept: Path | None, found: Tried, limit: int) -> list[str]:
     """Return where to go from here."""
     lines = []
     if found.intervals and not _is_ready(found):
-        lines.append(f"{TOO_SHORT} What is flagged goes by a rule.")
+        lines.append(f"{_too_short(found)} What is flagged goes by a rule.")
     if len(found.intervals) > limit:
         left = len(found.intervals) - limit
         lines.append(f"{left} more with lower scores; --limit {len(found.intervals)} shows them all.")
@@ -178,7 +211,7 @@ def init(
     """Write a config file, for files like yours where you name one, and create the database."""
     from anomaly_service.sources.guess import guess
 
-    guessed = guess(file, timezone=timezone) if file else None
+    guessed = guess(file, timezone=timezone, now=moment(now, "--now") or datetime.now(UTC)) if file else None
     choices = {
         "database": database,
         "detector": detector,

@@ -16,17 +16,13 @@ NAMED = 5
 def status_lines(found: Json) -> Iterator[str]:
     """Yield the status as sentences."""
     now = found["now"]
+    yield from _part_lines(found["parts"])
     reads = {read["source"]: read for read in found["reads"]}
     yield from (_source_line(source, now, reads.pop(source["source"], None)) for source in found["sources"])
     # One that has brought no series yet is in no view.
     yield from (f"Source {name}: no series yet.{_read_words(read, now)}" for name, read in reads.items())
     if not found["sources"]:
         yield "No points yet; run: anomaly ingest"
-    if found["clock_was_ahead"]:
-        yield (
-            f"A clock was ahead once, or a --now: a run is scheduled for {found['clock_was_ahead']}. "
-            "What lies ahead does not count, and nothing waits for it."
-        )
     yield from (_monitor_line(monitor) for monitor in found["monitors"])
     yield _run_line("tick", found["last_tick"], now)
     yield _run_line("night", found["last_nightly"], now)
@@ -37,6 +33,14 @@ def status_lines(found: Json) -> Iterator[str]:
     yield from _failure_lines(found["failed_runs"])
     if not (found["left_out"] or found["retried_runs"] or found["failed_runs"]):
         yield "No run failed."
+
+
+def _part_lines(parts: Sequence[Json]) -> Iterator[str]:
+    """Yield what is wrong with parts of the service, those first without which detection does not happen."""
+    for part in sorted(parts, key=lambda each: each["ready"]):
+        if part["reason"]:
+            what = "Note on" if part["ready"] else "NOT READY,"
+            yield f"{what} {part['part']}: {part['reason']}. What to do: {part['mend']}."
 
 
 def _source_line(source: Json, now: str, read: Json | None) -> str:
@@ -57,6 +61,12 @@ def _read_words(read: Json | None, now: str) -> str:
         words += f" Being read since {at_work['started_at']} by {at_work['owner']}."
     if last and last["error"] and last["state"] != "done":
         words += f" The last read failed: {last['error']}"
+    notes = (last["outcome"] or {}).get("notes", []) if last else []
+    if notes:
+        more = (
+            f" And {len(notes) - NAMED} more; `anomaly runs --json` has them." if len(notes) > NAMED else ""
+        )
+        words += f" Of the last read: {'; '.join(notes[:NAMED])}.{more}"
     return words
 
 
@@ -79,7 +89,8 @@ def _run_line(what: str, run: Json | None, now: str) -> str:
 
 def _series_lines(series: Sequence[Json]) -> Iterator[str]:
     told = {
-        "stale": "stopped: no points although their source has newer ones",
+        "stale": "stopped: no point for more than three steps and the delay",
+        "unscored": "unscored: points come and have no score; is `step` how often they come?",
         "learning": "learning: no model yet, `anomaly validate` says when",
         "empty": "empty: known, but without a single point",
         "unmonitored": "watched by no monitor",
@@ -89,6 +100,15 @@ def _series_lines(series: Sequence[Json]) -> Iterator[str]:
         if names:
             more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
             yield f"{len(names)} series {meaning}: {', '.join(names[:NAMED])}{more}."
+    yield from (_step_line(row) for row in series if row.get("seen_step_seconds", 0) > row["step_seconds"])
+
+
+def _step_line(row: Json) -> str:
+    seen, step = duration(row["seen_step_seconds"]), duration(row["step_seconds"])
+    return (
+        f"Points of {row['series']} come every {seen}, and `step` of source {row['source']} says {step}: "
+        "correct it, and models are fitted anew at the next night."
+    )
 
 
 def _waiting_lines(waiting: Sequence[Json]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from anomaly_service.printable import printable
 from pipelines.times import iso
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ GAP = 2
 
 def say(text: str) -> None:
     """Print a line of the result."""
-    typer.echo(text)
+    typer.echo(printable(text, breaks=True))
 
 
 def note(text: str) -> None:
     """Print a line that is not the result, such as what was guessed."""
-    typer.echo(text, err=True)
+    typer.echo(printable(text, breaks=True), err=True)
 
 
 def rows(
@@ -152,9 +153,19 @@ def text(value: object) -> str:
         case float():
             return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
         case dict():
-            return ",".join(f"{k}={v}" for k, v in value.items())
+            return printable(",".join(f"{k}={v}" for k, v in value.items()))
         case _:
-            return str(value)
+            return printable(str(value))
+
+
+def cut(text: str, length: int) -> str:
+    """Return a text in one line of at most so many characters; dots stand for the rest.
+
+    >>> cut("no such file", 8)
+    'no su...'
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 3]}..."
 
 
 def leading(shares: Mapping[str, float]) -> str:

@@ -13,10 +13,17 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from anomaly_service.config.errors import ConfigError, Loc, Problem
+from anomaly_service.secrets import remember, sounds_secret
 
 _VARIABLE = re.compile(r"\$(\$)?\{([^}]*)\}")
 _NAME = re.compile(r"([A-Za-z_]\w*)(?::-(.*))?", re.DOTALL)
 MERGE = "<<"
+
+LONGEST = 10_000_000
+"""Characters of a config file; ten thousand monitors are about two million."""
+
+MOST_VALUES = 250_000
+"""Values of a config file, those that an alias repeats counted each time."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -81,7 +88,10 @@ def read_document(path: Path, environ: Mapping[str, str] | None = None) -> Docum
         ConfigError: the file cannot be read, or is not YAML.
     """
     try:
-        text = path.read_text("utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(LONGEST + 1)
+        if len(text) > LONGEST:
+            raise _unusable(path, 0, f"expected at most {LONGEST:,} characters; is this a config file?")
     except FileNotFoundError:
         raise _unusable(path, 0, "there is no such file; write one with `anomaly init`") from None
     except OSError as error:
@@ -101,6 +111,10 @@ def parse_document(text: str, path: Path, environ: Mapping[str, str] | None = No
         raise _syntax_error(error, text, path) from None
     except yaml.YAMLError as error:
         raise _unusable(path, 1, f"not valid YAML: {error}") from None
+    except RecursionError:
+        raise _unusable(
+            path, 1, "not a config file: its lists or sections lie in each other too deep"
+        ) from None
     document = Document(str(path))
     if node is None:
         return document
@@ -108,8 +122,21 @@ def parse_document(text: str, path: Path, environ: Mapping[str, str] | None = No
         raise _unusable(
             path, node.start_mark.line + 1, "expected a mapping such as `database: ...` at the top"
         )
-    document.values = _Reader(document, os.environ if environ is None else environ).mapping(node, ())
+    reader = _Reader(document, os.environ if environ is None else environ)
+    try:
+        document.values = reader.mapping(node, ())
+    except (_TooManyError, RecursionError):
+        line = reader.inside[-1].start_mark.line + 1 if reader.inside else 1
+        raise _unusable(
+            path,
+            line,
+            f"expected at most {MOST_VALUES:,} values, aliases (*name) counted as often as they stand",
+        ) from None
     return document
+
+
+class _TooManyError(Exception):
+    """Aliases multiply without end."""
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, text: str, path: Path) -> ConfigError:
@@ -133,18 +160,21 @@ class _Reader:
         self.environ = environ
         self.inside: list[Node] = []
         self.scalars = _Loader("")
+        self.count = 0
 
     def value(self, node: Node, loc: Loc) -> Any:
+        self.count += 1
+        if self.count > MOST_VALUES:
+            raise _TooManyError
         if isinstance(node, ScalarNode):
             return self.scalar(node, loc)
         if any(node is outer for outer in self.inside):
             self.document.add(loc, node.start_mark.line + 1, "an alias stands inside what it names")
             return None
         self.inside.append(node)
-        try:
-            return self.mapping(node, loc) if isinstance(node, MappingNode) else self.sequence(node, loc)
-        finally:
-            self.inside.pop()
+        value = self.mapping(node, loc) if isinstance(node, MappingNode) else self.sequence(node, loc)
+        self.inside.pop()
+        return value
 
     def mapping(self, node: MappingNode, loc: Loc) -> dict[str, Any]:
         merged: dict[str, Any] = {}
@@ -211,6 +241,8 @@ class _Reader:
             return ""
         name, default = named.groups()
         if self.environ.get(name):
+            if sounds_secret(name):
+                remember(self.environ[name])
             return self.environ[name]
         if self.environ.get(f"{name}_FILE"):
             return self.from_file(name, line, loc)
@@ -226,7 +258,11 @@ class _Reader:
     def from_file(self, name: str, line: int, loc: Loc) -> str:
         file = self.environ[f"{name}_FILE"]
         try:
-            return Path(file).read_text("utf-8").rstrip("\r\n")
+            text = Path(file).read_text("utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError):
-            self.document.add(loc, line, f"{name}_FILE names a file that cannot be read: {file}")
+            # A password that was put there by mistake is shown to nobody.
+            shown = file if os.path.isabs(file) else "not shown, as it is no absolute path"
+            self.document.add(loc, line, f"{name}_FILE names a file that cannot be read: {shown}")
             return ""
+        remember(text)
+        return text

@@ -67,11 +67,17 @@ def one_of(allowed: Iterable[str]) -> str:
     return ", ".join(sorted(allowed)) or "none"
 
 
-def unknown_key(key: str, allowed: Sequence[str]) -> str:
+def unknown_key(key: str, allowed: Sequence[str], below: Sequence[str] = ()) -> str:
     """Return the message for a key that does not exist, with the nearest that does.
+
+    Args:
+        below: keys of the sections below, such as ``fit.window``.
 
     >>> unknown_key("min_duraton", ["min_duration", "cooldown"])
     "unknown key; did you mean 'min_duration'? allowed: min_duration, cooldown"
+    >>> unknown_key("window", ["fit", "policy"], ["fit.every", "fit.window"])
+    "unknown key; did you mean 'fit.window'? allowed: fit, policy"
     """
-    hint = did_you_mean(key, allowed) or ";"
+    inside = [path for path in below if path.rpartition(".")[2] == key]
+    hint = f"; did you mean {inside[0]!r}?" if inside else did_you_mean(key, [*allowed, *below]) or ";"
     return f"unknown key{hint} allowed: {', '.join(allowed)}"

@@ -76,7 +76,15 @@ def message_of(error: Mapping[str, Any], values: Any, shown: str) -> str:
 def _unknown_key(loc: Loc, values: Any) -> str:
     section = _section_at(loc[:-1], values)
     allowed = list(section.model_fields) if section is not None else []
-    return unknown_key(str(loc[-1]), allowed)
+    below = {name: inside(section, name) for name in allowed}
+    paths = [
+        f"{name}.{key}" for name, each in below.items() if _is_section(each) for key in each.model_fields
+    ]
+    return unknown_key(str(loc[-1]), allowed, paths)
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
 def _is_secret(loc: Loc, values: Any) -> bool:
@@ -93,12 +101,12 @@ def _section_at(loc: Loc, values: Any) -> type[Section] | None:
         if annotation is SourceConfig:
             kind = values.get("kind") if isinstance(values, dict) else None
             annotation = sources.get(kind).Config if kind in sources.kinds() else SourceConfig
-    return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
+    return annotation if _is_section(annotation) else None
 
 
 def inside(annotation: Any, part: str | int) -> Any:
     """Return the annotation of what stands under a key, stripped of Annotated and None."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+    if _is_section(annotation):
         field = annotation.model_fields.get(str(part))
         annotation = field.annotation if field is not None else None
     elif get_origin(annotation) is dict:

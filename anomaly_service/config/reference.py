@@ -198,7 +198,8 @@ SOURCES_TAIL = """
 ### Which rows are taken
 Files are known by what was read of them, not by name: a file that is renamed or copied is not taken
 twice, one that grows only adds (its beginning is compared before), one that was rewritten is read
-again as a whole, which changes only what differs. Where the file's name is the metric or a label,
+again as a whole, which changes only what differs (of a file that also grew, and is larger than 1 MiB,
+within an hour). Where the file's name is the metric or a label,
 another name makes other series. A last line without a line break waits until it has one, or until
 nobody wrote to the file for a minute. Other settings make known files new.
 
@@ -209,10 +210,22 @@ rows tells which pass is meant, and rows that nothing tells apart are set aside;
 `timestamptz`, as its rows come in no such order. A local time that the clock skips is set aside.
 
 Rows that cannot be read (no or unreadable timestamp, no, infinite or non-numeric value, no metric,
-wrong number of columns, quotation marks that do not close, not UTF-8) are counted and listed in
-`rejects/SOURCE.rejects.csv` with file, line, reason and text; all others go in. Empty cells of files
+wrong number of columns, quotation marks that do not close, a carriage return inside the line, not
+UTF-8, a NUL or more than 2,000 bytes in metric and labels, a line above 1 MiB) are counted and listed
+in `rejects/SOURCE.rejects.csv` with file, line, reason and text; all others go in. So is what is left
+of a file that cannot be read at all, from the line on where it breaks: an error of the read at first,
+after three looks a note, and the file is set aside until it, or the source's settings, change. Of a
+link that leads out of the watched folder no text is listed. Five full rejects files (64 MiB) are kept
+as `.1` to `.5`. A rejects file that cannot be written is said, and keeps nothing from going in. Empty
+cells of files
 with several value columns are no rows. Of rows with the same series and time the last wins, over
 files the one written last.
+
+Points further beyond now than `future_tolerance` are held back: they are stored beside the others, are
+part of nothing, and are taken in by the first read after their time came. What lies more than 31 days
+beyond now by the database's clock too is rejected. So are strays from long ago: at most 1 % of a series'
+rows that lie before all others by more than ten times their span. `anomaly points delete` removes what
+went in before.
 
 A package adds a kind of source by an entry point of the group `anomaly_service.sources` that names a
 class like those in `anomaly_service/sources/`; `anomaly_service/sources/base.py` says what it owes.

@@ -43,6 +43,7 @@ from anomaly_service.config.values import (
     problem_at,
     whole_seconds,
 )
+from anomaly_service.secrets import hidden
 from anomaly_service.sources.base import Source, SourceConfig
 from detectors.spelling import did_you_mean
 from pipelines.monitor import MonitorSpec, NightlyPlan, Period, Threshold
@@ -85,7 +86,7 @@ class ThresholdSection(Section):
         default="alarms",
         description="`alarms` keeps to `alarms_per_week`; `quantile`, `sigma`, `dynamic` are rules by name.",
     )
-    alarms_per_week: Annotated[Number, Field(gt=0)] | None = Field(
+    alarms_per_week: Annotated[Number, Field(gt=0, le=1_000_000)] | None = Field(
         default=None,
         description="Flagged intervals a week, after policy, on normal data; 1 where not given.",
     )
@@ -139,7 +140,9 @@ class PolicySection(Section):
         description="Intervals with at most this much normal time between become one.",
     )
     cooldown: Duration = Field(
-        default=timedelta(0), description="After an interval ends, no new one starts for so long."
+        default=timedelta(0),
+        description="After an interval ends, no new one starts for so long, unless it is half as high again "
+        "or lasts four times as long.",
     )
     missing_after_steps: Annotated[Whole, Field(ge=1)] = Field(
         default=3, description="A gap of at least so many steps is an event of its own."
@@ -349,7 +352,7 @@ class NightlySection(Section):
 
 
 class RetentionSection(Section):
-    """How long things are kept; events and reviews are kept for ever."""
+    """How long things are kept, from the newest point of each source back; events and reviews for ever."""
 
     points: PositiveDuration = Field(default=timedelta(days=400), description="How long points are kept.")
     scores: PositiveDuration = Field(default=timedelta(days=90), description="How long scores are kept.")
@@ -389,7 +392,7 @@ class DeadlinesSection(Section):
 
 
 class HttpSection(Section):
-    """Where the daemon answers /metrics and /healthz."""
+    """Where the daemon answers /metrics, /livez, /healthz and /readyz."""
 
     host: Text = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: Annotated[Whole, Field(ge=0, le=65535)] = Field(
@@ -472,7 +475,7 @@ class Config(Section):
     )
     deadlines: DeadlinesSection = DeadlinesSection()
     http: HttpSection = HttpSection()
-    workers: Annotated[Whole, Field(ge=1)] = Field(
+    workers: Annotated[Whole, Field(ge=1, le=1024)] = Field(
         default_factory=cores,
         description="Processes that fit and score; the machine's cores where not given.",
     )
@@ -480,6 +483,11 @@ class Config(Section):
         default=None,
         description="Folder of the files that list rows which could not be read; `rejects` beside the SQLite "
         "database, or beside the config file, where not given.",
+    )
+    future_tolerance: Duration = Field(
+        default=timedelta(hours=1),
+        validate_default=True,
+        description="How far beyond now a point may lie; what is later waits until its time comes.",
     )
     _document: Document = PrivateAttr(default_factory=lambda: Document("config"))
 
@@ -499,7 +507,7 @@ class Config(Section):
     @property
     def database_shown(self) -> str:
         """Return the database's URL without the password."""
-        return hide_password(self.database)
+        return hidden(self.database)
 
     def monitor_specs(self) -> dict[str, MonitorSpec]:
         """Return every monitor as the jobs see it, by name."""
@@ -521,15 +529,3 @@ class Config(Section):
     def build_sources(self) -> list[Source]:
         """Return the sources, in the order of the file; nothing is opened yet."""
         return sources.build(self.sources)
-
-
-def hide_password(url: str) -> str:
-    """Return a database URL with its password as stars.
-
-    >>> hide_password("postgresql://anna:s3cret@db/telemetry?password=x")
-    'postgresql://anna:***@db/telemetry?password=***'
-    """
-    shown = re.sub(r"(://[^:/?#]*):[^/]*@", r"\1:***@", url)
-    return re.sub(
-        r"([?&](?:password|passwd|pwd|sslpassword|token)=)[^&]*", r"\1***", shown, flags=re.IGNORECASE
-    )

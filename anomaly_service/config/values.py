@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
 from anomaly_service.config.errors import Loc, one_of
+from anomaly_service.secrets import remember
 from detectors.errors import InvalidError
 from detectors.spelling import did_you_mean
 
@@ -31,6 +32,15 @@ SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 *
 _DURATION = r"(?:\d+(?:\.\d+)?\s*(?:sec|min|s|m|h|d|w)\s*)+"
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(sec|min|s|m|h|d|w)")
 _PERCENT = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*%\s*")
+LONGEST = timedelta(days=365_250)
+"""A thousand years: no calendar ends within so long from now."""
+
+LONGEST_STEP = timedelta(days=18_262)
+"""Fifty years: what databases keep in 32 bits of seconds."""
+
+MOST = 2**31 - 1
+"""Whole numbers are no larger: databases keep them in 32 bits."""
+
 EXPECTED_DURATION = "expected a duration such as 90s, 5min, 2h, 7d or 1h30min"
 
 
@@ -50,8 +60,8 @@ def parse_duration(text: object) -> timedelta:
     if not isinstance(text, str) or not re.fullmatch(_DURATION, text.strip()):
         raise InvalidError(f"{EXPECTED_DURATION}, got {text!r}")
     seconds = sum(float(number) * SECONDS[unit] for number, unit in _PART.findall(text))
-    if seconds > timedelta.max.total_seconds():
-        raise InvalidError(f"expected a duration below 3,000,000 years, got {text!r}")
+    if seconds > LONGEST.total_seconds():
+        raise InvalidError(f"expected a duration of at most 1,000 years, got {text!r}")
     if seconds != int(seconds):
         raise InvalidError(f"expected whole seconds, got {text!r}")
     return timedelta(seconds=seconds)
@@ -100,6 +110,12 @@ def _duration(value: object) -> timedelta:
 def _positive(value: timedelta) -> timedelta:
     if value <= timedelta(0):
         raise expected("expected a duration above zero")
+    return value
+
+
+def _storable(value: timedelta) -> timedelta:
+    if value > LONGEST_STEP:
+        raise expected("expected a duration of at most 50 years")
     return value
 
 
@@ -189,12 +205,14 @@ Duration = Annotated[
 ]
 """Zero or longer."""
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+Step = Annotated[PositiveDuration, AfterValidator(_storable)]
+Delay = Annotated[Duration, AfterValidator(_storable)]
 Share = Annotated[
     float, BeforeValidator(_percent), Field(ge=0, allow_inf_nan=False), WithJsonSchema(_PERCENT_SCHEMA)
 ]
 """5% reads as 0.05."""
 Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
-Whole = Annotated[int, BeforeValidator(_not_bool)]
+Whole = Annotated[int, BeforeValidator(_not_bool), Field(le=MOST)]
 Text = Annotated[str, Field(min_length=1)]
 Zone = Annotated[str, AfterValidator(_zone)]
 ClockTime = Annotated[
@@ -250,6 +268,7 @@ class Section(BaseModel):
         for name in cls.secrets():
             if isinstance(values.get(f"{name}_file"), str):
                 values = _with_secret(values, name, folder_of(info))
+            remember(values.get(name))
         return values
 
 

@@ -83,7 +83,10 @@ class Worker:
     def _try(self, load: Workload, claim: Claim, progress: Progress, log: Any) -> str:
         """Return how the run ended."""
         try:
-            with Lease(load.store, claim, self.lease_seconds, lambda: progress.is_stuck) as lease:
+            with (
+                self._telemetry.vitals.leased(claim.run_id, self.lease_seconds) as kept,
+                Lease(load.store, claim, self.lease_seconds, kept, lambda: progress.is_stuck) as lease,
+            ):
                 return self._settled(load, claim, progress, lease, log)
         except LostClaimError:
             # Whoever holds the run now does it again; of ours, what was committed stands.
@@ -133,6 +136,8 @@ class Worker:
             self._tell_of_read(load, claim.source, outcome, log)
             return
         self._telemetry.count(outcome)
+        if claim.kind is RunKind.TICK:
+            self._telemetry.note_latencies(outcome, self._clock())
         for said in left_out(outcome):
             log.warning("target left out", reason=said)
         self._telemetry.events_open.set(self._patiently(load.open_events))
@@ -143,6 +148,8 @@ class Worker:
         self._telemetry.count_read(source, outcome, lag)
         if outcome.get("error"):
             log.warning("source not read", reason=outcome["error"])
+        for note in outcome.get("notes", ()):
+            log.info("source read in part", reason=note)
 
     def _outcome(self, load: Workload, claim: Claim, progress: Progress, lease: Lease) -> Json:
         """Let the runner work until nothing is left; return what all its bites did."""

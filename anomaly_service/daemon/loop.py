@@ -31,10 +31,14 @@ from anomaly_service.daemon.schedule import Key, LastRuns, Plan, due_reads, outl
 from anomaly_service.daemon.telemetry import Telemetry, configure_logging, log_failure, serving
 from anomaly_service.daemon.workload import Held, Workload, open_workload
 from anomaly_service.db.lease import LEASE_SECONDS
-from anomaly_service.errors import DatabaseReplacedError, LeavingError, is_bug
+from anomaly_service.errors import DatabaseReplacedError, LeavingError, UnavailableError, is_bug
+from anomaly_service.facts import gather
 from pipelines.names import RunKind
 from pipelines.records import Claim, LastRead
 from pipelines.store import Store
+
+LEAST_WATCH_SECONDS = 1.0
+"""Between two looks at how the work stands."""
 
 READS = (RunKind.INGEST,)
 TICKS = (RunKind.TICK,)
@@ -116,7 +120,7 @@ class Daemon:
 
     def run(self) -> bool:
         """Work until told to stop, see :meth:`stop`; return True."""
-        with self._in_charge(), self._ended_lanes():
+        with self._in_charge(), self._watching(), self._ended_lanes():
             for lane in self._lanes:
                 lane.start()
             while not self._stopping:
@@ -170,6 +174,7 @@ class Daemon:
     @contextmanager
     def _in_charge(self) -> Iterator[None]:
         """Hold a workload while the context lasts, and leave quietly when told to."""
+        self.telemetry.vitals.began(self._clock)
         try:
             self._take(self._patiently(self._load))
             self._log.info(
@@ -206,9 +211,9 @@ class Daemon:
 
     def _take(self, load: Workload) -> None:
         """Work on this from now on."""
-        ahead = self._patiently(load.store.runs_ahead)
-        if ahead is not None:
-            self._tell_of_jump(ahead)
+        moment = self._patiently(load.store.moment)
+        if moment.scheduled_until is not None and moment.scheduled_until > moment.wall + AHEAD:
+            self._tell_of_jump(moment.scheduled_until)
         plan = self._patiently(load.plan)
         with self._scheduling:
             self._held_load = Held(load)
@@ -219,7 +224,7 @@ class Daemon:
         if self._reload_wanted:
             self._reload()
         silent_seconds = time.monotonic() - min(lane.looked_at for lane in self._lanes)
-        if silent_seconds < self.telemetry.stale_after_seconds:
+        if silent_seconds < self.telemetry.vitals.stale_after_seconds:
             self.telemetry.beat()
 
     def _raise_trouble(self) -> None:
@@ -279,6 +284,36 @@ class Daemon:
     def _abandon(self, job: Job) -> None:
         self._undone.add(job.claim.run_id)
         self._worker().abandon(job.held.load, job.claim, job.progress)
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Keep what the database tells of the work while the context lasts, whatever the loop is at.
+
+        A thread of its own: one that waits for a database which hangs keeps nobody, and its answers grow old.
+        """
+        done = threading.Event()
+
+        def watch() -> None:
+            while not self._stopping:
+                self._keep_facts()
+                done.wait(max(LEAST_WATCH_SECONDS, self.settings.poll_seconds))
+
+        thread = threading.Thread(target=watch, name="watch", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join(GRACE_SECONDS)
+
+    def _keep_facts(self) -> None:
+        plan = self._plan
+        try:
+            self.telemetry.vitals.keep(gather(self._store, plan.monitors, plan.sources, self._clock()))
+        except UnavailableError:
+            pass  # it is told by whoever works, and shows in the age of what was kept
+        except Exception as error:
+            log_failure(self._log, "cannot tell how the work stands", error)
 
     def _give_up(self, trouble: BaseException) -> None:
         """End the daemon with what nobody foresaw: without a lane it would look well and be blind."""
@@ -463,6 +498,7 @@ def run(
     config = load(path)
     pauses = 3 * max(settings.poll_seconds, settings.lease_seconds / 3, LONGEST_PAUSE_SECONDS)
     telemetry = Telemetry(stale_after_seconds=pauses + config.deadlines.query.total_seconds())
+    telemetry.vitals.frozen = now is not None
     daemon = Daemon(
         lambda: open_workload(path, now, telemetry),
         clock=lambda: now or datetime.now(UTC),
@@ -472,6 +508,6 @@ def run(
     http = config.http
     with serving(telemetry, http.host, http.port) as port, signals_to(daemon):
         structlog.get_logger("anomaly.daemon").info(
-            "serving /metrics and /healthz", host=http.host, port=port
+            "serving /metrics, /livez, /healthz and /readyz", host=http.host, port=port
         )
         return _beside_signals(daemon.drain if once else daemon.run)

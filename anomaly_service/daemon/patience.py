@@ -38,8 +38,8 @@ class Patience:
         self._telemetry = telemetry
         self._is_stopping = is_stopping
         self._log = structlog.get_logger("anomaly.daemon")
-        self._is_away = False
-        self._n_waiting = 0
+        # Threads whose last try failed: what one of them reads is no sign that another can write.
+        self._waiting: set[int] = set()
         self._lock = threading.Lock()
 
     def __call__(self, action: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
@@ -50,39 +50,23 @@ class Patience:
             DatabaseUnavailableError: it was away for longer than the limit.
         """
         pause, since = FIRST_PAUSE_SECONDS, time.monotonic()
-        waits = False
-        try:
-            while True:
-                try:
-                    result = action(*args, **named)
-                except DatabaseUnavailableError as error:
-                    self._note_away(error)
-                    waits = waits or self._join()
-                    if self._is_stopping():
-                        raise LeavingError from error
-                    if time.monotonic() - since > self.limit_seconds:
-                        raise
-                    self._rest(pause)
-                    pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-                else:
-                    waits = waits and self._leave()
-                    self._note_back()
-                    return result
-        finally:
-            if waits:
-                self._leave()
-
-    def _join(self) -> bool:
-        """Count this thread among those that wait."""
-        with self._lock:
-            self._n_waiting += 1
-        return True
-
-    def _leave(self) -> bool:
-        """Count it no more."""
-        with self._lock:
-            self._n_waiting -= 1
-        return False
+        while True:
+            try:
+                result = action(*args, **named)
+            except DatabaseUnavailableError as error:
+                self._note_away(error)
+                if self._is_stopping():
+                    raise LeavingError from error
+                if time.monotonic() - since > self.limit_seconds:
+                    raise
+                self._rest(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            except BaseException:
+                self._note_back()  # it answered, if with something else
+                raise
+            else:
+                self._note_back()
+                return result
 
     def finds_it_away(self, action: Callable[[], object]) -> bool:
         """Ask the database once; True where it does not answer."""
@@ -97,16 +81,17 @@ class Patience:
         self._telemetry.beat()
         self._telemetry.database(str(error))
         with self._lock:
-            was_away, self._is_away = self._is_away, True
+            was_away = bool(self._waiting)
+            self._waiting.add(threading.get_ident())
         if not was_away:
             self._log.error("database away, trying until it is back", reason=str(error))
 
     def _note_back(self) -> None:
-        """Note that the database answered; a read-only one answers some and lets others wait."""
         with self._lock:
-            if self._n_waiting:
+            was_away = bool(self._waiting)
+            self._waiting.discard(threading.get_ident())
+            if self._waiting:
                 return
-            was_away, self._is_away = self._is_away, False
         self._telemetry.database()
         if was_away:
             self._log.info("database back")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from anomaly_service.sources.again import Again
 from anomaly_service.sources.ingest import read
 from pipelines.errors import StoppedError
 from pipelines.jobs.monitor_job import MonitorJob
@@ -14,7 +15,10 @@ from pipelines.names import RunKind
 from pipelines.records import Claim, Json
 
 if TYPE_CHECKING:
+    from anomaly_service.db.store import SqlStore
     from anomaly_service.service import Service
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,11 @@ def ingest(task: Task) -> Json:
         task.now,
         claim=task.claim,
         rejects=config.rejects_folder,
+        again=Again(config.nightly.plan()),
         should_stop=task.should_stop,
+        tolerance_seconds=config.future_tolerance.total_seconds(),
     )
+    task.service.store.note_look(task.now, config.sources)
     if task.should_stop():
         raise StoppedError("stopped while reading the source; what was stored stands")
     return asdict(outcome)
@@ -76,6 +83,8 @@ def tick(task: Task) -> Json:
     """Score what came."""
     from pipelines.jobs import passes
 
+    # Where a source hangs, nobody else says that it stopped.
+    task.service.store.note_look(task.now, task.service.config.sources)
     live = (replace(job, executor=task.service.live_executor) for job in task.jobs())
     return task.service.told({job.spec.name: passes.tick(job, task.at) for job in live})
 
@@ -97,18 +106,56 @@ def backfill(task: Task) -> Json:
 
 
 def prune(service: Service, now: int) -> Json:
-    """Delete what the retention policy no longer keeps."""
+    """Delete what the retention policy no longer keeps, counted from the newest point of each source."""
     keep, store = service.config.retention, service.store
-    # Of history that ended long ago, everything would be too old by today's date.
-    newest = max((row.last_ts for row in store.series() if row.last_ts is not None), default=0)
-    at = min(now, newest)
-    scores_from = at - int(keep.scores.total_seconds())
+    ends = _ends(store, now)
+    points_from = {source: end - int(keep.points.total_seconds()) for source, end in ends.items()}
+    scores_from, lines_from = _scores_from(store, ends, int(keep.scores.total_seconds()))
     return {
-        "points": store.delete_points_before(at - int(keep.points.total_seconds())),
-        "scores": store.delete_scores_before(scores_from),
-        "versions": store.prune_versions(keep.model_versions, scores_from),
-        "lines": store.prune_lines(scores_from),
+        "points": sum(store.delete_points_before(ts, some) for ts, some in _stages(points_from)),
+        "scores": sum(store.delete_scores_before(ts, some) for ts, some in _stages(scores_from)),
+        "versions": sum(
+            store.prune_versions(keep.model_versions, ts, some) for ts, some in _stages(scores_from)
+        ),
+        "lines": sum(store.prune_lines(ts, some) for ts, some in _stages(lines_from)),
     }
+
+
+def _ends(store: SqlStore, now: int) -> dict[str, int]:
+    """Return up to when each source has come, by name.
+
+    Of history that ended long ago, everything would be too old by today's date.
+    """
+    found: dict[str, int] = {}
+    for row in store.series():
+        if row.last_ts is not None:
+            found[row.spec.source] = max(found.get(row.spec.source, 0), min(row.last_ts, now))
+    return found
+
+
+def _scores_from(
+    store: SqlStore, ends: Mapping[str, int], seconds: int
+) -> tuple[dict[int, int], dict[int, int]]:
+    """Return from when on scores are kept by target id, and lines by monitor id."""
+    source_of = {row.id: row.spec.source for row in store.series()}
+    targets: dict[int, int] = {}
+    monitors: dict[int, int] = {}
+    for monitor in store.monitors():
+        for target in store.targets(monitor.id):
+            known = [ends[source_of[i]] for i in target.series_ids if source_of[i] in ends]
+            if known:
+                targets[target.id] = max(known) - seconds
+                monitors[monitor.id] = min(monitors.get(monitor.id, targets[target.id]), targets[target.id])
+    return targets, monitors
+
+
+def _stages(times: Mapping[K, int]) -> Iterator[tuple[int, list[K] | None]]:
+    """Yield times with those whose time it is: first, for all, the earliest: whole months go at once."""
+    alike: dict[int, list[K]] = {}
+    for key, time in sorted(times.items(), key=lambda item: item[1]):
+        alike.setdefault(time, []).append(key)
+    for number, (time, some) in enumerate(alike.items()):
+        yield time, None if number == 0 else some
 
 
 WORK: dict[RunKind, Callable[[Task], Json]] = {

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from anomaly_service.daemon.health import Answer, Health
 from anomaly_service.errors import is_bug, report
-from pipelines.records import Json
-
-_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^/\s]+(@)")
+from anomaly_service.printable import printable
+from anomaly_service.secrets import hidden_within
 
 RUN_BUCKETS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 """Seconds: a tick takes less than one to a few, a night minutes."""
 
 
+LATENCY_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 90, 120, 180, 300, 450, 600, 900, 1800, 3600, 7200, 14400, 86400)
+"""Seconds: most points are scored within a step or two, some after an outage of hours."""
+
+
 class Telemetry:
-    """Metrics of one daemon, and when it was last seen at work.
+    """Metrics of one daemon, and what it knows of its health.
 
     Args:
         stale_after_seconds: without a sign of life for longer, the daemon counts as stuck.
@@ -35,10 +39,7 @@ class Telemetry:
     def __init__(
         self, *, stale_after_seconds: float = 60.0, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self.stale_after_seconds = stale_after_seconds
-        self._monotonic = monotonic
-        self._last_beat = monotonic()
-        self._trouble = ""
+        self.vitals = Health(stale_after_seconds=stale_after_seconds, monotonic=monotonic)
         self.registry = registry = CollectorRegistry()
         self.points = Counter("anomaly_points_ingested", "New and corrected points", registry=registry)
         self.source_reads = Counter(
@@ -69,6 +70,18 @@ class Telemetry:
         self.lag_seconds = Gauge(
             "anomaly_run_lag_seconds", "How late the last run was claimed", ["kind"], registry=registry
         )
+        self.point_to_score = Histogram(
+            "anomaly_point_to_score_seconds",
+            "From the timestamp of a target's newest point to its live score",
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.point_to_event = Histogram(
+            "anomaly_point_to_event_seconds",
+            "From the timestamp of the last point of a flagged interval that appeared to its event",
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
         self.leases_lost = Counter(
             "anomaly_leases_lost", "Runs whose lease ended while they worked", registry=registry
         )
@@ -85,17 +98,37 @@ class Telemetry:
 
     def beat(self) -> None:
         """Note a sign of life: every lane looked for work."""
-        self._last_beat = self._monotonic()
+        self.vitals.beat()
 
     def database(self, trouble: str = "") -> None:
         """Note that the database answered, or what it said instead."""
-        self._trouble = trouble
+        self.vitals.database(trouble)
         self.database_up.set(0 if trouble else 1)
+
+    def restarted(self) -> None:
+        """Note that a pool of workers was replaced."""
+        self.worker_restarts.inc()
+        self.vitals.restarted()
+
+    def health(self) -> Answer:
+        """Return whether the daemon is in a state to work, and what to show for it."""
+        return self.vitals.healthy()
 
     def count(self, outcome: Mapping[str, Any]) -> None:
         """Add up what the outcome of a monitor's run says it did."""
         self.scores.inc(_total(outcome, ("rows",)))
         self.events.inc(_total(outcome, ("appeared",)))
+
+    def note_latencies(self, outcome: Any, now: datetime) -> None:
+        """Observe how old points were whose scores and events the outcome of a tick tells of."""
+        if isinstance(outcome, Mapping):
+            for name, histogram in (("scored_at", self.point_to_score), ("flagged_at", self.point_to_event)):
+                for ts, n in outcome.get(name, ()):
+                    for _ in range(n):
+                        histogram.observe(max(0.0, now.timestamp() - ts))
+        if isinstance(outcome, Mapping | list | tuple):
+            for each in outcome.values() if isinstance(outcome, Mapping) else outcome:
+                self.note_latencies(each, now)
 
     def count_read(self, source: str, outcome: Mapping[str, Any], lag_seconds: float | None) -> None:
         """Add up what the outcome of a read says it did.
@@ -108,17 +141,6 @@ class Telemetry:
             self.source_errors.labels(source).inc()
         if lag_seconds is not None:
             self.source_lag_seconds.labels(source).set(lag_seconds)
-
-    def health(self) -> tuple[bool, Json]:
-        """Return whether all is well, and what to show for it."""
-        idle = self._monotonic() - self._last_beat
-        body: Json = {"status": "ok", "seconds_since_last_loop": round(idle, 1)}
-        if self._trouble:
-            return False, {**body, "status": "failing", "reason": f"database: {self._trouble}"}
-        if idle > self.stale_after_seconds:
-            reason = f"no loop for {idle:.0f} s; expected one every {self.stale_after_seconds / 3:.0f} s"
-            return False, {**body, "status": "failing", "reason": reason}
-        return True, body
 
 
 def _total(outcome: Any, names: tuple[str, ...]) -> float:
@@ -133,7 +155,7 @@ def _total(outcome: Any, names: tuple[str, ...]) -> float:
 
 @contextmanager
 def serving(telemetry: Telemetry, host: str, port: int) -> Iterator[int]:
-    """Answer ``/metrics`` and ``/healthz`` while the context lasts; yield the port (0 picks one).
+    """Answer ``/metrics`` and whoever asks for health while the context lasts; yield the port (0 picks one).
 
     Raises:
         OSError: the port is taken.
@@ -156,15 +178,18 @@ def serving(telemetry: Telemetry, host: str, port: int) -> Iterator[int]:
 
 
 def _handler(telemetry: Telemetry) -> type[BaseHTTPRequestHandler]:
+    vitals = telemetry.vitals
+    questions = {"/livez": vitals.live, "/healthz": vitals.healthy, "/readyz": vitals.ready}
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path == "/metrics":
                 self._answer(200, "text/plain; version=0.0.4", generate_latest(telemetry.registry))
-            elif self.path == "/healthz":
-                well, body = telemetry.health()
+            elif self.path in questions:
+                well, body = questions[self.path]()
                 self._answer(200 if well else 503, "application/json", json.dumps(body).encode())
             else:
-                self._answer(404, "text/plain", b"/metrics and /healthz are here\n")
+                self._answer(404, "text/plain", b"/metrics, /livez, /healthz and /readyz are here\n")
 
         def _answer(self, status: int, kind: str, body: bytes) -> None:
             self.send_response(status)
@@ -210,7 +235,8 @@ def configure_logging(
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
-            hide_passwords,
+            hide_secrets,
+            *([] if as_json else [escape]),
             renderer,
         ],
     )
@@ -221,13 +247,14 @@ def configure_logging(
     root.setLevel(level)
 
 
-def hide_passwords(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace the password of every URL in a log line."""
-    return {key: _hidden(value) for key, value in event.items()}
+def hide_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Show no secret in a log line, a traceback's included."""
+    return hidden_within(event)
 
 
-def _hidden(value: Any) -> Any:
-    return _PASSWORD.sub(r"\1***\2", value) if isinstance(value, str) else value
+def escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep what came from elsewhere from acting on the terminal; JSON escapes it anyway."""
+    return {k: printable(v, breaks=True) if isinstance(v, str) else v for k, v in event.items()}
 
 
 def log_failure(log: Any, what: str, error: Exception) -> None:

@@ -120,7 +120,7 @@ def open_workload(path: Path | str, now: datetime | None, telemetry: Telemetry) 
 
     def pool(workers: int) -> Executor:
         seconds = config.deadlines.task.total_seconds()
-        return executors.build(workers, on_restart=telemetry.worker_restarts.inc, task_seconds=seconds)
+        return executors.build(workers, on_restart=telemetry.restarted, task_seconds=seconds)
 
     # Ticks have workers of their own, and nights leave them a core: neither waits behind the other, and
     # what kills a worker of one is no concern of the other.

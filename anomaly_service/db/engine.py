@@ -22,6 +22,7 @@ from anomaly_service.errors import (
     DatabaseUnavailableError,
     InvalidError,
 )
+from anomaly_service.secrets import hidden, remember
 from pipelines.errors import UnstorableError
 
 SQLITE_PRAGMAS = (
@@ -79,6 +80,7 @@ def normalise(url: str | URL) -> URL:
 
 def _parsed(url: str | URL) -> URL:
     """Return the parts of a URL; what is wrong with it is told without it: it may hold a password."""
+    remember(url if isinstance(url, str) else url.render_as_string(hide_password=False))
     try:
         return make_url(url)
     except (ArgumentError, ValueError):  # the latter where the port is no number
@@ -163,13 +165,13 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
     except Exception as error:
         if trouble.is_unavailable(error):
             raise DatabaseUnavailableError(
-                f"the database {engine.url.render_as_string(hide_password=True)} did not answer as it "
+                f"the database {shown(engine.url)} did not answer as it "
                 f"should: {trouble.reason(error)}; nothing of this transaction was stored, it can be repeated"
             ) from error
         if trouble.is_no_database(error):
             raise DatabaseError(
-                f"{engine.url.render_as_string(hide_password=True)} cannot be used: {trouble.reason(error)}; "
-                "name another file as `database:`, or restore this one"
+                f"{shown(engine.url)} cannot be used: {trouble.reason(error)}; name "
+                "another file as `database:`, or restore this one"
             ) from error
         if isinstance(error, StatementError) and isinstance(error.orig, UnstorableError):
             # SQLAlchemy puts the whole statement around what its JSON serializer raised.
@@ -177,3 +179,15 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
         if trouble.is_refused(error):
             raise UnstorableError(f"the database refuses a value: {trouble.reason(error)}") from error
         raise
+
+
+def is_read_only(connection: Connection) -> bool:
+    """True where a PostgreSQL server takes no writes, such as a standby; SQLite raises instead."""
+    if connection.dialect.name == "sqlite":
+        return False
+    return connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "on"
+
+
+def shown(url: URL) -> str:
+    """Return a URL without its secrets."""
+    return hidden(url.render_as_string(hide_password=True))

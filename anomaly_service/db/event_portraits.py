@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, case, select
+from sqlalchemy import ColumnElement, Connection, case, false, func, not_, or_, select
 
 from anomaly_service.db.events import GONE, event_of
 from anomaly_service.db.sql import upsert
-from anomaly_service.db.tables import EventPortraitTable, EventTable, Target
+from anomaly_service.db.tables import EventPortraitTable, EventTable
 from pipelines.names import Verdict
-from pipelines.records import Event, EventPortrait
+from pipelines.records import Event, EventPortrait, PortraitState
 
 COLUMNS = (
     EventPortraitTable.revision.label("look_revision"),
@@ -24,18 +24,74 @@ COLUMNS = (
 """Under names of their own: an event has some of the same."""
 
 
-def newest(connection: Connection, monitor_id: int, limit: int) -> list[tuple[Event, EventPortrait | None]]:
-    """Return a monitor's events that stand with their portraits: those judged first, then the newest."""
-    is_judged = EventTable.review_verdict.is_not(None) & (EventTable.review_verdict != Verdict.UNSURE.value)
+IS_JUDGED = EventTable.review_verdict.is_not(None) & (EventTable.review_verdict != Verdict.UNSURE.value)
+NEWEST_FIRST = (EventTable.start_ts.desc(), EventTable.id)
+
+
+def newest(
+    connection: Connection,
+    monitor_id: int,
+    limit: int,
+    *,
+    judged: bool | None = None,
+    after: tuple[int, int] | None = None,
+) -> list[tuple[Event, EventPortrait | None]]:
+    """Return a monitor's events that stand with their portraits: those judged first, then the newest.
+
+    Args:
+        judged: only those that people are sure of, or only the others; both where None.
+        after: start and id of an event: only those that come after it among the newest.
+    """
     query = (
         select(*EventTable.__table__.columns, *COLUMNS)
-        .join(Target, Target.id == EventTable.target_id)
         .outerjoin(EventPortraitTable, EventPortraitTable.event_id == EventTable.id)
-        .where(Target.monitor_id == monitor_id, EventTable.status.not_in(GONE))
-        .order_by(case((is_judged, 0), else_=1), EventTable.start_ts.desc(), EventTable.id)
+        .where(*_standing(monitor_id, judged))
+        .order_by(case((IS_JUDGED, 0), else_=1), *NEWEST_FIRST)
         .limit(limit)
     )
+    if after is not None:
+        start, id_ = after
+        query = query.where(
+            (EventTable.start_ts < start) | ((EventTable.start_ts == start) & (EventTable.id > id_))
+        )
     return [(event_of(row), _look(row)) for row in connection.execute(query)]
+
+
+def state(connection: Connection, monitor_id: int, verdicts: int) -> PortraitState:
+    """Return whether portraits are up to date, and for how many events something is suggested.
+
+    Args:
+        verdicts: of the events that were judged only so many count, the newest.
+    """
+    counted = (
+        select(EventTable.id).where(*_standing(monitor_id, True)).order_by(*NEWEST_FIRST).limit(verdicts)
+    )
+    changed = (
+        select(EventTable.id)
+        .outerjoin(EventPortraitTable, EventPortraitTable.event_id == EventTable.id)
+        .where(
+            *_standing(monitor_id, None),
+            func.coalesce(EventPortraitTable.revision, -1) != EventTable.revision,
+            or_(not_(func.coalesce(IS_JUDGED, false())), EventTable.id.in_(counted)),
+        )
+        .limit(1)
+    )
+    suggested = (
+        select(func.count())
+        .select_from(EventTable)
+        .join(EventPortraitTable, EventPortraitTable.event_id == EventTable.id)
+        .where(*_standing(monitor_id, None), EventPortraitTable.verdict != "")
+    )
+    return PortraitState(
+        is_current=connection.scalar(changed) is None, suggested=connection.scalar(suggested) or 0
+    )
+
+
+def _standing(monitor_id: int, judged: bool | None) -> list[ColumnElement[bool]]:
+    found = [EventTable.monitor_id == monitor_id, EventTable.status.not_in(GONE)]
+    if judged is not None:
+        found.append(IS_JUDGED if judged else not_(func.coalesce(IS_JUDGED, false())))
+    return found
 
 
 def _look(row: Any) -> EventPortrait | None:

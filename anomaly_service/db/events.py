@@ -92,6 +92,23 @@ def apply(
     return _in_order(changes, added, {new.id: new for _, _, new in differing})
 
 
+def close(connection: Connection, which: ColumnElement[bool], why: str) -> None:
+    """Close the open events for which a condition holds, each with a revision that says why."""
+    query = select(TABLE).where(EventTable.status == Status.OPEN.value, which).order_by(EventTable.id)
+    before = [event_of(row) for row in connection.execute(query.with_for_update())]
+    after = [
+        replace(
+            event,
+            interval=replace(event.interval, open=False),
+            status=Status.CLOSED,
+            revision=event.revision + 1,
+        )
+        for event in before
+    ]
+    _update(connection, after)
+    remember(connection, None, [(old, new, why) for old, new in zip(before, after, strict=True)])
+
+
 def _in_order(changes: Sequence[EventChange], added: list[Event], updated: dict[int, Event]) -> list[Event]:
     new = iter(added)
     found = [

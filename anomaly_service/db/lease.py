@@ -20,6 +20,7 @@ class Lease:
     """Renews a claim's lease while the context lasts, from a thread of its own.
 
     Args:
+        on_beat: called whenever the lease was renewed.
         is_stuck: says whether the work gets nowhere: then the lease is let go, so that others may take it.
     """
 
@@ -28,12 +29,14 @@ class Lease:
         store: RunStore,
         claim: Claim,
         seconds: float = LEASE_SECONDS,
+        on_beat: Callable[[], None] = lambda: None,
         is_stuck: Callable[[], bool] = lambda: False,
     ) -> None:
         self.is_lost = False
         self._store = store
         self._claim = claim
         self._seconds = seconds
+        self._on_beat = on_beat
         self._is_stuck = is_stuck
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"lease-{claim.run_id}", daemon=True)
@@ -58,3 +61,4 @@ class Lease:
             except DatabaseError:
                 # The next beat may come in time; where none does, the fence refuses the commit.
                 continue
+            self._on_beat()

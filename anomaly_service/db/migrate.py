@@ -14,7 +14,7 @@ from sqlalchemy.schema import CreateIndex
 
 from anomaly_service import HOME
 from anomaly_service.db import views
-from anomaly_service.db.engine import make_engine, transaction
+from anomaly_service.db.engine import make_engine, shown, transaction
 from anomaly_service.db.tables import HEAD
 from anomaly_service.errors import SchemaError
 
@@ -106,7 +106,7 @@ def check_head(connection: Connection) -> None:
     found = current(connection)
     if found == HEAD:
         return
-    place = connection.engine.url.render_as_string(hide_password=True)
+    place = shown(connection.engine.url)
     if not found:
         raise SchemaError(f"the database {place} has no tables yet; run `anomaly migrate`")
     if found > HEAD:

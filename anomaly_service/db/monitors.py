@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, exists, select, update
+from sqlalchemy import Connection, bindparam, case, exists, func, select, update
 from sqlalchemy.orm import aliased
 
+from anomaly_service.db import events
 from anomaly_service.db.sql import add, among, execute_columns, upsert
-from anomaly_service.db.tables import Monitor, Series, Target, TargetSeries
+from anomaly_service.db.tables import EventTable, Monitor, Series, Target, TargetSeries
 from pipelines.errors import StaleModelsError
 from pipelines.records import Json, MonitorRow, TargetRow
+
+LEFT = "its monitor left the config"
 
 
 def rows(connection: Connection) -> list[MonitorRow]:
@@ -31,6 +34,7 @@ def sync(connection: Connection, wanted: dict[str, Json]) -> list[MonitorRow]:
     )
     gone = [row.id for row in rows(connection) if row.name not in wanted and row.enabled]
     connection.execute(update(Monitor).where(among(connection, Monitor.id, gone)).values(enabled=False))
+    events.close(connection, EventTable.monitor_id.in_(select(Monitor.id).where(~Monitor.enabled)), LEFT)
     return [row for row in rows(connection) if row.name in wanted]
 
 
@@ -119,6 +123,7 @@ def _target(members: Sequence[Any]) -> TargetRow:
         delay_seconds=max(row.delay_seconds for row in members),
         scored_until=first.scored_until,
         settled_until=first.settled_until,
+        pruned_before=first.pruned_before,
         labels={**first.labels, "metric": first.metric},
     )
 
@@ -180,6 +185,14 @@ def lock(connection: Connection, target_ids: Collection[int]) -> None:
             select(Target.id).where(among(connection, Target.id, ids)).order_by(Target.id).with_for_update()
         )
         connection.execute(rows).all()
+
+
+def forget_scores(connection: Connection, before: int, target_ids: Collection[int] | None) -> None:
+    """Remember that the scores of these targets, or of all, before a time are deleted."""
+    statement = update(Target).where(func.coalesce(Target.pruned_before, before - 1) < before)
+    if target_ids is not None:
+        statement = statement.where(among(connection, Target.id, sorted(target_ids)))
+    connection.execute(statement.values(pruned_before=before))
 
 
 def advance(connection: Connection, column: str, until: dict[int, int]) -> None:

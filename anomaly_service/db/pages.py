@@ -43,6 +43,9 @@ ORDERS: Mapping[str, Mapping[str, Order]] = {
 }
 """By view and name."""
 
+LARGEST = 2**63 - 1
+"""What a database counts up to."""
+
 FEW = 20
 """Targets whose events SQLite gathers and sorts, rather than looking for them in the order of a list."""
 
@@ -182,6 +185,15 @@ def _cursor(asked: Asked, order: Order, row: Json) -> str:
     return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
 
 
+def _is_place(order: Order, key: Any, id_: Any) -> bool:
+    """True for what a row can have: no number beyond those of a database, and no text that it refuses."""
+    if not isinstance(id_, int) or not -LARGEST <= id_ <= LARGEST:
+        return False
+    if order.key == "series":
+        return isinstance(key, str) and "\0" not in key and key == key.encode("utf-8", "ignore").decode()
+    return isinstance(key, int | float) and -LARGEST <= key <= LARGEST
+
+
 def _place(asked: Asked, order: Order) -> tuple[float | str, int]:
     """Return the key and number of the row that a page begins behind.
 
@@ -191,7 +203,6 @@ def _place(asked: Asked, order: Order) -> tuple[float | str, int]:
     text = asked.after or ""
     with suppress(ValueError, TypeError):
         view, name, key, id_ = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        sort = str if order.key == "series" else int | float
-        if (view, name) == (asked.view, asked.order) and isinstance(key, sort) and isinstance(id_, int):
+        if (view, name) == (asked.view, asked.order) and _is_place(order, key, id_):
             return key, id_
     raise AskedError(f"--after takes the cursor of a row of the same list in the same order, got {text!r}")

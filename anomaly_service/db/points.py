@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from anomaly_service.db.bulk import Bulk
 from anomaly_service.db.engine import db_now
+from anomaly_service.db.held import drop_released, hold
 from anomaly_service.db.sql import add, among, execute_columns, upsert
 from anomaly_service.db.tables import Point, Series, Source, SourceProgress
 from pipelines.records import Json, PointBlock, Seconds, SeriesRow, SeriesSpec
@@ -45,34 +47,75 @@ def _is_sorted(series: Seconds, ts: Seconds) -> bool:
 def ingest(connection: Connection, bulk: Bulk, batch: Ingest) -> Ingested:
     """Store a batch; see ``Store.ingest``. Values that are not finite count as rejected."""
     ids, last_ts = _sync_series(connection, batch.series)
-    raw = batch.points
-    points, n_dropped = clean(PointBlock(ids[raw.series], raw.ts, raw.value))
-    later = points.ts > _lookup(points.series, ids, last_ts)
+    points, n_dropped = _cleaned(batch.points, ids)
+    held, n_never = _cleaned(batch.held, ids)
+    hold(connection, held)
+    result = _written(connection, bulk, points, _lookup(points.series, ids, last_ts))
+    result = replace(result, rejected=batch.rejected + n_dropped + n_never)
+    _remember(connection, batch, result)
+    return result
+
+
+def _cleaned(points: PointBlock, ids: Seconds) -> tuple[PointBlock, int]:
+    return clean(PointBlock(ids[points.series], points.ts, points.value))
+
+
+def _written(
+    connection: Connection, bulk: Bulk, points: PointBlock, last_ts: Seconds, *, correct: bool = True
+) -> Ingested:
+    """Write points that were cleaned, and say what that changed.
+
+    Args:
+        last_ts: of each point's series, the newest that is stored.
+        correct: what is stored with another value gets this one.
+    """
+    later = points.ts > last_ts
     bulk.append_points(connection, _take(points, later))
     overlap = _take(points, ~later)
     is_new, is_changed = _compare(connection, bulk, overlap)
+    is_changed &= correct
     bulk.append_points(connection, _take(overlap, is_new))
     bulk.change_points(connection, _take(overlap, is_changed))
     written = later.copy()
     written[~later] = is_new | is_changed
     _move_bounds(connection, _take(points, written))
-    result = Ingested(
+    return Ingested(
         new=int(later.sum() + is_new.sum()),
         changed=int(is_changed.sum()),
         unchanged=int(len(points) - written.sum()),
-        rejected=batch.rejected + n_dropped,
+        rejected=0,
         earliest=dict(zip(*_firsts(_take(points, written)), strict=True)),
     )
-    _remember(connection, batch, result)
+
+
+def release(connection: Connection, bulk: Bulk, source: str, points: PointBlock) -> Ingested:
+    """Take in points that waited; one that was stored meanwhile is newer, and stays."""
+    query = select(Series.id, Series.last_ts).where(
+        among(connection, Series.id, np.unique(points.series).tolist())
+    )
+    rows = connection.execute(query.order_by(Series.id).with_for_update()).all()
+    ids = np.array([row.id for row in rows], dtype=np.int64)
+    last_ts = np.array([NEVER if row.last_ts is None else row.last_ts for row in rows], dtype=np.int64)
+    result = _written(connection, bulk, points, _lookup(points.series, ids, last_ts), correct=False)
+    drop_released(connection, points)
+    _remember(connection, Ingest(source, (), PointBlock.empty()), result)
     return result
 
 
 def rows(connection: Connection, source: str | None) -> list[SeriesRow]:
     """Return the series of one source, or all, by key."""
-    query = select(Series.__table__).order_by(Series.key)
+    live = Source.live_at.is_not(None).label("live")
+    query = (
+        select(Series.__table__, live).outerjoin(Source, Source.name == Series.source).order_by(Series.key)
+    )
     if source is not None:
         query = query.where(Series.source == source)
-    return [SeriesRow(row.id, _spec(row), row.first_ts, row.last_ts) for row in connection.execute(query)]
+    return [
+        SeriesRow(
+            row.id, _spec(row), row.first_ts, row.last_ts, row.begun_ts, row.pruned_before, bool(row.live)
+        )
+        for row in connection.execute(query)
+    ]
 
 
 def progress(connection: Connection, source: str) -> dict[str, Json]:
@@ -80,12 +123,21 @@ def progress(connection: Connection, source: str) -> dict[str, Json]:
     return {row.key: row.value for row in connection.execute(query)}
 
 
-def forget_first(connection: Connection, before: int) -> None:
-    """Correct ``first_ts`` after the points before a time were deleted."""
+def delete_before(connection: Connection, bulk: Bulk, before: int, sources: Collection[str] | None) -> int:
+    """Delete the points before a time, of some sources or all, and remember that; return how many."""
+    known = select(Series.id, Series.first_ts, Series.pruned_before)
+    if sources is not None:
+        known = known.where(among(connection, Series.source, sources))
+    rows = list(connection.execute(known))
+    ids = [row.id for row in rows if row.first_ts is not None and row.first_ts < before]
+    deleted = bulk.delete_before(connection, "points", before, None if sources is None else ids) if ids else 0
     first = select(Point.ts).where(Point.series_id == Series.id).order_by(Point.ts).limit(1)
     connection.execute(
-        update(Series).where(Series.first_ts < before).values(first_ts=first.scalar_subquery())
+        update(Series).where(among(connection, Series.id, ids)).values(first_ts=first.scalar_subquery())
     )
+    later = [row.id for row in rows if row.pruned_before is None or row.pruned_before < before]
+    connection.execute(update(Series).where(among(connection, Series.id, later)).values(pruned_before=before))
+    return deleted
 
 
 def _spec(row: Any) -> SeriesSpec:
@@ -202,8 +254,10 @@ def _move_bounds(connection: Connection, points: PointBlock) -> None:
 
 _MOVE_BOUNDS = {
     "sqlite": "UPDATE series SET first_ts = min(coalesce(first_ts, :low), :low), "
+    "begun_ts = min(coalesce(begun_ts, :low), :low), "
     "last_ts = max(coalesce(last_ts, :high), :high) WHERE id = :id",
     "postgresql": "UPDATE series SET first_ts = least(first_ts, row.low), "
+    "begun_ts = least(begun_ts, row.low), "
     "last_ts = greatest(last_ts, row.high) FROM unnest(%(id)s::integer[], %(low)s::bigint[], "
     "%(high)s::bigint[]) AS row (id, low, high) WHERE series.id = row.id",
 }

@@ -37,7 +37,7 @@ DOUBLES = {"scheduled_ts", "finished_ts", "peak_score"}
 DOCUMENTS = {"labels", "config", "card", "outcome", "channel_shares"}
 """Columns that hold JSON, which SQLite hands out as text."""
 
-TRUTHS = {"added", "enabled", "is_anomaly", "is_current"}
+TRUTHS = {"added", "enabled", "is_anomaly", "is_current", "live"}
 """Columns that are true or false, which SQLite hands out as numbers."""
 
 _COLUMNS: dict[tuple[str, str], list[str]] = {}

@@ -53,7 +53,7 @@ def review(
     if verdict is None and start is None and end is None:
         raise AskedError("a review gives a verdict, moves a border, or does both")
     event = _reviewable(connection, event_id, expect)
-    _check_borders(event, start, end)
+    _check_borders(connection, event, start, end)
     act = Act.BORDERS if verdict is None else Act.VERDICT
     return _append(connection, event, act, said, verdict=verdict, start=start, end=end)
 
@@ -66,7 +66,7 @@ def add(
     It is below the line until a score reaches it. The same again is the one that stands.
     """
     monitors.lock(connection, [target_id])
-    near = _overlapping(connection, target_id, interval)
+    near = _overlapping(connection, target_id, interval.start, interval.end)
     for event in near:
         borders = (event.review_start, event.review_end)
         drawn = event.added and borders == (interval.start, interval.end)
@@ -201,18 +201,32 @@ def _reviewable(connection: Connection, event_id: int, expect: int | None) -> Ev
     return event
 
 
-def _check_borders(event: Event, start: int | None, end: int | None) -> None:
-    first, last = event.ends
-    first, last = first if start is None else start, last if end is None else end
+def _check_borders(connection: Connection, event: Event, start: int | None, end: int | None) -> None:
+    """Refuse borders that are the wrong way round, or that move an anomaly over another one.
+
+    Raises:
+        AskedError, OverlappingEventError: as it says.
+    """
+    before = event.ends
+    first, last = before[0] if start is None else start, before[1] if end is None else end
     if last < first:
         raise AskedError(
             f"expected an interval that ends at or after its start, got {minute(first)} to {minute(last)} "
             f"for event {event.id}; give both borders"
         )
+    if (first, last) == before or event.interval.kind is not Kind.ANOMALY:
+        return
+    met = {each.id for each in _overlapping(connection, event.target_id, *before)}
+    for other in _overlapping(connection, event.target_id, first, last):
+        if other.id != event.id and other.id not in met:
+            raise OverlappingEventError(
+                f"event {other.id} lies there already, from {minute(other.ends[0])} to "
+                f"{minute(other.ends[1])}; judge it too, or leave it out of the borders"
+            )
 
 
-def _overlapping(connection: Connection, target_id: int, interval: Interval) -> list[Event]:
-    """Return the anomalies of a target that stand and touch an interval, by either of their borders."""
+def _overlapping(connection: Connection, target_id: int, start: int, end: int) -> list[Event]:
+    """Return the anomalies of a target that stand and touch a span, by either of their borders."""
     first = func.coalesce(EventTable.review_start, EventTable.start_ts)
     last = func.coalesce(EventTable.review_end, EventTable.end_ts)
     query = (
@@ -222,8 +236,8 @@ def _overlapping(connection: Connection, target_id: int, interval: Interval) -> 
             EventTable.kind == Kind.ANOMALY.value,
             EventTable.status.not_in(GONE),
             or_(
-                (first <= interval.end) & (last >= interval.start),
-                (EventTable.start_ts <= interval.end) & (EventTable.end_ts >= interval.start),
+                (first <= end) & (last >= start),
+                (EventTable.start_ts <= end) & (EventTable.end_ts >= start),
             ),
         )
         .order_by(EventTable.start_ts, EventTable.id)

@@ -33,7 +33,7 @@ from anomaly_service.db.sql import add_one, upsert
 from anomaly_service.db.tables import Run
 from pipelines.errors import BusySourceError, LostClaimError
 from pipelines.names import RunKind, RunState
-from pipelines.records import Claim, Json, LastRead
+from pipelines.records import Claim, Json, LastRead, Moment, PastRun
 from pipelines.times import iso
 
 # Any number: claims queue for a moment, so that two cannot take two runs of one monitor.
@@ -47,9 +47,6 @@ WAITING, RUNNING, FAILED = RunState.WAITING.value, RunState.RUNNING.value, RunSt
 LONGEST_LEASE_SECONDS = 7200.0
 """A lease or a pause that ends later than so long from now is none: the clock was ahead when it began."""
 
-AHEAD_SECONDS = 300.0
-"""How far two machines' clocks may lie apart before one counts as ahead."""
-
 FIRST_PAUSE_SECONDS = 60.0
 LONGEST_PAUSE_SECONDS = 3600.0
 """Before a night whose attempts are used up is tried again, doubling from the first to the longest."""
@@ -57,6 +54,9 @@ LONGEST_PAUSE_SECONDS = 3600.0
 BESIDE = {RunKind.TICK.value: RunKind.NIGHTLY.value, RunKind.NIGHTLY.value: RunKind.TICK.value}
 """Which two kinds of one monitor may be at work at once; what keeps them apart are its models, see
 ``pipelines.store.Batch``."""
+
+LOST_SECONDS = 60.0
+"""A run at work that nobody took so long after its lease ended is lost: there is nobody to take it."""
 
 KEY = ("kind", "monitor_key", "source", "scheduled_for")
 """What tells two runs apart."""
@@ -356,13 +356,6 @@ def last(
     return None if found is None else _moment(found)
 
 
-def ahead(connection: Connection) -> datetime | None:
-    """Return the latest time beyond the database's clock for which anything was scheduled; None for none."""
-    beyond = select(func.max(Run.scheduled_for)).where(Run.scheduled_for > db_now() + AHEAD_SECONDS)
-    found = connection.scalar(beyond)
-    return None if found is None else _moment(found)
-
-
 def last_read(connection: Connection, source: str, until: datetime) -> LastRead:
     """Return what became of the newest reads of a source that were scheduled until then."""
     reads = (
@@ -384,6 +377,36 @@ def last_read(connection: Connection, source: str, until: datetime) -> LastRead:
         None if tried is None else _moment(tried),
         connection.scalar(reads.where(pending)) is not None,
     )
+
+
+def past(
+    connection: Connection, kind: RunKind, monitor_id: int | None, source: str, until: datetime, limit: int
+) -> list[PastRun]:
+    """Return the newest runs of a kind, of one monitor or source, that were scheduled until then."""
+    query = (
+        select(Run.scheduled_for, Run.state, Run.error)
+        .where(
+            Run.kind == RunKind(kind).value,
+            Run.monitor_key == (monitor_id or 0),
+            Run.source == source,
+            Run.scheduled_for <= _seconds(until),
+        )
+        .order_by(Run.scheduled_for.desc())
+        .limit(limit)
+    )
+    return [
+        PastRun(_moment(row.scheduled_for), RunState(row.state), row.error)
+        for row in connection.execute(query)
+    ]
+
+
+def moment(connection: Connection) -> Moment:
+    """Return the clock, the latest time that a run is scheduled for, and how many lost their lease."""
+    wall = connection.scalar(select(db_now())) or 0.0
+    until = connection.scalar(select(func.max(Run.scheduled_for)))
+    lapsed = (Run.state == RUNNING, Run.lease_until <= wall - LOST_SECONDS)
+    lost = connection.scalar(select(func.count()).where(*lapsed)) or 0
+    return Moment(_moment(wall), None if until is None else _moment(until), lost)
 
 
 def _seconds(moment: datetime) -> float:

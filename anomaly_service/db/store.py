@@ -8,12 +8,15 @@ from datetime import datetime
 from typing import Any, Self
 
 import numpy as np
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 from sqlalchemy.engine import URL
 
 from anomaly_service.db import (
+    deletion,
     event_portraits,
     events,
+    held,
+    looks,
     migrate,
     monitors,
     pages,
@@ -25,10 +28,12 @@ from anomaly_service.db import (
 )
 from anomaly_service.db.bulk import Bulk, SqliteBulk
 from anomaly_service.db.deadline import QUERY_SECONDS
-from anomaly_service.db.engine import make_engine, transaction
+from anomaly_service.db.engine import db_now, is_read_only, make_engine, transaction
 from anomaly_service.db.pages import Asked, Page
 from anomaly_service.db.reviews import Said
+from anomaly_service.errors import DatabaseUnavailableError
 from anomaly_service.failpoints import failpoint
+from anomaly_service.secrets import hidden, hidden_within
 from pipelines.names import RunKind, RunState, Verdict
 from pipelines.records import (
     CalibrationRow,
@@ -39,14 +44,17 @@ from pipelines.records import (
     Json,
     LastRead,
     LineRow,
+    Moment,
     MonitorRow,
+    PastRun,
     PointBlock,
+    PortraitState,
     ScoreBlock,
     SeriesRow,
     TargetRow,
     VersionRow,
 )
-from pipelines.store import Batch, Ingest, Ingested, NewVersion
+from pipelines.store import Batch, Deleted, Ingest, Ingested, NewVersion
 
 
 class SqlStore:
@@ -109,12 +117,44 @@ class SqlStore:
         Raises:
             LostClaimError: the lease of the claim lapsed or its fence is not the run's any more.
         """
-        self._bulk.make_room(self.engine, "points", batch.points.ts[np.isfinite(batch.points.value)])
+        self._make_room(batch.points)
         with self._write(claim) as connection:
             done = points.ingest(connection, self._bulk, batch)
             failpoint("ingest-before-commit")
         failpoint("ingest-after-commit")
         return done
+
+    def _make_room(self, block: PointBlock) -> None:
+        self._bulk.make_room(self.engine, "points", block.ts[np.isfinite(block.value)])
+
+    def clock(self) -> float:
+        """Return the database's own time, epoch seconds."""
+        with self._read() as connection:
+            return float(connection.scalar(select(db_now())) or 0.0)
+
+    def held(self, source: str) -> tuple[int, int | None]:
+        """Return how many points of a source are held back, and the time of the first."""
+        with self._read() as connection:
+            return held.standing(connection, source)
+
+    def release(self, source: str, until: int, claim: Claim | None = None) -> Ingested:
+        """Take in the points of a source that were held back and lie at or before this time.
+
+        Raises:
+            LostClaimError: the lease of the claim lapsed or its fence is not the run's any more.
+        """
+        new, earliest = 0, dict[int, int]()
+        while len(due := self._due(source, until)):
+            self._make_room(due)
+            with self._write(claim) as connection:
+                done = points.release(connection, self._bulk, source, due)
+            new += done.new
+            earliest = done.earliest | earliest
+        return Ingested(new=new, changed=0, unchanged=0, rejected=0, earliest=earliest)
+
+    def _due(self, source: str, until: int) -> PointBlock:
+        with self._read() as connection:
+            return held.due(connection, source, until)
 
     def series(self, source: str | None = None) -> list[SeriesRow]:
         """Return the series of one source, or all, by key."""
@@ -126,13 +166,27 @@ class SqlStore:
         with self._read() as connection:
             return self._bulk.read_points(connection, series_ids, start, stop)
 
-    def delete_points_before(self, ts: int) -> int:
-        """Delete points before this time; return how many."""
+    def delete_points_before(self, ts: int, sources: Collection[str] | None = None) -> int:
+        """Delete points before this time, of these sources or of all; return how many."""
         with self._write() as connection:
-            deleted = self._bulk.delete_before(connection, "points", ts)
-            if deleted:
-                points.forget_first(connection, ts)
+            return points.delete_before(connection, self._bulk, ts, sources)
+
+    def delete_points(self, series_id: int, start: int, stop: int, *, dry_run: bool = False) -> Deleted:
+        """Delete the points of a series in the half-open span, with all that follows from them.
+
+        Args:
+            dry_run: only say what it would come to.
+        """
+        with self._write() as connection, connection.begin_nested() as step:
+            deleted = deletion.delete_points(connection, series_id, int(start), int(stop))
+            if dry_run:
+                step.rollback()
             return deleted
+
+    def note_look(self, at: datetime, sources: Collection[str]) -> None:
+        """Note what time it is and what it says of these sources, all that there are; see ``db.looks``."""
+        with self._write() as connection:
+            looks.note(connection, int(at.timestamp()), sources)
 
     # monitors and targets
 
@@ -220,15 +274,19 @@ class SqlStore:
         with self._read() as connection:
             return versions.lines(connection, monitor_id, span, target_ids)
 
-    def prune_lines(self, before: int) -> int:
-        """Delete the lines that were no longer in force at this time."""
+    def prune_lines(self, before: int, monitor_ids: Collection[int] | None = None) -> int:
+        """Delete the lines of these monitors, or of all, that were no longer in force at this time."""
         with self._write() as connection:
-            return versions.prune_lines(connection, before)
+            return versions.prune_lines(connection, before, monitor_ids)
 
-    def prune_versions(self, keep: int, before: int) -> int:
-        """Delete all but the newest ``keep`` versions per target that nothing from ``before`` on needs."""
+    def prune_versions(self, keep: int, before: int, target_ids: Collection[int] | None = None) -> int:
+        """Delete the versions that nothing from ``before`` on needs, but the newest ``keep`` of each target.
+
+        Args:
+            target_ids: of these targets only; of all where None.
+        """
         with self._write() as connection:
-            return versions.prune(connection, keep, before)
+            return versions.prune(connection, keep, before, target_ids)
 
     # scores and events
 
@@ -265,10 +323,13 @@ class SqlStore:
         with self._read() as connection:
             return self._bulk.read_scores(connection, target_ids, start, stop)
 
-    def delete_scores_before(self, ts: int) -> int:
-        """Delete scores before this time; return how many."""
+    def delete_scores_before(self, ts: int, target_ids: Collection[int] | None = None) -> int:
+        """Delete scores before this time, of these targets or of all; return how many."""
         with self._write() as connection:
-            return self._bulk.delete_before(connection, "scores", ts)
+            monitors.forget_scores(connection, ts, target_ids)
+            return self._bulk.delete_before(
+                connection, "scores", ts, None if target_ids is None else sorted(target_ids)
+            )
 
     def events(
         self, target_ids: Sequence[int], start: int, stop: int, *, as_reviewed: bool = False
@@ -302,6 +363,7 @@ class SqlStore:
             UnknownEventError: there is no such event, or it was merged into another.
             ChangedEventError: it has another revision than expected.
             AskedError: neither a verdict nor a border, or an interval that ends before it starts.
+            OverlappingEventError: moved there, it would lie over another anomaly of the target.
         """
         with self._write() as connection:
             said = Said(cause, comment, by)
@@ -351,10 +413,31 @@ class SqlStore:
         with self._read() as connection:
             return reviews.rows(connection, event_id)
 
-    def event_portraits(self, monitor_id: int, limit: int) -> list[tuple[Event, EventPortrait | None]]:
-        """Return a monitor's events that stand, with portraits: judged ones first, then the newest."""
+    def event_portraits(
+        self,
+        monitor_id: int,
+        limit: int,
+        *,
+        judged: bool | None = None,
+        after: tuple[int, int] | None = None,
+    ) -> list[tuple[Event, EventPortrait | None]]:
+        """Return a monitor's events that stand, with portraits: judged ones first, then the newest.
+
+        Args:
+            judged: only those that people are sure of, or only the others; both where None.
+            after: start and id of the last event of the page before.
+        """
         with self._read() as connection:
-            return event_portraits.newest(connection, monitor_id, limit)
+            return event_portraits.newest(connection, monitor_id, limit, judged=judged, after=after)
+
+    def portrait_state(self, monitor_id: int, verdicts: int) -> PortraitState:
+        """Return whether the portraits of a monitor are up to date, and how many suggestions stand.
+
+        Args:
+            verdicts: of the events that were judged only so many count, the newest.
+        """
+        with self._read() as connection:
+            return event_portraits.state(connection, monitor_id, verdicts)
 
     def write_event_portraits(self, claim: Claim | None, rows: Sequence[EventPortrait]) -> None:
         """Write portraits, each in place of what stands for its event; events and reviews stay."""
@@ -422,7 +505,7 @@ class SqlStore:
         if claim.kind is RunKind.NIGHTLY:
             failpoint("nightly-before-finish")
         with self._write() as connection:
-            runs.finish(connection, claim, state, outcome, error, self.max_attempts)
+            runs.finish(connection, claim, state, hidden_within(outcome), hidden(error), self.max_attempts)
 
     def give_back(self, claim: Claim) -> None:
         """Make the run waiting again without counting the attempt.
@@ -446,7 +529,8 @@ class SqlStore:
     ) -> None:
         """Put what a command did among the runs; one of the same kind, monitor and time is replaced."""
         with self._write() as connection:
-            runs.note(connection, kind, monitor_id, at, state, outcome, error, seconds)
+            told = hidden_within(outcome)
+            runs.note(connection, kind, monitor_id, at, state, told, hidden(error), seconds)
 
     def probe(self) -> None:
         """Ask the database whether it takes anything at the moment; nothing is changed.
@@ -468,15 +552,30 @@ class SqlStore:
         with self._read() as connection:
             return runs.last(connection, kind, monitor_id, until)
 
-    def runs_ahead(self) -> datetime | None:
-        """Return the latest time beyond the database's clock for which anything was scheduled."""
+    def past_runs(
+        self, kind: RunKind, monitor_id: int | None, source: str, until: datetime, limit: int
+    ) -> list[PastRun]:
+        """Return the newest runs of a kind, of one monitor or source, that were scheduled until then."""
         with self._read() as connection:
-            return runs.ahead(connection)
+            return runs.past(connection, kind, monitor_id, source, until, limit)
+
+    def moment(self) -> Moment:
+        """Return what the database's clock says, and what of all runs is out of time."""
+        with self._read() as connection:
+            return runs.moment(connection)
 
     def last_reads(self, sources: Collection[str], until: datetime) -> dict[str, LastRead]:
         """Return what became of the newest reads of these sources that were scheduled until then."""
         with self._read() as connection:
             return {source: runs.last_read(connection, source, until) for source in sources}
+
+    def refuses_writes(self) -> str:
+        """Return why nothing can be written, empty where it can; nothing is."""
+        try:
+            with self._write() as connection:
+                return "is read-only" if is_read_only(connection) else ""
+        except DatabaseUnavailableError as error:
+            return "is read-only" if "readonly" in str(error) else "does not answer as it should"
 
     # what people see
 

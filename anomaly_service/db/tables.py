@@ -65,7 +65,11 @@ class Base(DeclarativeBase):
 
 
 class Source(Base):
-    """Where points come from, and what became of the rows."""
+    """Where points come from, and what became of the rows.
+
+    ``live_at`` is when its newest point was near the clock for the last time it was looked at; NULL is an
+    archive, which never was.
+    """
 
     __tablename__ = "source"
 
@@ -74,6 +78,36 @@ class Source(Base):
     points_changed: Mapped[int] = mapped_column(BigInteger, default=0)
     rows_rejected: Mapped[int] = mapped_column(BigInteger, default=0)
     last_batch_at: Mapped[float | None] = mapped_column(Double)
+    live_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class SourceEvent(Base):
+    """A source that stopped as a whole, from the step after its newest point until it delivered again."""
+
+    __tablename__ = "source_event"
+    __table_args__ = (Index(None, "source", "start_ts"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    source: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(Text)
+    start_ts: Mapped[int] = mapped_column(BigInteger)
+    end_ts: Mapped[int | None] = mapped_column(BigInteger)
+    status: Mapped[str] = mapped_column(Text)
+    first_detected_at: Mapped[int] = mapped_column(BigInteger)
+    updated_at: Mapped[float] = mapped_column(Double)
+
+
+class Clock(Base):
+    """One row: what time it was for whoever looked last, and for the database at that moment.
+
+    Where the two are far apart somebody froze the clock (``--now``), and views tell the time by him.
+    """
+
+    __tablename__ = "clock"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    at: Mapped[int] = mapped_column(BigInteger)
+    wall: Mapped[float] = mapped_column(Double)
 
 
 class SourceProgress(Base):
@@ -87,7 +121,11 @@ class SourceProgress(Base):
 
 
 class Series(Base):
-    """``last_ts`` only grows, also when retention deletes points: nothing was ever stored beyond it."""
+    """``last_ts`` only grows, also when retention deletes points: nothing was ever stored beyond it.
+
+    ``begun_ts`` only falls in the same way, while ``first_ts`` is that of the oldest point left. What was
+    before ``pruned_before`` retention has deleted.
+    """
 
     __tablename__ = "series"
 
@@ -101,11 +139,24 @@ class Series(Base):
     timezone: Mapped[str] = mapped_column(Text)
     first_ts: Mapped[int | None] = mapped_column(BigInteger)
     last_ts: Mapped[int | None] = mapped_column(BigInteger)
+    begun_ts: Mapped[int | None] = mapped_column(BigInteger)
+    pruned_before: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class Point(Base):
     __tablename__ = "points"
     __table_args__ = {"sqlite_with_rowid": False, "postgresql_partition_by": "RANGE (ts)"}  # noqa: RUF012
+
+    series_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    ts: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    value: Mapped[float] = mapped_column(Double)
+
+
+class HeldPoint(Base):
+    """Points whose time has not come: they wait here, and are part of nothing, until it has."""
+
+    __tablename__ = "held_points"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
 
     series_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     ts: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
@@ -125,7 +176,10 @@ class Monitor(Base):
 
 
 class Target(Base):
-    """What a monitor scores. A target belongs to exactly one monitor, so ``target_id`` implies it."""
+    """What a monitor scores. A target belongs to exactly one monitor, so ``target_id`` implies it.
+
+    Retention has deleted the scores before ``pruned_before``, and the versions that scored nothing since.
+    """
 
     __tablename__ = "target"
     __table_args__ = (UniqueConstraint("monitor_id", "key"),)
@@ -135,6 +189,7 @@ class Target(Base):
     key: Mapped[str] = mapped_column(Text)
     scored_until: Mapped[int | None] = mapped_column(BigInteger)
     settled_until: Mapped[int | None] = mapped_column(BigInteger)
+    pruned_before: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class TargetSeries(Base):

@@ -6,6 +6,8 @@ import sqlite3
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
+from anomaly_service.secrets import hidden
+
 AWAY_CLASSES = {
     "08": "the connection failed",
     "28": "it does not let this user in at the moment",
@@ -85,7 +87,8 @@ def is_refused(error: BaseException) -> bool:
 def reason(error: BaseException) -> str:
     """Return the first line of what the driver said."""
     original = _original(error)
-    return str(original).strip().splitlines()[0] if str(original).strip() else type(original).__name__
+    said = str(original).strip()
+    return hidden(said.splitlines()[0]) if said else type(original).__name__
 
 
 def _original(error: BaseException) -> BaseException:

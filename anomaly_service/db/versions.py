@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -253,26 +253,35 @@ def _another(when: Callable[[Any], ColumnElement[bool]]) -> Exists:
     )
 
 
-def prune_lines(connection: Connection, before: int) -> int:
+def prune_lines(connection: Connection, before: int, monitor_ids: Collection[int] | None = None) -> int:
     """Delete lines that were no longer in force at a time; return how many."""
-    gone = _another(lambda other: (other > Line.valid_from) & (other <= before))
-    return connection.execute(delete(Line).where(gone)).rowcount
+    statement = delete(Line).where(_another(lambda other: (other > Line.valid_from) & (other <= before)))
+    if monitor_ids is not None:
+        statement = statement.where(among(connection, Line.monitor_id, _ints(monitor_ids)))
+    return connection.execute(statement).rowcount
 
 
-def prune(connection: Connection, keep: int, before: int) -> int:
+def prune(connection: Connection, keep: int, before: int, target_ids: Collection[int] | None = None) -> int:
     """Delete versions that nothing needs any more; return how many.
 
     Kept are the newest ``keep`` of every target, those that score any time from ``before`` on (until
     the end of training of the next accepted one), and those a stored score or a standing event names.
     """
-    doomed = _prunable(connection, keep, before)
-    connection.execute(delete(ModelVersion).where(among(connection, ModelVersion.id, doomed)))
-    used = exists().where(ModelVersion.weights_id == Weights.id)
-    connection.execute(delete(Weights).where(~used))
+    doomed = _prunable(connection, keep, before, target_ids)
+    remove(connection, doomed)
     return len(doomed)
 
 
-def _prunable(connection: Connection, keep: int, before: int) -> list[int]:
+def remove(connection: Connection, ids: Sequence[int]) -> None:
+    """Delete versions, with the weights that no other has."""
+    connection.execute(delete(ModelVersion).where(among(connection, ModelVersion.id, ids)))
+    used = exists().where(ModelVersion.weights_id == Weights.id)
+    connection.execute(delete(Weights).where(~used))
+
+
+def _prunable(
+    connection: Connection, keep: int, before: int, target_ids: Collection[int] | None
+) -> list[int]:
     newest_first = func.row_number().over(
         partition_by=ModelVersion.target_id,
         order_by=(ModelVersion.train_stop.desc(), ModelVersion.id.desc()),
@@ -291,6 +300,8 @@ def _prunable(connection: Connection, keep: int, before: int) -> list[int]:
     standing = or_(EventTable.status.not_in(["outdated", "merged_into"]), EventTable.review_id.is_not(None))
     has_events = exists().where(EventTable.version_id == ranked.c.id, standing)
     query = select(ranked.c.id).where(ranked.c.rank > keep, scores_no_more, ~has_scores, ~has_events)
+    if target_ids is not None:
+        query = query.where(among(connection, ranked.c.target_id, _ints(target_ids)))
     return list(connection.scalars(query))
 
 

@@ -11,6 +11,10 @@ from sqlalchemy import Connection
 _VIEW = re.compile(r"CREATE VIEW (\w+)")
 _TIME = re.compile(r"@time\(((?:[^()]|\([^()]*\))*)\)")
 _THEN = {"postgresql": "JOIN", "sqlite": "CROSS JOIN"}
+_NOW = {
+    "postgresql": "CAST(extract(epoch FROM now()) AS bigint)",
+    "sqlite": "CAST(strftime('%s', 'now') AS INTEGER)",
+}
 _TIMES = {
     "postgresql": r"to_timestamp(\1)",
     "sqlite": r"strftime('%Y-%m-%dT%H:%M:%SZ', \1, 'unixepoch')",
@@ -34,7 +38,8 @@ def create(connection: Connection) -> None:
     """Create all views."""
     database = connection.dialect.name
     for statement in statements():
-        connection.exec_driver_sql(_TIME.sub(_TIMES[database], statement).replace("@then", _THEN[database]))
+        plain = statement.replace("@then", _THEN[database]).replace("@now", _NOW[database])
+        connection.exec_driver_sql(_TIME.sub(_TIMES[database], plain))
 
 
 def drop(connection: Connection) -> None:

@@ -1,7 +1,7 @@
 -- The public SQL contract, documented in docs/sql.md. Times are written @time(epoch seconds), which becomes
 -- a timestamp on PostgreSQL and ISO 8601 text in UTC on SQLite. @then is a JOIN that SQLite is told to make in
 -- this order: left to choose, it would begin with a small table, and no index would give the order of a list.
--- Columns are added here, never taken away.
+-- @now is the database's clock in epoch seconds. Columns are added here, never taken away.
 --
 -- What stands as JSON is shown whole, never taken apart: its fields are known to the dataclass alone that wrote
 -- it. The one exception is the detector in the config of a monitor, which MonitorSpec (pipelines/monitor.py) wrote.
@@ -75,8 +75,20 @@ CREATE VIEW open_events AS
 SELECT * FROM flagged_intervals WHERE status = 'open';
 
 CREATE VIEW series_health AS
-WITH newest AS (
-    SELECT source, max(last_ts) AS last_ts FROM series GROUP BY source
+WITH moment AS (
+    SELECT coalesce((SELECT at FROM clock WHERE abs(at - wall) > 3600), @now) AS now
+),
+newest AS (
+    SELECT
+        series.source AS source,
+        max(series.last_ts) AS last_ts,
+        max(source.live_at) IS NOT NULL AS live,
+        max(series.last_ts + 3 * series.step_seconds + series.delay_seconds) AS stale_from,
+        CASE WHEN max(source.live_at) IS NULL THEN max(series.last_ts) ELSE max(moment.now) END AS until
+    FROM series
+    CROSS JOIN moment
+    LEFT JOIN source ON source.name = series.source
+    GROUP BY series.source
 ),
 watched AS (
     SELECT
@@ -88,7 +100,11 @@ watched AS (
         ) THEN 1 END) AS learning,
         CAST(sum((
             SELECT count(*) FROM event WHERE event.target_id = target.id AND event.status = 'open'
-        )) AS bigint) AS open_events
+        )) AS bigint) AS open_events,
+        CAST(sum((
+            SELECT count(*) FROM event
+            WHERE event.target_id = target.id AND event.status = 'open' AND event.kind = 'unscored'
+        )) AS bigint) AS unscored
     FROM target_series
     JOIN target ON target.id = target_series.target_id
     JOIN monitor ON monitor.id = target.monitor_id AND monitor.enabled
@@ -107,22 +123,40 @@ SELECT
     @time(series.last_ts) AS last_at,
     series.first_ts AS first_ts,
     series.last_ts AS last_ts,
-    newest.last_ts - series.last_ts AS behind_seconds,
+    newest.until - series.last_ts AS behind_seconds,
     CASE
         WHEN series.last_ts IS NULL THEN 'empty'
-        WHEN newest.last_ts - series.last_ts > 3 * series.step_seconds + series.delay_seconds THEN 'stale'
+        WHEN newest.until - series.last_ts > 3 * series.step_seconds + series.delay_seconds THEN 'stale'
         WHEN watched.series_id IS NULL THEN 'unmonitored'
         WHEN watched.learning > 0 THEN 'learning'
+        WHEN watched.unscored > 0 THEN 'unscored'
+        WHEN series.last_ts - nullif(watched.scored_until, -1) > 3 * series.step_seconds + series.delay_seconds + 3600
+        THEN 'unscored'
         ELSE 'ok'
     END AS state,
     coalesce(watched.monitors, 0) AS monitors,
     @time(nullif(watched.scored_until, -1)) AS scored_until,
-    coalesce(watched.open_events, 0) AS open_events
+    coalesce(watched.open_events, 0) AS open_events,
+    CASE
+        WHEN series.last_ts IS NULL THEN 'no point came yet'
+        WHEN newest.until > newest.stale_from THEN 'its source stopped: none of its series has points'
+        WHEN newest.until - series.last_ts > 3 * series.step_seconds + series.delay_seconds
+        THEN 'no point came for more than three steps and the delay'
+        WHEN watched.series_id IS NULL THEN 'no monitor selects it'
+        WHEN watched.learning > 0 THEN 'no model yet'
+        WHEN watched.unscored > 0 THEN 'points come and have no score: they do not keep to the step'
+        WHEN series.last_ts - nullif(watched.scored_until, -1) > 3 * series.step_seconds + series.delay_seconds + 3600
+        THEN 'points came and were not scored yet'
+    END AS reason,
+    newest.live AS live
 FROM series
 JOIN newest ON newest.source = series.source
 LEFT JOIN watched ON watched.series_id = series.id;
 
 CREATE VIEW source_health AS
+WITH moment AS (
+    SELECT coalesce((SELECT at FROM clock WHERE abs(at - wall) > 3600), @now) AS now
+)
 SELECT
     series.source AS source,
     count(*) AS series,
@@ -130,10 +164,34 @@ SELECT
     @time(max(source.last_batch_at)) AS last_batch_at,
     coalesce(max(source.points_new), 0) AS points_new,
     coalesce(max(source.points_changed), 0) AS points_changed,
-    coalesce(max(source.rows_rejected), 0) AS rows_rejected
+    coalesce(max(source.rows_rejected), 0) AS rows_rejected,
+    CASE
+        WHEN max(series.last_ts) IS NULL THEN 'empty'
+        WHEN max(source.live_at) IS NULL THEN 'archive'
+        WHEN max(moment.now) > max(series.last_ts + 3 * series.step_seconds + series.delay_seconds) THEN 'stale'
+        ELSE 'ok'
+    END AS state,
+    max(moment.now) - max(series.last_ts) AS behind_seconds,
+    max(series.last_ts + 3 * series.step_seconds + series.delay_seconds) AS stale_from_ts,
+    max(source.live_at) IS NOT NULL AS live
 FROM series
+CROSS JOIN moment
 LEFT JOIN source ON source.name = series.source
 GROUP BY series.source;
+
+CREATE VIEW source_events AS
+SELECT
+    id AS source_event_id,
+    source,
+    kind,
+    @time(start_ts) AS start_at,
+    @time(end_ts) AS end_at,
+    start_ts,
+    end_ts,
+    status,
+    @time(first_detected_at) AS first_detected_at,
+    @time(updated_at) AS updated_at
+FROM source_event;
 
 CREATE VIEW monitor_health AS
 WITH counted AS (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,6 +14,7 @@ from anomaly_service.db.pages import Page
 from anomaly_service.db.store import SqlStore
 from anomaly_service.errors import AskedError
 from pipelines.names import Kind, Verdict
+from pipelines.times import iso
 
 ORDERS = ("newest", "worst")
 """By their start, and by their peak."""
@@ -87,7 +89,7 @@ def page(store: SqlStore, filters: Filters, declared: Iterable[str] = ()) -> Pag
 
 
 def _check(filters: Filters) -> None:
-    """Refuse what there is none of."""
+    """Refuse what there is none of, and what would leave nothing without a word."""
     for option, value, allowed in (
         ("--kind", filters.kind, tuple(Kind)),
         ("--verdict", filters.verdict, tuple(Verdict)),
@@ -95,5 +97,11 @@ def _check(filters: Filters) -> None:
     ):
         if value is not None and value not in allowed:
             raise AskedError(f"{option} must be one of {', '.join(allowed)}; got {value!r}")
+    if filters.since is not None and filters.until is not None and filters.since >= filters.until:
+        raise AskedError(
+            f"--since must lie before --until, got {iso(filters.since)} and {iso(filters.until)}"
+        )
+    if filters.min_score is not None and not math.isfinite(filters.min_score):
+        raise AskedError(f"--min-score must be a finite number, got {filters.min_score}")
     if filters.unreviewed and filters.verdict is not None:
         raise AskedError("--unreviewed and --verdict exclude each other")

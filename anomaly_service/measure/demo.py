@@ -11,7 +11,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from anomaly_service import readiness
-from anomaly_service.errors import NotADemoError
+from anomaly_service.errors import AskedError, NotADemoError
 from anomaly_service.sources.ingest import ingest_from
 from pipelines.measure.demo_report import DemoReport, Flagged, Incident, Watched, compare
 from pipelines.names import AUTO
@@ -76,9 +76,19 @@ def prepare(
 
 
 def simulated(seed: int, weeks: int, now: datetime | None) -> Simulation:
-    """Return simulated weeks that end at ``now``, or begin in early 2025."""
+    """Return simulated weeks that end at ``now``, or begin in early 2025.
+
+    Raises:
+        AskedError: they would begin before 1971 or end after 2261, where no points are stored.
+    """
     from pipelines.measure.simulate import simulate
 
+    earliest = datetime(1971, 1, 1, tzinfo=UTC) + timedelta(weeks=weeks)
+    if now is not None and not earliest <= now < datetime(2262, 1, 1, tzinfo=UTC):
+        raise AskedError(
+            f"--now must lie between {earliest:%Y-%m-%d} and 2261 for {weeks} weeks that end then, got "
+            f"{now:%Y-%m-%d}"
+        )
     start = START if now is None else now - timedelta(weeks=weeks)
     return simulate(seed, weeks=weeks, start=start)
 

@@ -17,6 +17,7 @@ from pipelines.records import (
     LineRow,
     MonitorRow,
     PointBlock,
+    PortraitState,
     ScoreBlock,
     SeriesRow,
     TargetRow,
@@ -53,7 +54,7 @@ class Scratch:
         known = last.get(row.id) if _goes_on(row, self._stop) else row.last_ts
         if row.first_ts is None or known is None or row.first_ts >= self._stop:
             return SeriesRow(own_id, row.spec, None, None)
-        return SeriesRow(own_id, row.spec, row.first_ts, known)
+        return SeriesRow(own_id, row.spec, row.first_ts, known, row.begun_ts, row.pruned_before, row.live)
 
     def _last_points(self, series: Sequence[SeriesRow]) -> dict[int, int]:
         """Return when the last point before the end came, by series id, looking further back step by step."""
@@ -158,8 +159,18 @@ class Scratch:
     ) -> int:
         return self._own.review(event_id, verdict, cause=cause, comment=comment, by=by, start=start, end=end)
 
-    def event_portraits(self, monitor_id: int, limit: int) -> list[tuple[Event, EventPortrait | None]]:
-        return self._own.event_portraits(monitor_id, limit)
+    def event_portraits(
+        self,
+        monitor_id: int,
+        limit: int,
+        *,
+        judged: bool | None = None,
+        after: tuple[int, int] | None = None,
+    ) -> list[tuple[Event, EventPortrait | None]]:
+        return self._own.event_portraits(monitor_id, limit, judged=judged, after=after)
+
+    def portrait_state(self, monitor_id: int, verdicts: int) -> PortraitState:
+        return self._own.portrait_state(monitor_id, verdicts)
 
     def write_event_portraits(self, claim: Claim | None, rows: Sequence[EventPortrait]) -> None:
         self._own.write_event_portraits(claim, rows)

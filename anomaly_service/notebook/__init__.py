@@ -75,7 +75,8 @@ def detect(
         min_duration: shorter intervals are dropped.
         merge_max_gap: intervals with at most so much normal time between are one; an hour or three steps
             where None, whichever is longer.
-        cooldown: after an interval no new one starts for so long.
+        cooldown: after an interval no new one starts for so long, unless it is half as high again or lasts
+            four times as long.
         missing_after_steps: a gap of so many steps is an interval of its own; 3 where None.
         calendar: as in a config file, such as ``{"patch": {"every": "FREQ=WEEKLY;BYDAY=TU;BYHOUR=6",
             "lasts": "2h", "masked": True}}``.

@@ -311,7 +311,11 @@ def _reads_as_times(name: Hashable, values: Any) -> bool:
 
 
 def _located(table: _Table) -> tuple[Seconds, NDArray[np.bool_]]:
-    """Return the epoch second of every row, and which rows have one; notes the others."""
+    """Return the epoch second of every row, and which rows have one; notes the others.
+
+    Raises:
+        SeriesError: no row has one.
+    """
     back = np.diff(table.times.seconds) < 0
     # What stands newest first is read from its end: the order tells the hours that come twice apart.
     turn = slice(None, None, -1) if len(back) and back.mean() > 0.5 else slice(None)
@@ -328,6 +332,10 @@ def _located(table: _Table) -> tuple[Seconds, NDArray[np.bool_]]:
         n = int(np.count_nonzero(reason == why))
         table.notes.append(f"{_counted(n, 'row')} left out: {Reason(why).text}")
     timed = reason == Reason.NONE
+    if len(timed) and not timed.any():
+        why = " and ".join(Reason(each).text for each in np.unique(reason).tolist())
+        first, last = table.index[0], table.index[-1]
+        raise SeriesError(f"no row can be used: {why}; got times from {first} to {last}")
     return np.where(timed, seconds, 0), np.asarray(timed)
 
 

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
-from anomaly_service.config.values import Duration, PositiveDuration, Section, Text, Zone, whole_seconds
-from pipelines.records import Json, SeriesSpec
+from anomaly_service.config.values import Delay, Section, Step, Text, Zone, whole_seconds
+from anomaly_service.errors import SourceError
+from pipelines.failures import reason
+from pipelines.records import Json, Seconds, SeriesSpec
 from pipelines.store import Ingest
 
 BATCH_ROWS = 500_000
@@ -21,17 +25,15 @@ class SourceConfig(Section):
     """What every source can be told; a source's own Config adds keys to these."""
 
     kind: Text = Field(description="Which kind of source: `csv`, `sql`, or one that a package adds.")
-    step: PositiveDuration = Field(description="Nominal distance of a series' points, such as `5min`.")
-    delay: Duration = Field(
-        default=timedelta(0), description="How late points may come and still be on time."
-    )
+    step: Step = Field(description="Nominal distance of a series' points, such as `5min`.")
+    delay: Delay = Field(default=timedelta(0), description="How late points may come and still be on time.")
     timezone: Zone | None = Field(
         default=None,
         description="IANA zone of timestamps that carry none, and of the daily and weekly season "
         "(UTC where not given). Timestamps without a zone are refused where it is not given.",
     )
 
-    every: PositiveDuration | None = Field(
+    every: Step | None = Field(
         default=None,
         description="Time between two reads; the shortest `infer_every` of the monitors that read it where "
         "not given.",
@@ -71,14 +73,28 @@ class Reject:
 
 
 @dataclass(frozen=True)
+class Whence:
+    """Where each point of a batch was read: an index into ``files``, and its line there."""
+
+    files: tuple[str, ...]
+    file: NDArray[np.int32]
+    line: Seconds
+
+
+@dataclass(frozen=True)
 class Reading(Ingest):
     """One batch, with the rows set aside, which whoever ingests it writes to the rejects file.
 
-    ``share`` says how much of what there is to read is read with it, from 0 to 1.
+    Attributes:
+        share: how much of what there is to read is read with it, from 0 to 1.
+        whence: where the points stand, for what is said of one that is turned away; may be left out.
+        notes: sentences for the outcome: what was not read, and why, where that is no error of the read.
     """
 
     rejects: Sequence[Reject] = ()
     share: float = 0.0
+    whence: Whence | None = None
+    notes: Sequence[str] = ()
 
 
 @runtime_checkable
@@ -113,3 +129,35 @@ class Source(Protocol):
             SourceError: part of it could not be read; raised after everything else was yielded.
         """
         ...
+
+
+@runtime_checkable
+class ReadsAgain(Protocol):
+    """What a source can that takes only rows near its newest point, unless it is asked.
+
+    It is asked once a night for the late window, and by ``anomaly ingest --since``.
+    """
+
+    def read_again(self, progress: dict[str, Json], *, now: datetime, since: datetime) -> Iterator[Ingest]:
+        """Yield all that lies between two times, as ``read`` does, be it known or not.
+
+        What its batches bring as progress never takes ``read`` back, nor past anything that was not read.
+
+        Raises:
+            SourceError: part of it could not be read.
+        """
+        ...
+
+
+def unbroken(source: str, batches: Iterator[Ingest]) -> Iterator[Ingest]:
+    """Yield what a source reads; whatever breaks in it is the source's error, and nobody else's.
+
+    Raises:
+        SourceError: part of it could not be read.
+    """
+    try:
+        yield from batches
+    except SourceError:
+        raise
+    except Exception as error:
+        raise SourceError(f"{source}: cannot be read any further: {reason(error)}") from error

@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_service.sources import times
-from anomaly_service.sources.base import Reading, Reject, SourceConfig
+from anomaly_service.errors import SourceError
+from anomaly_service.sources import door, times
+from anomaly_service.sources.base import Reading, Reject, SourceConfig, Whence
 from anomaly_service.sources.reasons import Reason
 from pipelines.records import Json, PointBlock, Seconds, SeriesSpec, Values
 
 NO_VALUES = ["", "NaN", "nan", "NA", "N/A", "#N/A", "null", "NULL", "None", "-"]
 """What stands for a value that is not there."""
+
+EARLY, RECENT = 2 * 365 * 86_400, 946_684_800
+"""Epoch seconds: 1972, before which nobody has telemetry, and 2000."""
 
 Name = tuple[str, tuple[tuple[str, str], ...]]
 """Metric, then (label, value) pairs without the empty ones."""
@@ -53,6 +57,7 @@ class Rows:
 
     Attributes:
         names: the series; ``series`` points into it.
+        row: which row of the table each point is of.
         bad_rows, bad_reasons: rows set aside, and why; ascending.
         last_at: UTC seconds of the last readable row, or None.
         open_fold: the rows end inside an hour that the local clock may run through twice.
@@ -62,6 +67,7 @@ class Rows:
     series: Seconds
     ts: Seconds
     value: Values
+    row: Seconds
     bad_rows: Seconds
     bad_reasons: NDArray[np.uint8]
     last_at: int | None = None
@@ -76,11 +82,34 @@ def read_table(
     Args:
         zone: of timestamps that carry none; None refuses those.
         before: UTC seconds of the row before the table, for ``times.locate``.
+
+    Raises:
+        SourceError: a column is of a type that holds no times, values or labels.
     """
+    _check_types(table, layout)
+    rows = _read(table, layout, zone, before=before, in_order=in_order)
+    _check_swapped(rows, layout)
+    return rows
+
+
+def _check_swapped(rows: Rows, layout: Layout) -> None:
+    """Refuse values for times: numbers of any size can be both, but hardly all of both the wrong way round.
+
+    Raises:
+        SourceError: all times lie in the first years of counting, and all values look like times of today.
+    """
+    if len(rows.ts) and rows.ts.max() < EARLY and rows.value.min() > RECENT and rows.value.max() < 1e20:
+        raise SourceError(
+            f"the times lie around 1970, and the values look like times; did you mean timestamp: "
+            f"{layout.values[0]} and value: {layout.timestamp}?"
+        )
+
+
+def _read(table: Any, layout: Layout, zone: str | None, *, before: int | None, in_order: bool) -> Rows:
     at = times.parse(_array(table, layout.timestamp), layout.timestamp_format)
-    names, series, no_metric = _series(table, layout)
+    names, series, unnamed = _series(table, layout)
     located = times.locate(at, zone, series, before=before, in_order=in_order)
-    base = np.where(located.reason == Reason.NONE, np.where(no_metric, Reason.NO_METRIC, 0), located.reason)
+    base = np.where(located.reason == Reason.NONE, unnamed, located.reason)
     parts = [_column(table, layout, i, base) for i in range(len(layout.values))]
     reason = np.maximum.reduce([r for _, r in parts]) if len(parts) > 1 else parts[0][1]
     good = [r == Reason.NONE for _, r in parts]
@@ -94,6 +123,7 @@ def read_table(
         series=np.concatenate([series[ok] + i * len(names) for i, ok in enumerate(good)]),
         ts=np.concatenate([located.seconds[ok] for ok in good]),
         value=np.concatenate([v[ok] for (v, _), ok in zip(parts, good, strict=True)]),
+        row=np.concatenate([np.flatnonzero(ok) for ok in good]),
         bad_rows=bad,
         bad_reasons=reason[bad].astype(np.uint8),
         last_at=int(located.seconds[usable[-1]]) if len(usable) else None,
@@ -116,13 +146,58 @@ def parse_values(column: Any) -> tuple[Values, NDArray[np.uint8]]:
     """Return the numbers of an Arrow array, and why some are none."""
     import pyarrow as pa
 
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if _is_text(column.type):
         return _values_of_texts(column)
     missing = column.is_null().to_numpy(zero_copy_only=False)
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
     numbers = column.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False)
     return numbers, _value_reason(numbers, missing | np.isnan(numbers))
+
+
+def _check_types(table: Any, layout: Layout) -> None:
+    """Refuse columns whose type holds none of what they are named for."""
+    import pyarrow as pa
+
+    for name in layout.columns:
+        kind = table.schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        is_time = name == layout.timestamp
+        holds = _is_text(kind) or _is_number(kind)
+        if is_time:
+            holds = (holds and not pa.types.is_boolean(kind)) or _is_moment(kind)
+        if not holds:
+            wanted = "times" if is_time else "numbers or texts"
+            raise SourceError(
+                f"column {name} is of type {kind}, which holds no {wanted}; convert it, or leave it out"
+            )
+
+
+def _is_moment(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_number(kind: Any) -> bool:
+    import pyarrow as pa
+
+    tests = (
+        pa.types.is_integer,
+        pa.types.is_floating,
+        pa.types.is_decimal,
+        pa.types.is_boolean,
+        pa.types.is_null,
+    )
+    return any(test(kind) for test in tests)
 
 
 def _values_of_texts(column: Any) -> tuple[Values, NDArray[np.uint8]]:
@@ -141,8 +216,8 @@ def _value_reason(numbers: Values, missing: NDArray[np.bool_]) -> NDArray[np.uin
     return np.where(missing, Reason.NO_VALUE, reason).astype(np.uint8)
 
 
-def _series(table: Any, layout: Layout) -> tuple[list[Name], Seconds, NDArray[np.bool_]]:
-    """Return the series of a table, each row's index among them, and where the metric is missing."""
+def _series(table: Any, layout: Layout) -> tuple[list[Name], Seconds, NDArray[np.uint8]]:
+    """Return the series of a table, each row's index among them, and why some rows belong to none."""
     names = list(layout.labels) if layout.metric is None else [layout.metric, *layout.labels]
     encoded = [_encode(_array(table, name)) for name in names]
     rows, combos = _combine([(codes, len(words)) for codes, words in encoded], table.num_rows)
@@ -152,8 +227,16 @@ def _series(table: Any, layout: Layout) -> tuple[list[Name], Seconds, NDArray[np
         (metric, (*((k, v) for k, v in zip(layout.labels, values, strict=True) if v), *layout.fixed))
         for metric, *values in zip(metrics, *words, strict=True)
     ]
-    without = np.array([not metric for metric in metrics], bool)
-    return found, rows, without[rows] if layout.metric is not None else np.zeros(table.num_rows, bool)
+    is_needed = layout.metric is not None
+    reason = np.array([_name_reason(name, is_needed=is_needed) for name in found], np.uint8)
+    return found, rows, reason[rows] if len(reason) else np.zeros(table.num_rows, np.uint8)
+
+
+def _name_reason(name: Name, *, is_needed: bool) -> Reason:
+    metric, labels = name
+    if is_needed and not metric:
+        return Reason.NO_METRIC
+    return door.name_reason(metric, dict(labels))
 
 
 def _count(combos: Sequence[Seconds]) -> int:
@@ -211,7 +294,10 @@ def _with_columns(names: list[Name], layout: Layout) -> list[Name]:
 
 @dataclass
 class Collected:
-    """Rows of many tables on their way to one batch."""
+    """Rows of many tables on their way to one batch.
+
+    ``notes`` are sentences on what is as nobody can have meant it, for the outcome of the read.
+    """
 
     source: str
     config: SourceConfig
@@ -219,21 +305,36 @@ class Collected:
     series: list[Seconds] = field(default_factory=list)
     ts: list[Seconds] = field(default_factory=list)
     value: list[Values] = field(default_factory=list)
+    line: list[Seconds] = field(default_factory=list)
+    origins: list[tuple[str, int]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     progress: dict[str, Json] = field(default_factory=dict)
     n_rows: int = 0
 
-    def add(self, rows: Rows) -> None:
-        """Take over the points of a table."""
+    def add(self, rows: Rows, origin: str = "", line: Seconds | int = 1) -> None:
+        """Take over the points of a table.
+
+        Args:
+            origin: the file; the source's name where empty.
+            line: of every row of the table, or of the first where they follow each other.
+        """
         number = [self.index.setdefault(name, len(self.index)) for name in rows.names]
         self.series.append(np.array(number, np.int64)[rows.series])
         self.ts.append(rows.ts)
         self.value.append(rows.value)
+        self.line.append(rows.row + line if isinstance(line, int) else line[rows.row])
+        self.origins.append((origin or self.source, len(rows.ts)))
         self.n_rows += len(rows.ts) + len(rows.bad_rows)
 
-    def reject(self, origin: str, rows: Sequence[tuple[int, Reason, str]]) -> None:
-        """Set rows aside: line, reason and raw text of each."""
-        self.rejects += [Reject(origin, line, reason.text, raw[:RAW_LENGTH]) for line, reason, raw in rows]
+    def reject(self, origin: str, rows: Sequence[tuple[int, Reason, str]], *, hides: bool = False) -> None:
+        """Set rows aside: line, reason and raw text of each, the text not where it hides."""
+        length = 0 if hides else RAW_LENGTH
+        self.rejects += [Reject(origin, line, reason.text, raw[:length]) for line, reason, raw in rows]
+
+    def refuse(self, origin: str, line: int, why: str) -> None:
+        """Set what is left of a file aside from a line on; 0 is the whole of it."""
+        self.rejects.append(Reject(origin, line, why, ""))
 
     def reading(self, share: float) -> Reading:
         """Return the batch; only series that have points are in it."""
@@ -252,7 +353,15 @@ class Collected:
             rejected=len(self.rejects),
             rejects=self.rejects,
             share=share,
+            whence=self._whence(),
+            notes=self.notes,
         )
+
+    def _whence(self) -> Whence:
+        files = {origin: i for i, origin in enumerate(dict.fromkeys(origin for origin, _ in self.origins))}
+        counts = [n for _, n in self.origins]
+        file = np.repeat(np.array([files[origin] for origin, _ in self.origins], np.int32), counts)
+        return Whence(tuple(files), file, np.concatenate([np.zeros(0, np.int64), *self.line]))
 
     def _spec(self, name: Name) -> SeriesSpec:
         metric, labels = name

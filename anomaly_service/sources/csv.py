@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import csv
+import gzip
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 from pydantic import Field, field_validator
 
 from anomaly_service.config.values import PathPatterns, Text, TextOrList, expected
 from anomaly_service.errors import SourceError
+from anomaly_service.printable import printable
 from anomaly_service.sources import files
 from anomaly_service.sources.base import BATCH_ROWS, SourceConfig
-from anomaly_service.sources.columns import Collected, Layout, Rows, read_table
-from anomaly_service.sources.csv_text import Parser, Rejected
-from anomaly_service.sources.files import State
+from anomaly_service.sources.columns import RAW_LENGTH, Collected, Layout, Rows, read_table
+from anomaly_service.sources.csv_text import Parser, Rejected, cells
+from anomaly_service.sources.files import Kind, State
 from anomaly_service.sources.reasons import Reason
+from pipelines.failures import reason
 from pipelines.records import Json
 from pipelines.store import Ingest
 
@@ -113,6 +115,12 @@ class Reached:
         tail: digest of what was taken beyond, and will be taken again when more follows: a last
             line without a line break, or an hour that the clock may run through twice.
         state: of the file, once everything in it was read.
+        link: the last whole link of the digest; where the file only grew, reading goes on from there.
+        inode: of the file that the link is of.
+        checked: wall-clock epoch seconds of when the whole beginning was last compared.
+        failed: what keeps the rest from being read; empty where nothing does.
+        failures: in how many looks that was so, while the file stayed as it is in ``failed_as``.
+        is_set_aside: it is not tried again before it changes.
     """
 
     consumed: int
@@ -122,9 +130,36 @@ class Reached:
     before: int | None = None
     tail: str = ""
     state: list[int] | None = None
+    link: str = ""
+    inode: int = 0
+    checked: int = 0
+    failed: str = ""
+    failures: int = 0
+    failed_as: str = ""
+    is_set_aside: bool = False
 
     def to_json(self) -> Json:
         return {name: getattr(self, name) for name in Reached.__dataclass_fields__}
+
+    def sound(self) -> Reached:
+        """Return the same of a file that nothing is wrong with, and that may hold more."""
+        return replace(self, state=None, failed="", failures=0, failed_as="", is_set_aside=False)
+
+
+NOTHING = Reached(0, "")
+
+TRIES = 3
+"""So many looks at a file that cannot be read are errors of the read, as many as a run has attempts; then it
+is set aside until it, or how it is read, changes."""
+
+HELD_BYTES = 1 << 26
+"""Bytes, 64 MiB: no hour that the clock runs through twice is longer."""
+
+PIECE_ROWS = 1 << 18
+"""Rows of a Parquet file that are in memory at once."""
+
+RECHECK_SECONDS = 3600
+"""How long a file is trusted to have done nothing but grow: then its beginning is compared as a whole."""
 
 
 @dataclass
@@ -133,7 +168,8 @@ class CsvSource:
 
     A file whose beginning was read before, under whatever name, goes on where that ended; one
     that was rewritten is read again as a whole. A last line without a line break waits until it
-    has one, or until nobody wrote to the file for a minute.
+    has one, or until nobody wrote to the file for a minute. Whatever is wrong with a file harms
+    that file alone.
     """
 
     Config: ClassVar[type[SourceConfig]] = CsvConfig
@@ -147,13 +183,13 @@ class CsvSource:
         Raises:
             SourceError: files that could not be read, one line each; raised last.
         """
-        poll = _Poll(self, progress)
         found = files.find(self.config.path)
-        for i, path in enumerate(found):
+        poll = _Poll(self, progress, found)
+        for i, path in enumerate(found.paths):
             for _ in poll.file(path):
                 if poll.batch.n_rows >= self.batch_rows:
-                    yield poll.hand_over(i / len(found))
-        if poll.batch.n_rows or poll.batch.progress:
+                    yield poll.hand_over(i / len(found.paths))
+        if poll.batch.n_rows or poll.batch.progress or poll.batch.notes:
             yield poll.hand_over(1.0)
         if poll.problems:
             raise SourceError("\n".join(poll.problems))
@@ -162,14 +198,16 @@ class CsvSource:
 class _Poll:
     """One look at all files: what is known of them, and what was collected."""
 
-    def __init__(self, source: CsvSource, progress: dict[str, Json]) -> None:
+    def __init__(self, source: CsvSource, progress: dict[str, Json], found: files.Found) -> None:
         self.source = source
         self.config = source.config
+        self.found = found
         self.progress = dict(progress)
         self.known = files.Known()
         self.reached: dict[str, Reached] = {}
-        self.problems: list[str] = []
+        self.problems = list(found.problems)
         self.batch = Collected(source.name, source.config)
+        self.batch.notes += [f"{pattern}: no file matches" for pattern in found.unmatched]
         for record in progress.values():
             self.remember(Reached(**record))
 
@@ -185,6 +223,11 @@ class _Poll:
         if reached.head:
             self.known.add(reached.consumed, reached.digest, reached.head)
 
+    def of(self, path: Path) -> Reached:
+        """Return how far a file of this name was read."""
+        record = self.progress.get(str(path))
+        return NOTHING if record is None else Reached(**record)
+
     def note(self, path: Path, reached: Reached) -> None:
         """Put into the batch how far a file was read, where that is news."""
         record = reached.to_json()
@@ -199,24 +242,64 @@ class _Poll:
         if shown != str(path):
             self.problems.append(f"{shown}: the file's name is not UTF-8; rename it")
             return
+        before, at, mark = self.of(path), files.wall_clock(), ""
         try:
-            at, state = files.wall_clock(), State.of(path)
-            if self.progress.get(str(path), {}).get("state") == state.to_json():
+            state = State.of(path)
+            mark = files.digest_of(self.config.seed(path), repr(state.to_json()).encode()).hexdigest()
+            if before.state == state.to_json():
                 return
-            # Worth keeping only where a change after this moment must show in it.
-            kept = state.to_json() if state.is_old(at, files.RACY_SECONDS) else None
-            if files.is_parquet(path):
-                yield from _Parquet(self, path, kept).read()
-            else:
-                yield from _Text(self, path, kept, state.is_old(at, files.SETTLED_SECONDS)).read()
+            if before.is_set_aside and before.failed_as == mark:
+                self.set_aside(path, before.failed)
+                return
+            yield from self._reader(path, state, at).read()
         except FileNotFoundError:
             return  # gone since it was listed
-        except SourceError as error:
-            self.problems.append(str(error))
-        except files.BROKEN as error:
-            self.problems.append(f"{path}: {files.what_broke(error)}; what stands before that is read")
-        except OSError as error:
-            self.problems.append(f"{path}: cannot be read: {error.strerror}")
+        except Exception as error:  # recorded, with the file that caused it: no other may suffer
+            self._failed(path, error, before, mark)
+
+    def _reader(self, path: Path, state: State, at: float) -> _Text | _Parquet:
+        # Worth keeping only where a change after this moment must show in it.
+        kept = state.to_json() if state.is_old(at, files.RACY_SECONDS) else None
+        hides = self.found.leads_away(path)
+        if files.is_parquet(path):
+            return _Parquet(self, path, kept, hides)
+        return _Text(self, path, kept, hides, state, at)
+
+    def _failed(self, path: Path, error: Exception, before: Reached, mark: str) -> None:
+        """Set a file aside from where it breaks on: an error of the read first, and later a note."""
+        why = printable(_why(path, error, hides=self.found.leads_away(path)))
+        again = before.failed_as == mark
+        failures = before.failures + 1 if again else 1
+        reached = self.of(path).sound()
+        if not again:
+            self.batch.refuse(str(path), reached.lines + 1 if reached.lines else 0, why)
+        if failures > TRIES:
+            self.set_aside(path, why)
+        else:
+            self.problems.append(f"{path}: {why}")
+        # What the machine refuses may be allowed at any moment, without a sign in the file.
+        for_good = failures > TRIES and not _is_the_machine(error)
+        failed = replace(reached, failed=why, failures=failures, failed_as=mark, is_set_aside=for_good)
+        self.note(path, failed)
+
+    def set_aside(self, path: Path, why: str) -> None:
+        self.batch.notes.append(f"{path}: set aside until it changes: {why}")
+
+
+def _is_the_machine(error: Exception) -> TypeGuard[OSError]:
+    """True for the system's own errors, which have a number: Arrow's look like them and have none."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
+def _why(path: Path, error: Exception, *, hides: bool) -> str:
+    """Return what is wrong with a file, in a line that does not name it; where it hides, none of its text."""
+    if isinstance(error, files.BROKEN):
+        return files.what_broke(error)
+    if _is_the_machine(error):
+        return f"cannot be read: {error.strerror}"
+    if isinstance(error, SourceError):
+        return str(error).removeprefix(f"{path}: ")
+    return f"cannot be read any further: {type(error).__name__ if hides else reason(error)}"
 
 
 @dataclass
@@ -226,26 +309,29 @@ class _Text:
     poll: _Poll
     path: Path
     state: list[int] | None
-    settled: bool
+    hides: bool
+    now: State
+    at: float
+    long: Long | None = None
+
+    @property
+    def settled(self) -> bool:
+        return self.now.is_old(self.at, files.SETTLED_SECONDS)
 
     def read(self) -> Iterator[None]:
         config = self.poll.config
         with files.open_bytes(self.path) as stream:
             header = stream.readline(files.LONGEST_LINE)
             if not header.endswith(b"\n"):
+                if len(header) == files.LONGEST_LINE:
+                    raise SourceError("no line break within 1 MiB; expected CSV text with a header")
                 return  # no row yet
             names = self._columns(header)
             self.parser = Parser(
-                self.path, names, config.layout(self.path), config.timezone, config.delimiter
+                self.path, names, config.layout(self.path), config.timezone, config.delimiter, self.hides
             )
             self.seed = config.seed(self.path)
-            stream.seek(0)
-            length, self.digest = self.poll.known.longest(stream, self.seed)
-            if length:
-                reached = replace(self.poll.reached[self.digest.hexdigest()], state=None)
-            else:
-                self.digest.update(header)
-                reached = Reached(len(header), self.digest.hexdigest(), lines=1)
+            reached = self._start(stream, header)
             stream.seek(0)
             self.first = stream.read(files.HEAD)
             stream.seek(reached.consumed)
@@ -260,56 +346,134 @@ class _Text:
         try:
             text = header.removeprefix(BOM).decode("utf-8")
         except UnicodeDecodeError:
-            raise SourceError(f"{self.path}: the header is not UTF-8; save the file as UTF-8 CSV") from None
-        names = [name.strip() for name in next(csv.reader([text], delimiter=self.poll.config.delimiter), [])]
-        _require(self.path, self.poll.config.layout(self.path).columns, names)
+            raise SourceError("the header is not UTF-8; save the file as UTF-8 CSV") from None
+        names = [name.strip() for name in cells(text, self.poll.config.delimiter)]
+        _require(self.poll.config.layout(self.path).columns, names, hides=self.hides)
         return names
+
+    def _start(self, stream: files.Stream, header: bytes) -> Reached:
+        """Return how much of this content was read before, with its running digest at hand."""
+        if (grown := self._grown(stream)) is not None:
+            return grown
+        stream.seek(0)
+        length, digest, self.digest = self.poll.known.longest(stream, self.seed)
+        if length:
+            reached = replace(self.poll.reached[digest].sound(), link=self.digest.link)
+        else:
+            self.digest.update(header)
+            reached = Reached(len(header), self.digest.hexdigest(), lines=1)
+        return replace(reached, inode=self.now.inode, checked=int(self.at))
+
+    def _grown(self, stream: files.Stream) -> Reached | None:
+        """Return how far this very file was read, where it did nothing but grow as far as its ends tell."""
+        known = self.poll.of(self.path)
+        is_ours = known.link and known.inode == self.now.inode and known.consumed <= self.now.size
+        if not is_ours or self.at - known.checked > RECHECK_SECONDS or isinstance(stream, gzip.GzipFile):
+            return None
+        stream.seek(0)
+        head = files.digest_of(self.seed, stream.read(files.HEAD)).hexdigest()
+        self.digest = files.Chain(self.seed, known.link)
+        stream.seek(known.consumed - known.consumed % files.LINK)
+        self.digest.update(stream.read(known.consumed % files.LINK))
+        is_same = head == known.head and self.digest.hexdigest() == known.digest
+        return known.sound() if is_same else None
 
     def _rest(self, stream: files.Stream, reached: Reached) -> Iterator[None]:
         """Collect the rest of the file, block by block."""
         held = tail = b""
-        for block in files.blocks(stream, self.path):
-            if not block.endswith(b"\n"):
+        for kind, block in files.blocks(stream, self.path):
+            if kind is Kind.OPEN:
                 tail = block
                 break
+            if kind is not Kind.LINES:
+                if held:
+                    rows, rejected = self.parser.parse(held, reached.lines, reached.before)
+                    self._collect(rows, rejected)
+                    reached = self._advance(reached, held, rows.last_at)
+                    held = b""
+                reached = self._skipped(reached, block, kind)
+                continue
+            if not (held or block.strip()):
+                reached = self._advance(reached, block, None)
+                continue
             held += block
             rows, rejected = self.parser.parse(held, reached.lines, reached.before)
-            if rows.open_fold and len(held) < files.LONGEST_LINE:
+            if rows.open_fold and len(held) < HELD_BYTES:
                 continue  # what follows tells the two passes of this hour apart
             self._collect(rows, rejected)
-            reached = self._advance(reached, held, rows)
+            reached = self._advance(reached, held, rows.last_at)
             held = b""
             self.poll.note(self.path, reached)
             yield
         reached = self._take_tail(reached, held + tail if self.settled else held)
-        whole = self.settled or not tail
+        whole = self.settled or not (tail or self.long)
         self.poll.note(self.path, replace(reached, state=self.state if whole else None))
         yield
 
     def _collect(self, rows: Rows, rejected: list[Rejected]) -> None:
-        self.poll.batch.add(rows)
-        self.poll.batch.reject(str(self.path), rejected)
+        self.poll.batch.add(rows, str(self.path), 0)
+        self.poll.batch.reject(str(self.path), rejected, hides=self.hides)
 
-    def _advance(self, reached: Reached, data: bytes, rows: Rows) -> Reached:
-        """Return how far the file is read with these lines, which were collected."""
+    def _advance(self, reached: Reached, data: bytes, last_at: int | None, skipped: int = 0) -> Reached:
+        """Return how far the file is read with these lines, which were collected.
+
+        Args:
+            last_at: UTC seconds of the last row among them, or None.
+            skipped: bytes before them that are digested already.
+        """
         self.digest.update(data)
         if len(self.first) < files.HEAD:
             self.first = (self.first[: reached.consumed] + data)[: files.HEAD]
-        consumed = reached.consumed + len(data)
-        return Reached(
+        consumed = reached.consumed + skipped + len(data)
+        return replace(
+            reached,
             consumed=consumed,
             digest=self.digest.hexdigest(),
             head=files.digest_of(self.seed, self.first[:consumed]).hexdigest(),
             lines=reached.lines + data.count(b"\n"),
-            before=reached.before if rows.last_at is None else rows.last_at,
+            before=reached.before if last_at is None else last_at,
+            tail="",
+            link=self.digest.link,
         )
+
+    def _skipped(self, reached: Reached, block: bytes, kind: Kind) -> Reached:
+        """Pass over a part of a line that is too long; with its end, return how far the file is read."""
+        if self.long is None:
+            self.long = Long(block[: 4 * RAW_LENGTH], self.digest.copy())
+        if kind is Kind.LONG:
+            self.digest.update(block)
+            self.long.size += len(block)
+            return reached
+        size, start = self.long.size, self.long.start
+        self.long = None
+        self._reject_long(reached, start)
+        return self._advance(reached, block, None, skipped=size)
+
+    def _reject_long(self, reached: Reached, start: bytes) -> None:
+        text = start.decode("utf-8", "replace")
+        row = (reached.lines + 1, Reason.LONG_LINE, text)
+        self.poll.batch.reject(str(self.path), [row], hides=self.hides)
 
     def _take_tail(self, reached: Reached, data: bytes) -> Reached:
         """Collect lines that will be read again once more follows, unless they were already."""
+        if self.long is not None:
+            self.digest, data = self.long.before, self.long.start if self.settled else b""
         tail = files.digest_of(self.seed, data).hexdigest() if data else ""
         if data and tail != reached.tail:
-            self._collect(*self.parser.parse(data, reached.lines, reached.before))
+            if self.long is not None:
+                self._reject_long(reached, data)
+            else:
+                self._collect(*self.parser.parse(data, reached.lines, reached.before))
         return replace(reached, tail=tail)
+
+
+@dataclass
+class Long:
+    """A line that is too long, as far as it was passed over: how it starts, and the digest before it."""
+
+    start: bytes
+    before: files.Chain
+    size: int = 0
 
 
 @dataclass
@@ -319,6 +483,7 @@ class _Parquet:
     poll: _Poll
     path: Path
     state: list[int] | None
+    hides: bool
 
     def read(self) -> Iterator[None]:
         import pyarrow as pa
@@ -328,51 +493,71 @@ class _Parquet:
         try:
             file = pq.ParquetFile(self.path)
         except pa.ArrowInvalid as error:
-            raise SourceError(f"{self.path}: not a whole Parquet file: {error}") from None
+            raise SourceError(f"not a whole Parquet file: {error}") from None
         layout = self.poll.config.layout(self.path)
         with file:
-            _require(self.path, layout.columns, file.schema_arrow.names)
+            _require(layout.columns, file.schema_arrow.names, hides=self.hides)
             for group in range(reached.consumed, file.num_row_groups):
-                try:
-                    table = file.read_row_group(group, columns=layout.columns)
-                    rows = read_table(table, layout, self.poll.config.timezone, before=reached.before)
-                except pa.ArrowException as error:
-                    raise SourceError(
-                        f"{self.path}: a column is of no type that can be read: {error}"
-                    ) from None
-                self.poll.batch.add(rows)
-                self.poll.batch.reject(str(self.path), _rejected(table, rows, reached.lines))
-                reached = Reached(group + 1, reached.digest, "", reached.lines + table.num_rows, rows.last_at)
+                lines, before = reached.lines, reached.before
+                # In pieces: a row group may hold far more than the file's size tells.
+                for piece in file.iter_batches(PIECE_ROWS, row_groups=[group], columns=layout.columns):
+                    if lines > reached.lines:
+                        yield
+                    table = pa.Table.from_batches([piece])
+                    before = self._collect(table, lines, before)
+                    lines += table.num_rows
+                reached = replace(reached, consumed=group + 1, lines=lines, before=before)
                 self.poll.note(self.path, reached)
                 yield
         self.poll.note(self.path, replace(reached, state=self.state))
         yield
 
+    def _collect(self, table: Any, lines: int, before: int | None) -> int | None:
+        """Collect rows that follow so many others; return the UTC seconds of the last one."""
+        rows = read_table(table, self.poll.config.layout(self.path), self.poll.config.timezone, before=before)
+        self.poll.batch.add(rows, str(self.path), lines + 1)
+        self.poll.batch.reject(str(self.path), _rejected(table, rows, lines), hides=self.hides)
+        return rows.last_at
+
     def _start(self) -> Reached:
         """Return how much of this content was read before."""
         digest = files.digest_of(self.poll.config.seed(self.path))
-        with open(self.path, "rb") as stream:
+        with files.open_file(self.path) as stream:
             while chunk := stream.read(files.CHUNK):
                 digest.update(chunk)
-        found = self.poll.reached.get(digest.hexdigest(), Reached(0, digest.hexdigest()))
-        return replace(found, state=None)
+        return self.poll.reached.get(digest.hexdigest(), Reached(0, digest.hexdigest())).sound()
 
 
 def _rejected(table: Any, rows: Rows, before: int) -> list[Rejected]:
     """Return the rows of a table that were set aside, as JSON of the columns that were read."""
-    bad = table.take(rows.bad_rows).to_pylist()
+    if not len(rows.bad_rows):
+        return []
+    columns = {name: _shown(table.column(name).take(rows.bad_rows)) for name in table.column_names}
+    bad = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return [
         (before + int(row) + 1, Reason(reason), json.dumps(values, default=str, ensure_ascii=False))
         for row, reason, values in zip(rows.bad_rows, rows.bad_reasons, bad, strict=True)
     ]
 
 
-def _require(path: Path, wanted: list[str], found: list[str]) -> None:
+def _shown(column: Any) -> list[Any]:
+    """Return a column's cells for people: what Python has no value for as the number or bytes it is."""
+    import pyarrow as pa
+
+    try:
+        return list(column.to_pylist())
+    except (ValueError, OverflowError):
+        temporal = pa.types.is_temporal(column.type)
+        return list(column.cast(pa.int64() if temporal else pa.binary()).to_pylist())
+
+
+def _require(wanted: list[str], found: list[str], *, hides: bool) -> None:
     missing = [name for name in wanted if name not in found]
     twice = [name for name in wanted if found.count(name) > 1]
     if missing or twice:
         what = f"no column {', '.join(missing)}" if missing else f"column {', '.join(twice)} comes twice"
+        there = "" if hides else f", found {(', '.join(found) or 'nothing')[:500]}"
         raise SourceError(
-            f"{path}: {what}; expected {', '.join(wanted)}, found {', '.join(found) or 'nothing'}; "
+            f"{what}; expected {', '.join(wanted)}{there}; "
             "correct the source's timestamp, value, metric and labels, or the file"
         )

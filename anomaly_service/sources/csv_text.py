@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anomaly_service.errors import SourceError
-from anomaly_service.sources import times
+from anomaly_service.sources import files, times
 from anomaly_service.sources.columns import NO_VALUES, Layout, Rows, read_table
 from anomaly_service.sources.reasons import Reason
 
@@ -25,6 +25,7 @@ class Parser:
     Attributes:
         header: names of all columns, in order.
         zone: of timestamps that carry none.
+        hides: nothing of the file may stand in a message.
     """
 
     path: Path
@@ -32,34 +33,38 @@ class Parser:
     layout: Layout
     zone: str | None
     delimiter: str = ","
+    hides: bool = False
 
     def parse(self, data: bytes, lines_before: int, before: int | None) -> tuple[Rows, list[Rejected]]:
-        """Return the points of whole lines, and the lines that hold none.
+        """Return the points of whole lines, their row being the file's line, and the lines that hold none.
 
         Args:
             lines_before: lines of the file before these.
             before: UTC seconds of the row before these, or None.
 
         Raises:
-            SourceError: timestamps carry no zone and the source has none.
+            SourceError: timestamps carry no zone and the source has none; lines that cannot be told apart.
         """
         import pyarrow as pa
 
         kind = self._kind(data)
         try:
-            if _has_open_quotes(data):
+            if _has_open_quotes(data) or _has_odd_lines(data):
                 return self._parse_unsound(data, lines_before, before)
             table = self._table(data, self._types(kind), threads=True)
         except pa.ArrowInvalid:
             return self._parse_unsound(data, lines_before, before)
+        if table.num_rows != data.count(b"\n") + (not data.endswith(b"\n")):
+            return self._parse_unsound(data, lines_before, before)
         rows = read_table(table, self.layout, self.zone, before=before)
-        return rows, _rejected(rows, data, np.arange(table.num_rows), lines_before)
+        rejected = _rejected(rows, data, np.arange(table.num_rows), lines_before)
+        return replace(rows, row=rows.row + lines_before + 1), rejected
 
     def _parse_unsound(
         self, data: bytes, lines_before: int, before: int | None
     ) -> tuple[Rows, list[Rejected]]:
         """Do the same for lines of which some do not even split into columns."""
-        lines = data.splitlines(keepends=True) if b"\n" not in data else data.split(b"\n")
+        lines = data.split(b"\n")
         sound, rejected = _sound_lines(lines, lines_before)
         wrong: list[int] = []
 
@@ -71,20 +76,24 @@ class Parser:
         table = self._table(text, self._types("unknown", texts=True), threads=False, on_invalid=set_aside)
         rejected += [(lines_before + sound[i] + 1, Reason.COLUMNS, _text(lines[sound[i]])) for i in wrong]
         kept = np.delete(np.array(sound, dtype=np.int64), wrong)
+        if table.num_rows != len(kept):
+            raise SourceError(f"lines {lines_before + 1} and after cannot be told apart as rows")
         rows = read_table(table, self.layout, self.zone, before=before)
-        return rows, sorted(rejected + _rejected(rows, data, kept, lines_before))
+        rejected = sorted(rejected + _rejected(rows, data, kept, lines_before))
+        return replace(rows, row=kept[rows.row] + lines_before + 1), rejected
 
     def _kind(self, data: bytes) -> str:
         """Return what the first line's timestamp is, which the other lines' will be too."""
         if self.layout.timestamp_format is not None:
             return "unknown"
         line = data[: data.find(b"\n") + 1 or len(data)].decode("utf-8", "replace")
-        cells = next(csv.reader([line], delimiter=self.delimiter), [])
+        row = cells(line, self.delimiter)
         at = self.header.index(self.layout.timestamp)
-        kind = times.kind_of(cells[at]) if at < len(cells) else "unknown"
+        kind = times.kind_of(row[at]) if at < len(row) else "unknown"
         if kind == "naive" and self.zone is None:
+            example = "" if self.hides else f" such as {row[at][:100]!r}"
             raise SourceError(
-                f"{self.path}: timestamps such as {cells[at]!r} carry no zone; "
+                f"{self.path}: timestamps{example} carry no zone; "
                 "set the source's timezone, such as UTC or Europe/Berlin"
             )
         return kind
@@ -127,6 +136,21 @@ class Parser:
         return table.unify_dictionaries()
 
 
+def cells(line: str, delimiter: str) -> list[str]:
+    """Return the cells of one line; none where it holds what no CSV does, such as a line break."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return []
+
+
+def _has_odd_lines(data: bytes) -> bool:
+    """True where some program would see another line break, or where a line is longer than one may be."""
+    step = files.LONGEST_LINE // 2
+    is_long = any(data.find(b"\n", i, i + step) < 0 for i in range(0, len(data) - step + 1, step))
+    return is_long or data.count(b"\r") != data.count(b"\r\n")
+
+
 def _has_open_quotes(data: bytes) -> bool:
     """True where quotation marks do not close on their own line.
 
@@ -141,11 +165,11 @@ def _has_open_quotes(data: bytes) -> bool:
 
 
 def _sound_lines(lines: list[bytes], lines_before: int) -> tuple[list[int], list[Rejected]]:
-    """Return which lines are UTF-8 with closed quotes, and the others."""
+    """Return which lines can be split into cells, and the others."""
     sound: list[int] = []
     rejected: list[Rejected] = []
     for i, line in enumerate(lines):
-        reason = Reason.QUOTES if line.count(b'"') % 2 else _encoding(line)
+        reason = _line_reason(line)
         if reason != Reason.NONE:
             rejected.append((lines_before + i + 1, reason, _text(line)))
         else:
@@ -153,7 +177,13 @@ def _sound_lines(lines: list[bytes], lines_before: int) -> tuple[list[int], list
     return sound, rejected
 
 
-def _encoding(line: bytes) -> Reason:
+def _line_reason(line: bytes) -> Reason:
+    if len(line) >= files.LONGEST_LINE:
+        return Reason.LONG_LINE
+    if b"\r" in line[:-1]:
+        return Reason.CARRIAGE
+    if line.count(b'"') % 2:
+        return Reason.QUOTES
     try:
         line.decode("utf-8")
     except UnicodeDecodeError:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import gzip
 import hashlib
 import os
+import stat
 import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from anomaly_service.errors import SourceError
-from pipelines.records import Json
 
 CHUNK = 1 << 23
 """Bytes read at a time, 8 MiB: large enough for a parser, small enough for a batch."""
 
-LONGEST_LINE = 1 << 26
-"""Bytes, 64 MiB: more without a line break is no text file."""
+LONGEST_LINE = 1 << 20
+"""Bytes, 1 MiB: a longer line is no row."""
+
+NO_TEXT = 1 << 30
+"""Bytes, 1 GiB: more without a line break is no text file."""
+
+MOST_LINES = 1 << 19
+"""Lines of one block, half a million."""
 
 SETTLED_SECONDS = 60.0
 """A last line without a line break is taken as whole once nobody wrote to the file for so long."""
@@ -54,8 +63,8 @@ class State:
 
     @classmethod
     def of(cls, path: Path) -> State:
-        stat = os.stat(path)
-        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+        found = os.stat(path)
+        return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
     def to_json(self) -> list[int]:
         return [self.size, self.mtime_ns, self.ctime_ns, self.inode]
@@ -68,22 +77,67 @@ class State:
         return at - max(self.mtime_ns, self.ctime_ns) / 1e9 >= seconds
 
 
-def find(patterns: Iterable[str]) -> list[Path]:
-    """Return the files of files, folders and patterns, those written first first.
+@dataclass(frozen=True)
+class Found:
+    """What files, folders and patterns come to.
 
-    So what was written last wins where two files hold the same point.
-
-    Raises:
-        SourceError: a file named without a pattern does not exist.
+    Attributes:
+        paths: of the files, those written first first, so that what was written last wins where two
+            hold the same point.
+        roots: by path, the folder that was named, as it really is; not of files that were named themselves.
+        unmatched: patterns and folders without a file.
+        problems: what cannot be looked into.
     """
-    found: dict[str, int] = {}
+
+    paths: list[Path]
+    roots: dict[Path, str]
+    unmatched: list[str]
+    problems: list[str]
+
+    def leads_away(self, path: Path) -> bool:
+        """True for a link out of the folder that was named: who put it there may not read what it names."""
+        root = self.roots.get(path)
+        return root is not None and os.path.commonpath([root, os.path.realpath(path)]) != root
+
+
+def find(patterns: Iterable[str]) -> Found:
+    """Return the files of files, folders and patterns."""
+    times: dict[str, int] = {}
+    found = Found([], {}, [], [])
     for pattern in patterns:
-        for name in _matches(pattern):
+        try:
+            names = _matches(pattern)
+        except (SourceError, OSError) as error:
+            found.problems.append(_told(pattern, error))
+            continue
+        if not names:
+            found.unmatched.append(pattern)
+        root = _root(pattern)
+        for name in names:
             try:
-                found[name] = os.stat(name).st_mtime_ns
+                times[name] = os.stat(name).st_mtime_ns
             except FileNotFoundError:
                 continue  # gone since it was listed
-    return [Path(name) for name in sorted(found, key=lambda name: (found[name], name))]
+            except OSError as error:
+                found.problems.append(_told(name, error))
+                continue
+            if root is not None:
+                found.roots[Path(name)] = root
+    found.paths.extend(Path(name) for name in sorted(times, key=lambda name: (times[name], name)))
+    return found
+
+
+def _told(name: str, error: Exception) -> str:
+    return f"{name}: cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+
+
+def _root(pattern: str) -> str | None:
+    """Return the folder that a pattern names, as it really is; None where it names a file."""
+    if os.path.isfile(pattern):
+        return None
+    while glob.has_magic(pattern):
+        pattern = os.path.dirname(pattern)
+    return os.path.realpath(pattern)
 
 
 def _matches(pattern: str) -> list[str]:
@@ -113,15 +167,43 @@ def stem(path: Path) -> str:
     return name or path.name
 
 
+@contextmanager
+def open_file(path: Path) -> Iterator[BufferedReader]:
+    """Open a regular file; whatever else stands there by now is never waited for.
+
+    Raises:
+        SourceError: it is none.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise SourceError(f"{path}: expected a regular file")
+        yield file
+
+
+@contextmanager
+def open_to_append(path: Path) -> Iterator[TextIO]:
+    """Open a regular file of our own to write at its end; no link leads elsewhere.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)
+    with os.fdopen(descriptor, "a", encoding="utf-8", newline="") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        yield file
+
+
 def is_parquet(path: Path) -> bool:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return file.read(4) == b"PAR1"
 
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[Stream]:
     """Open a file's bytes as a stream, decompressed where it is gzip, whatever its name."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         magic = file.read(2)
         file.seek(0)
         if magic != b"\x1f\x8b":
@@ -131,9 +213,56 @@ def open_bytes(path: Path) -> Iterator[Stream]:
             yield unpacked
 
 
+def _key(seed: str) -> bytes:
+    return hashlib.sha256(seed.encode()).digest()
+
+
 def digest_of(seed: str, data: bytes = b"") -> Any:
     """Return the running digest of content; ``seed`` is what else decides what the content means."""
-    return hashlib.blake2b(data, digest_size=16, key=hashlib.sha256(seed.encode()).digest())
+    return hashlib.blake2b(data, digest_size=16, key=_key(seed))
+
+
+LINK = 1 << 20
+"""Bytes of one link of a chain, 1 MiB."""
+
+
+class Chain:
+    """The running digest of content that grows: it can go on from its last whole link without what is before.
+
+    A link is the digest of the one before it and of the bytes since; of less than one link the digest is
+    that of the bytes alone.
+
+    Args:
+        seed: what else decides what the content means.
+        link: the last whole link, as hexadecimal digits; empty where there is none.
+    """
+
+    def __init__(self, seed: str, link: str = "") -> None:
+        self._key = _key(seed)
+        self.link = link
+        self._open(bytes.fromhex(link))
+
+    def _open(self, link: bytes) -> None:
+        self._part = hashlib.blake2b(link, digest_size=16, key=self._key)
+        self._room = LINK
+
+    def update(self, data: bytes) -> None:
+        view = memoryview(data)
+        while len(view):
+            piece, view = view[: self._room], view[self._room :]
+            self._part.update(piece)
+            self._room -= len(piece)
+            if not self._room:
+                self.link = self._part.hexdigest()
+                self._open(bytes.fromhex(self.link))
+
+    def hexdigest(self) -> str:
+        return self._part.hexdigest()
+
+    def copy(self) -> Chain:
+        other = copy(self)
+        other._part = self._part.copy()
+        return other
 
 
 HEAD = 4096
@@ -154,47 +283,82 @@ class Known:
         self.ends.setdefault(head, set()).add(consumed)
         self.lengths.add(min(consumed, HEAD))
 
-    def longest(self, stream: Stream, seed: str) -> tuple[int, Any]:
-        """Return the length and running digest of the longest of them that a stream begins with."""
+    def longest(self, stream: Stream, seed: str) -> tuple[int, str, Chain]:
+        """Return the length of the longest that a stream begins with, its digest and running digest."""
         head = stream.read(HEAD)
         stream.seek(0)
         ends: set[int] = set()
         for length in self.lengths:
             if length <= len(head):
                 ends |= self.ends.get(digest_of(seed, head[:length]).hexdigest(), set())
-        digest, at = digest_of(seed), 0
-        best: tuple[int, Any] = (0, digest.copy())
+        # Earlier releases remembered contents by a digest without links.
+        running, unlinked, at = Chain(seed), digest_of(seed), 0
+        best = (0, "", running.copy())
         for end in sorted(ends):
             while at < end and (chunk := stream.read(min(CHUNK, end - at))):
-                digest.update(chunk)
+                running.update(chunk)
+                unlinked.update(chunk)
                 at += len(chunk)
-            if at == end and digest.hexdigest() in self.digests:
-                best = (end, digest.copy())
+            known = self.digests & {running.hexdigest(), unlinked.hexdigest()}
+            if at == end and known:
+                best = (end, known.pop(), running.copy())
         return best
 
 
-def blocks(stream: Stream, path: Path) -> Iterator[bytes]:
-    """Yield the rest of a stream in blocks of whole lines, and last what has no line break yet.
+class Kind(Enum):
+    """What a block of a stream is."""
+
+    LINES = auto()
+    """Whole lines."""
+    LONG = auto()
+    """Part of a line that is too long to be read as one."""
+    LONG_END = auto()
+    """The last part of such a line, with its line break."""
+    OPEN = auto()
+    """The end of the stream, which has no line break yet."""
+
+
+def blocks(stream: Stream, path: Path) -> Iterator[tuple[Kind, bytes]]:
+    """Yield the rest of a stream in blocks; none holds more than CHUNK and a line, or very many lines.
 
     Raises:
-        SourceError: a line longer than 64 MiB; gzip that is damaged or breaks off, after what
+        SourceError: no line break within 1 GiB; gzip that is damaged or breaks off, after what
             stands before the damage was yielded.
     """
-    rest, problem = b"", ""
+    rest, problem, long = b"", "", 0
     while not problem:
         chunk, problem = _read(stream)
         if not chunk:
             break
+        if long:
+            end = chunk.find(b"\n") + 1
+            part, chunk = (chunk[:end], chunk[end:]) if end else (chunk, b"")
+            long += len(part)
+            if long > NO_TEXT:
+                raise SourceError(f"{path}: no line break within 1 GiB; expected CSV text")
+            yield Kind.LONG_END if end else Kind.LONG, part
+            long = 0 if end else long
         end = chunk.rfind(b"\n") + 1
         if end:
-            yield rest + chunk[:end]
+            yield from ((Kind.LINES, piece) for piece in _pieces(rest + chunk[:end]))
         rest = chunk[end:] if end else rest + chunk
         if len(rest) > LONGEST_LINE:
-            raise SourceError(f"{path}: no line break within 64 MiB; expected CSV text")
+            yield Kind.LONG, rest
+            rest, long = b"", len(rest)
     if problem:
         raise SourceError(f"{path}: {problem}; what stands before that is read")
     if rest:
-        yield rest
+        yield Kind.OPEN, rest
+
+
+def _pieces(lines: bytes) -> Iterator[bytes]:
+    """Yield whole lines in pieces of not too many: a row takes far more memory than the shortest line."""
+    if lines.count(b"\n") <= MOST_LINES:
+        yield lines
+        return
+    middle = lines.find(b"\n", len(lines) // 2 - 1) + 1
+    for half in (lines[:middle], lines[middle:]):
+        yield from _pieces(half) if len(half) < len(lines) else (half,)
 
 
 def what_broke(error: Exception) -> str:
@@ -222,8 +386,3 @@ def _read(stream: Stream) -> tuple[bytes, str]:
 def wall_clock() -> float:
     """Return epoch seconds, to compare with times of files and nothing else."""
     return time.time()
-
-
-def unchanged(record: Json | None, state: State) -> bool:
-    """True where a file is as it was when all there was of it was read."""
-    return record is not None and record.get("state") == state.to_json()

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anomaly_service.config.values import duration_text
-from anomaly_service.errors import GuessError
+from anomaly_service.errors import GuessError, SourceError
 from anomaly_service.sources import files, times
 from anomaly_service.sources.columns import NO_VALUES, Layout, read_table
+from anomaly_service.sources.csv_text import cells as split
+from anomaly_service.sources.door import stray_count
 from anomaly_service.sources.reasons import Reason
+from pipelines.records import Seconds
 from pipelines.times import DAY
 
 SAMPLE_BYTES = 4 << 20
@@ -152,11 +155,12 @@ class Guess:
         return max(400 * DAY, (span // DAY + 1) * DAY)
 
 
-def guess(path: str | Path, *, timezone: str | None = None) -> Guess:
+def guess(path: str | Path, *, timezone: str | None = None, now: datetime | None = None) -> Guess:
     """Return what a file, or the newest that a pattern matches, seems to hold.
 
     Args:
         timezone: of timestamps without a zone, and of season; UTC is taken where None.
+        now: what lies beyond is no part of the history, unless nothing else is; None takes all.
 
     Raises:
         GuessError: no file, no header, nothing that looks like a time or a value, or no such time zone.
@@ -164,11 +168,15 @@ def guess(path: str | Path, *, timezone: str | None = None) -> Guess:
     if timezone:
         _check_zone(timezone)
     found = files.find([str(path)])
-    if not found:
+    if found.problems:
+        raise SourceError(found.problems[0])
+    if not found.paths:
         raise GuessError(f"{path}: no file matches; name a CSV or Parquet file")
-    newest = found[-1]
+    newest = found.paths[-1]
     columns, delimiter = _sample(newest)
-    return _Guesser(str(path), newest, columns, delimiter, timezone, several=len(found) > 1).guess()
+    several = len(found.paths) > 1
+    until = None if now is None else now.timestamp()
+    return _Guesser(str(path), newest, columns, delimiter, timezone, until, several=several).guess()
 
 
 def _check_zone(name: str) -> None:
@@ -240,7 +248,7 @@ def _csv_sample(path: Path) -> tuple[Any, str]:
     except UnicodeDecodeError:
         raise GuessError(f"{path}: neither UTF-8 text nor gzip nor Parquet") from None
     delimiter = max(",;\t|", key=header_line.count)
-    header = [name.strip() for name in next(csv.reader([header_line], delimiter=delimiter), [])]
+    header = [name.strip() for name in split(header_line, delimiter)]
     _check_header(path, header)
     if not body.strip():
         raise GuessError(f"{path}: no row below the header; expected rows of values")
@@ -274,13 +282,22 @@ class _Guesser:
     """Decides column by column; keeps what it decided in words."""
 
     def __init__(
-        self, path: str, file: Path, columns: Columns, delimiter: str, timezone: str | None, *, several: bool
+        self,
+        path: str,
+        file: Path,
+        columns: Columns,
+        delimiter: str,
+        timezone: str | None,
+        now: float | None,
+        *,
+        several: bool,
     ) -> None:
         self.path = path
         self.file = file
         self.columns = columns
         self.delimiter = delimiter
         self.zone = timezone
+        self.now = now
         self.several = several
         self.words: list[str] = []
         self.left_out: dict[str, str] = {}
@@ -439,8 +456,7 @@ class _Guesser:
         if not len(rows.ts):
             raise GuessError(f"{self.file}: no row has both a time and a value")
         step = usual_step(rows.series, rows.ts)
-        stop = max(int(rows.ts.max()), self._last_time(layout, timezone))
-        start = int(rows.ts.min())
+        start, stop = self._span(np.concatenate([rows.ts, self._last_times(layout, timezone)]))
         n_series = len(np.unique(rows.series))
         self._say(layout, file_label, step, start, stop, n_series)
         return Guess(
@@ -456,26 +472,38 @@ class _Guesser:
             words=tuple(self.words),
         )
 
-    def _last_time(self, layout: Layout, timezone: str | None) -> int:
-        """Return the time of a plain file's last line; 0 where it cannot be had without reading all."""
+    def _span(self, ts: Seconds) -> tuple[int, int]:
+        """Return first and last time, but for strays: neither 1970 nor 2061 is when a file was written."""
+        if self.now is not None and (ts <= self.now).any():
+            ts = ts[ts <= self.now]
+        ts = np.sort(ts)
+        early, late = stray_count(ts), stray_count(-ts[::-1])
+        if early or late:
+            self.words.append(
+                f"note: {early + late} rows lie far from all others in time, and are left out of this"
+            )
+        return int(ts[early]), int(ts[len(ts) - 1 - late])
+
+    def _last_times(self, layout: Layout, timezone: str | None) -> Seconds:
+        """Return the times of a plain file's last lines; none where only reading all would tell."""
+        nothing = np.zeros(0, np.int64)
         if self.file.stat().st_size <= SAMPLE_BYTES or files.is_parquet(self.file):
-            return 0
+            return nothing
         with files.open_bytes(self.file) as stream:
             if not stream.seekable() or hasattr(stream, "mtime"):
-                return 0  # gzip
+                return nothing  # gzip
             stream.seek(-TAIL_BYTES, 2)
             lines = stream.read().decode("utf-8", "replace").splitlines()[1:]
         at = list(self.columns).index(layout.timestamp)
-        cells = [row[at] for row in csv.reader(lines, delimiter=self.delimiter) if len(row) > at]
+        rows = (split(line, self.delimiter) for line in lines)
+        cells = [row[at] for row in rows if len(row) > at]
         parsed = times.parse_texts(np.array(cells, object), layout.timestamp_format)
         located = times.locate(parsed, timezone, np.zeros(len(cells), np.int64))
-        return int(located.seconds[located.reason == Reason.NONE].max(initial=0))
+        return located.seconds[located.reason == Reason.NONE]
 
     def _say(
         self, layout: Layout, file_label: str | None, step: int, start: int, stop: int, n_series: int
     ) -> None:
-        from datetime import UTC, datetime
-
         if len(layout.values) > 1:
             self.words.append(f"values: {len(layout.values)} columns, each a metric: {_some(layout.values)}")
         else:

@@ -6,9 +6,9 @@ import csv
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +16,18 @@ from typing import TYPE_CHECKING
 from anomaly_service.db.lease import LEASE_SECONDS, Lease
 from anomaly_service.db.runs import COMMAND
 from anomaly_service.errors import DatabaseError, SourceError, UnknownSourceError
-from anomaly_service.sources.base import Reading, Reject, Source
-from pipelines.errors import BusySourceError, LostClaimError
+from anomaly_service.printable import printable
+from anomaly_service.secrets import hidden
+from anomaly_service.sources import door, files
+from anomaly_service.sources.again import NOTHING, Again, own
+from anomaly_service.sources.base import Reading, Reject, Source, unbroken
+from anomaly_service.sources.door import FUTURE_SECONDS
+from pipelines.errors import BusySourceError, LostClaimError, UnstorableError
 from pipelines.failures import reason
 from pipelines.names import RunState
-from pipelines.records import Claim, Json
-from pipelines.store import Ingest, Store
+from pipelines.records import Claim, Json, PointBlock
+from pipelines.store import Ingest, Ingested, Store
+from pipelines.times import minute
 
 if TYPE_CHECKING:
     from anomaly_service.config.sections import Config
@@ -32,7 +38,15 @@ ASK_AGAIN_SECONDS = 0.2
 """Between two looks whether somebody who reads the same source has ended."""
 
 ROTATE_BYTES = 64 << 20
-"""A rejects file of 64 MiB is put aside as ``.old``, in place of the one before."""
+"""A rejects file of 64 MiB is put aside as ``.1``, those before as ``.2`` and so on."""
+
+KEPT_REJECTS = 5
+"""So many rejects files of a source are kept beside the one that is written; the oldest goes."""
+
+COUNTS = ("new", "changed", "unchanged", "rejected")
+
+MOST_NOTES = 20
+"""Sentences kept of one read."""
 
 
 @dataclass
@@ -42,7 +56,9 @@ class SourceOutcome:
     Attributes:
         new, changed, unchanged: points by what storing them did.
         rejected: rows set aside.
+        held: points that wait until their time comes.
         rejects_file: where the rows set aside are listed; empty where there were none.
+        notes: what was not read or not listed, and why, where that is no error of the read.
         error: why part of the source could not be read, one line each; empty where all could.
     """
 
@@ -51,8 +67,17 @@ class SourceOutcome:
     changed: int = 0
     unchanged: int = 0
     rejected: int = 0
+    held: int = 0
     rejects_file: str = ""
+    notes: list[str] = field(default_factory=list)
     error: str = ""
+
+    def note(self, sentences: Sequence[str]) -> None:
+        """Keep what is said, each once and not without end."""
+        for sentence in map(printable, sentences):
+            if sentence not in self.notes and len(self.notes) <= MOST_NOTES:
+                more = len(self.notes) == MOST_NOTES
+                self.notes.append("and more of the kind; the rejects file lists them" if more else sentence)
 
 
 def ingest_from(
@@ -61,11 +86,13 @@ def ingest_from(
     now: datetime,
     on_progress: Progress = lambda stage, share: None,
     only: Sequence[str] | None = None,
+    since: datetime | None = None,
 ) -> list[Json]:
     """Read the sources of a config, as :func:`ingest` does.
 
     Args:
         only: names of those that are read; all where None.
+        since: read what lies behind this time once more, though it was read before.
 
     Raises:
         UnknownSourceError: the config declares no source of a name.
@@ -76,7 +103,17 @@ def ingest_from(
                 f"no source named {name!r}; the config declares {', '.join(config.sources) or 'none'}"
             )
     wanted = [source for source in config.build_sources() if only is None or source.name in only]
-    return ingest(store, wanted, now, on_progress, rejects=config.rejects_folder)
+    done = ingest(
+        store,
+        wanted,
+        now,
+        on_progress,
+        rejects=config.rejects_folder,
+        again=Again(config.nightly.plan(), since),
+        tolerance_seconds=config.future_tolerance.total_seconds(),
+    )
+    store.note_look(now, config.sources)
+    return done
 
 
 def ingest(
@@ -86,7 +123,9 @@ def ingest(
     on_progress: Progress = lambda stage, share: None,
     *,
     rejects: Path | None = None,
+    again: Again = NOTHING,
     patience_seconds: float = LEASE_SECONDS,
+    tolerance_seconds: float = FUTURE_SECONDS,
 ) -> list[Json]:
     """Store everything new of every source, one after the other; one that fails keeps nobody from it.
 
@@ -96,7 +135,9 @@ def ingest(
         now: the current time, aware.
         on_progress: called after every batch with ``ingest`` and the share that is done.
         rejects: folder of the rejects files; None writes none.
+        again: what is read once more besides what is new.
         patience_seconds: how long to wait for somebody who reads the same source.
+        tolerance_seconds: points further beyond now are held back until their time comes.
 
     Returns:
         The fields of ``SourceOutcome`` for every source, in order.
@@ -116,7 +157,8 @@ def ingest(
         except BusySourceError as error:
             outcomes.append(SourceOutcome(source.name, error=str(error)))
         else:
-            outcomes.append(_run(store, source, now, claim, rejects, on_share))
+            done = _run(store, source, now, claim, rejects, again, on_share, tolerance_seconds)
+            outcomes.append(done)
     on_progress("ingest", 1.0)
     return [asdict(outcome) for outcome in outcomes]
 
@@ -140,12 +182,23 @@ def _run(
     now: datetime,
     claim: Claim,
     rejects: Path | None,
+    again: Again,
     on_share: Callable[[float], None],
+    tolerance_seconds: float,
 ) -> SourceOutcome:
     """Read a source under a claim and say in its run what became of it."""
     try:
         with Lease(store, claim):
-            outcome = read(store, source, now, claim=claim, rejects=rejects, on_share=on_share)
+            outcome = read(
+                store,
+                source,
+                now,
+                claim=claim,
+                rejects=rejects,
+                again=again,
+                on_share=on_share,
+                tolerance_seconds=tolerance_seconds,
+            )
     except BaseException as error:
         # Where it is the database that is away, or somebody else has the run, there is no place to note it.
         with suppress(DatabaseError, LostClaimError):
@@ -162,13 +215,17 @@ def read(
     *,
     claim: Claim | None = None,
     rejects: Path | None = None,
+    again: Again = NOTHING,
     should_stop: Callable[[], bool] = lambda: False,
     on_share: Callable[[float], None] = lambda share: None,
+    tolerance_seconds: float = FUTURE_SECONDS,
 ) -> SourceOutcome:
-    """Store everything new of one source, batch by batch.
+    """Store everything new of one source, batch by batch, and what was held back until now.
 
     Args:
+        tolerance_seconds: points further beyond now are held back until their time comes.
         claim: checked by every batch.
+        again: what is read once more behind what is new.
         should_stop: asked between two batches; what is stored stands, the rest comes next time.
         on_share: called after every batch with the share that is done.
 
@@ -176,14 +233,27 @@ def read(
         LostClaimError: another may read the source by now; the batch was not stored.
     """
     outcome = SourceOutcome(source.name)
-    try:
-        for batch in source.read(store.progress(source.name), now=now):
-            _store(store, batch, outcome, now, claim, rejects)
-            on_share(batch.share if isinstance(batch, Reading) else 0.0)
-            if should_stop():
-                break
-    except SourceError as error:
-        outcome.error = str(error)
+    clocks = door.Clocks.of(now.timestamp(), store.clock(), tolerance_seconds)
+    outcome.new = store.release(source.name, clocks.taken, claim).new
+    known = {row.spec.key: row for row in store.series(source.name)}
+
+    def take(batches: Iterator[Ingest]) -> Iterator[str]:
+        """Store batches until told to stop; yield why they ended early."""
+        try:
+            for batch in batches:
+                _store(store, door.admit(batch, clocks, known), outcome, now, claim, rejects)
+                on_share(batch.share if isinstance(batch, Reading) else 0.0)
+                if should_stop():
+                    return
+        except SourceError as error:
+            yield hidden(printable(str(error), breaks=True))
+
+    errors = [*take(unbroken(source.name, source.read(own(store.progress(source.name)), now=now)))]
+    if not should_stop():
+        errors += take(again.batches(store, source, now))
+    outcome.error = "\n".join(dict.fromkeys(errors))
+    outcome.note([*again.lagging(store, source)])
+    _tell_held(store, source.name, outcome)
     return outcome
 
 
@@ -196,14 +266,83 @@ def _store(
     rejects: Path | None,
 ) -> None:
     """Store a batch, and note what it brought."""
-    if isinstance(batch, Reading) and batch.rejects and rejects is not None:
+    if isinstance(batch, Reading):
+        outcome.note(batch.notes)
         # Before the batch is stored: a crash in between lists a row twice rather than never.
-        outcome.rejects_file = str(write_rejects(rejects, batch.source, batch.rejects, now))
-    done = store.ingest(batch, claim)
+        _list_rejects(batch, outcome, now, rejects)
+    if not (len(batch.points) or len(batch.held) or batch.progress or batch.rejected):
+        return
+    done = _stored(store, batch, claim, outcome)
     outcome.new += done.new
     outcome.changed += done.changed
     outcome.unchanged += done.unchanged
     outcome.rejected += done.rejected
+
+
+def _stored(store: Store, batch: Ingest, claim: Claim | None, outcome: SourceOutcome) -> Ingested:
+    """Store a batch; of one that the database refuses, all series but those that it refuses by themselves."""
+    try:
+        return store.ingest(batch, claim)
+    except UnstorableError as error:
+        if len(batch.series) > 1:
+            left, right = _halves(batch)
+            one, other = (_stored(store, half, claim, outcome) for half in (left, right))
+            counts = {name: getattr(one, name) + getattr(other, name) for name in COUNTS}
+            return replace(one, **counts, earliest=one.earliest | other.earliest)
+        if not batch.series:
+            raise
+        outcome.note([f"series {batch.series[0].key}: not stored: {error}"])
+        refused = len(batch.points) + len(batch.held)
+        empty = PointBlock.empty()
+        rest = replace(batch, series=(), points=empty, held=empty, rejected=batch.rejected + refused)
+        return store.ingest(rest, claim)
+
+
+def _halves(batch: Ingest) -> tuple[Ingest, Ingest]:
+    """Return the batch as two, by series; what else there is to store goes with the second."""
+    middle = len(batch.series) // 2
+
+    def part(points: PointBlock, start: int, stop: int) -> PointBlock:
+        rows = (points.series >= start) & (points.series < stop)
+        return PointBlock(points.series[rows] - start, points.ts[rows], points.value[rows])
+
+    def half(start: int, stop: int) -> Ingest:
+        return replace(
+            batch,
+            series=batch.series[start:stop],
+            points=part(batch.points, start, stop),
+            held=part(batch.held, start, stop),
+        )
+
+    return replace(half(0, middle), progress={}, rejected=0), half(middle, len(batch.series))
+
+
+def _list_rejects(batch: Reading, outcome: SourceOutcome, now: datetime, folder: Path | None) -> None:
+    """List the rows that were set aside; where that cannot be done, say so and which came first."""
+    if not batch.rejects or folder is None:
+        return
+    try:
+        outcome.rejects_file = str(write_rejects(folder, batch.source, batch.rejects, now))
+    except OSError as error:
+        first = batch.rejects[0]
+        outcome.note(
+            [
+                f"the rejects file cannot be written: {error.strerror or error}; make {folder} a folder that "
+                f"can be written to, with room left; {len(batch.rejects)} rows are listed nowhere, the first "
+                f"in {first.origin}, line {first.line}: {first.reason}"
+            ]
+        )
+
+
+def _tell_held(store: Store, source: str, outcome: SourceOutcome) -> None:
+    outcome.held, first = store.held(source)
+    if first is not None:
+        outcome.note(
+            [
+                f"{outcome.held} points lie in the future, the first at {minute(first)} UTC; each is taken "
+                "in once its time comes"
+            ]
+        )
 
 
 def write_rejects(folder: Path, source: str, rows: Sequence[Reject], now: datetime) -> Path:
@@ -211,15 +350,24 @@ def write_rejects(folder: Path, source: str, rows: Sequence[Reject], now: dateti
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{_file_name(source)}.rejects.csv"
     if path.exists() and path.stat().st_size > ROTATE_BYTES:
-        path.replace(path.with_suffix(".csv.old"))
-    is_new = not path.exists()
+        _rotate(path)
     at = now.astimezone(UTC).isoformat(timespec="seconds")
-    with path.open("a", encoding="utf-8", newline="") as file:
+    with files.open_to_append(path) as file:
         writer = csv.writer(file)
-        if is_new:
+        if not file.tell():
             writer.writerow(["at", "file", "line", "reason", "raw"])
-        writer.writerows([at, row.origin, row.line, row.reason, row.raw] for row in rows)
+        for row in rows:
+            writer.writerow([at, printable(row.origin), row.line, printable(row.reason), printable(row.raw)])
     return path
+
+
+def _rotate(path: Path) -> None:
+    """Put a file aside as number 1, and every one that was put aside before a number further."""
+    for number in range(KEPT_REJECTS - 1, 0, -1):
+        older = path.with_suffix(f".csv.{number}")
+        if older.exists():
+            older.replace(path.with_suffix(f".csv.{number + 1}"))
+    path.replace(path.with_suffix(".csv.1"))
 
 
 def _file_name(source: str) -> str:

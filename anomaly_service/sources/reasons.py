@@ -22,6 +22,12 @@ class Reason(IntEnum):
     COLUMNS = 11
     QUOTES = 12
     ENCODING = 13
+    CARRIAGE = 14
+    LONG_LINE = 15
+    NUL = 16
+    LONG_NAME = 17
+    FAR_FUTURE = 18
+    FAR_PAST = 19
 
     @property
     def text(self) -> str:
@@ -43,4 +49,10 @@ TEXTS = {
     Reason.COLUMNS: "wrong number of columns",
     Reason.QUOTES: "quotation marks do not close on the line",
     Reason.ENCODING: "not UTF-8",
+    Reason.CARRIAGE: "a carriage return stands inside the line",
+    Reason.LONG_LINE: "the line is longer than 1 MiB",
+    Reason.NUL: "metric or label holds a NUL character",
+    Reason.LONG_NAME: "metric and labels together are longer than 2,000 bytes",
+    Reason.FAR_FUTURE: "timestamp lies far in the future, by the database's clock too",
+    Reason.FAR_PAST: "timestamp lies far before the rest of its series: further than ten times their span",
 }

@@ -24,6 +24,7 @@ from anomaly_service.config.values import (
     whole_seconds,
 )
 from anomaly_service.errors import SourceError
+from anomaly_service.secrets import hidden
 from anomaly_service.sources.base import BATCH_ROWS, SourceConfig
 from anomaly_service.sources.columns import Collected, Layout, Rows, read_table
 from anomaly_service.sources.reasons import Reason
@@ -35,7 +36,11 @@ FETCH_ROWS = 50_000
 """Rows asked of the server at a time; they are Python tuples, so tens of megabytes."""
 
 REMEMBERED_REJECTS = 10_000
-"""Rejected rows of the overlap that are remembered, so that they are reported once."""
+"""Rejected rows that are remembered, those that were met last, so that they are reported once."""
+
+PIECE_SECONDS = 86_400
+"""What one query asks for at first of a span that is read again; more where there are few rows, and less
+where there are many."""
 
 
 class SqlConfig(SourceConfig):
@@ -73,7 +78,8 @@ class SqlConfig(SourceConfig):
     overlap: Duration = Field(
         default=timedelta(minutes=15),
         validate_default=True,
-        description="How far before the newest point each query begins again, for rows that come late.",
+        description="How far before the newest point each query begins again, for rows that come late; "
+        "`delay` where that is longer. Once a night they are looked for in all of `nightly.window`.",
     )
     timeout: PositiveDuration = Field(
         default=timedelta(seconds=60),
@@ -125,10 +131,11 @@ class SqlConfig(SourceConfig):
 
 @dataclass
 class SqlSource:
-    """Asks for rows from a watermark on: the newest time seen, less the overlap.
+    """Asks for rows from a watermark on: the newest time seen, less the overlap or the delay.
 
     Rows are asked for in order of time, so that the watermark may move with every batch. A
-    changed query begins anew; storing the same points again changes nothing.
+    changed query begins anew; storing the same points again changes nothing. What comes later than
+    that is found when a span is read again.
     """
 
     Config: ClassVar[type[SourceConfig]] = SqlConfig
@@ -142,6 +149,19 @@ class SqlSource:
         Raises:
             SourceError: the database cannot be reached, or refuses the query.
         """
+        return self._asked(_Query(self, progress, now))
+
+    def read_again(self, progress: dict[str, Json], *, now: datetime, since: datetime) -> Iterator[Ingest]:
+        """Yield the rows between two times, those that are stored too.
+
+        Raises:
+            SourceError: the database cannot be reached, or refuses the query.
+        """
+        query = _Query(self, progress, now)
+        # Of a query that was never asked everything is new, and read as that.
+        return iter(()) if query.newest is None else self._asked(query, int(since.timestamp()))
+
+    def _asked(self, query: _Query, since: int | None = None) -> Iterator[Ingest]:
         from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
         try:
@@ -150,15 +170,19 @@ class SqlSource:
             # The message of the first two may hold the URL, and so the password.
             raise SourceError(f"{self.name}: the URL names no database ({type(error).__name__})") from None
         try:
-            yield from _Query(self, progress, now).batches(engine)
+            yield from query.batches(engine, since)
         except SQLAlchemyError as error:
-            raise SourceError(f"{self.name}: {_without_url(str(error), self.config.url)}") from None
+            raise SourceError(f"{self.name}: {_in_a_line(str(error))}") from None
         finally:
             engine.dispose()
 
 
+Answer = tuple[list[str], Sequence[Sequence[Any]]]
+"""Column names, and rows."""
+
+
 class _Query:
-    """One question: everything from the watermark until now."""
+    """One question: everything from the watermark, or an earlier time, until now."""
 
     def __init__(self, source: SqlSource, progress: dict[str, Json], now: datetime) -> None:
         self.source = source
@@ -169,20 +193,32 @@ class _Query:
         stored = progress.get(WATERMARK, {})
         known = stored if stored.get("settings") == self.settings else {}
         self.newest: int | None = known.get("newest")
-        self.reported: set[str] = set(known.get("rejects", ()))
-        self.seen: list[str] = []
+        self.reported = frozenset(known.get("rejects", ()))
+        self.rejects = dict.fromkeys(known.get("rejects", ()))
         self.n_rows = 0
+        self.start = int(datetime.fromisoformat(self.config.start).timestamp()) if self.config.start else 0
         self.since = self._since()
 
     def _since(self) -> int:
         """Return epoch seconds the query begins at."""
-        start = int(datetime.fromisoformat(self.config.start).timestamp()) if self.config.start else 0
-        return start if self.newest is None else max(start, self.newest - whole_seconds(self.config.overlap))
+        if self.newest is None:
+            return self.start
+        late = max(whole_seconds(self.config.overlap), whole_seconds(self.config.delay))
+        return max(self.start, self.newest - late)
 
-    def batches(self, engine: Any) -> Iterator[Ingest]:
-        """Yield what the database answers."""
+    def batches(self, engine: Any, since: int | None = None) -> Iterator[Ingest]:
+        """Yield what the database answers.
+
+        Args:
+            since: ask again from there on, piece by piece.
+        """
         batch = Collected(self.source.name, self.config)
-        for names, rows in self._answer(engine):
+        if since is None:
+            answer = self._answer(engine, self.since, self.until)
+        else:
+            self.since = max(self.start, since)
+            answer = self._in_pieces(engine)
+        for names, rows in answer:
             self._collect(batch, names, rows)
             if batch.n_rows >= self.source.batch_rows:
                 yield self._reading(batch)
@@ -190,20 +226,38 @@ class _Query:
         if batch.n_rows:
             yield self._reading(batch)
 
-    def _answer(self, engine: Any) -> Iterator[tuple[list[str], Sequence[Sequence[Any]]]]:
-        """Yield column names and rows, in order of time."""
+    def _in_pieces(self, engine: Any) -> Iterator[Answer]:
+        """Yield what lies before now, by queries that are small where rows are many."""
+        since, seconds = self.since, PIECE_SECONDS
+        while since < self.until:
+            before, until = self.n_rows, min(since + seconds, self.until)
+            yield from self._answer(engine, since, until)
+            n_rows, since = self.n_rows - before, until
+            if n_rows < self.source.batch_rows // 4:
+                seconds *= 2
+            elif n_rows > self.source.batch_rows:
+                seconds = max(seconds // 2, whole_seconds(self.config.step))
+
+    def _answer(self, engine: Any, since: int, until: int) -> Iterator[Answer]:
+        """Yield column names and rows of a span, in order of time."""
         from sqlalchemy import column, select, text
 
         layout = self.config.layout(self.source.name)
         asked = text(self.config.query).columns(*(column(name) for name in layout.columns)).subquery("asked")
         query = select(*(asked.c[name] for name in layout.columns)).order_by(asked.c[layout.timestamp])
-        parameters = {
-            name: self._moment(at, engine) for name, at in (("since", self.since), ("until", self.until))
-        }
+        parameters = {"since": self._moment(since, engine), "until": self._moment(until, engine)}
         options = {"stream_results": True, "yield_per": FETCH_ROWS}
-        with engine.connect().execution_options(**options) as connection:
+        with self._connected(engine).execution_options(**options) as connection:
             for rows in connection.execute(query, parameters).partitions(FETCH_ROWS):
                 yield layout.columns, rows
+
+    def _connected(self, engine: Any) -> Any:
+        try:
+            return engine.connect()
+        except (TypeError, ValueError) as error:  # an option that the driver does not know, or no number
+            raise SourceError(
+                f"{self.source.name}: the URL cannot be used: {_in_a_line(str(error))}"
+            ) from None
 
     def _moment(self, seconds: int, engine: Any) -> Any:
         """Return a time as the query's parameter."""
@@ -230,24 +284,31 @@ class _Query:
         batch.reject(self.source.name, list(self._new_rejects(names, rows, read)))
         self.n_rows += len(rows)
         if len(read.ts):
-            newest = int(read.ts.max())
+            # A row from the future waits; it must not make all others late.
+            newest = min(int(read.ts.max()), self.until)
             self.newest = newest if self.newest is None else max(self.newest, newest)
 
     def _new_rejects(
         self, names: list[str], rows: Sequence[Sequence[Any]], read: Rows
     ) -> Iterator[tuple[int, Reason, str]]:
-        """Yield the rows that were set aside and not reported before: the overlap is asked for again."""
+        """Yield the rows that were set aside and not reported before: much is asked for again."""
         for i, reason in zip(read.bad_rows, read.bad_reasons, strict=True):
             raw = json.dumps(dict(zip(names, rows[i], strict=True)), default=str, ensure_ascii=False)
             digest = _digest(raw)
-            if len(self.seen) < REMEMBERED_REJECTS:
-                self.seen.append(digest)
+            self._remember(digest)
             if digest not in self.reported:
                 yield self.n_rows + int(i) + 1, Reason(reason), raw
 
+    def _remember(self, digest: str) -> None:
+        """Note a rejected row as the last that was met."""
+        self.rejects.pop(digest, None)
+        self.rejects[digest] = None
+        if len(self.rejects) > REMEMBERED_REJECTS:
+            del self.rejects[next(iter(self.rejects))]
+
     def _reading(self, batch: Collected) -> Ingest:
         batch.progress = {
-            WATERMARK: {"newest": self.newest, "settings": self.settings, "rejects": sorted(set(self.seen))}
+            WATERMARK: {"newest": self.newest, "settings": self.settings, "rejects": list(self.rejects)}
         }
         span = max(1, self.until - self.since)
         return batch.reading(min(1.0, max(0, (self.newest or 0) - self.since) / span))
@@ -297,12 +358,6 @@ def _with_driver(url: str) -> Any:
     return parsed
 
 
-def _without_url(message: str, url: str) -> str:
-    """Return a database's message in one line, without the URL and its password."""
-    from sqlalchemy import make_url
-
-    password = make_url(url).password
-    message = message.split("\n[SQL:")[0].split("\n(Background")[0].replace(url, "<url>")
-    if password:
-        message = message.replace(str(password), "***")
-    return " ".join(message.split())
+def _in_a_line(message: str) -> str:
+    """Return a database's message without the query that it repeats, and without secrets."""
+    return hidden(" ".join(message.split("\n[SQL:")[0].split("\n(Background")[0].split()))

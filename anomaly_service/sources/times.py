@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from anomaly_service.sources.reasons import Reason
 from pipelines.records import Seconds
+from pipelines.times import DAY
 
 LATEST = 9_223_372_036
 """2262-04-11, where 64 bits of nanoseconds end."""
@@ -19,6 +20,9 @@ EPOCH_UNITS = ((1e11, 1), (1e14, 1_000), (1e17, 1_000_000), (np.inf, 1_000_000_0
 
 FOLD_REACH = 3 * 3600
 """Seconds: a row this soon before an hour that the clock runs through twice leads into its first pass."""
+
+TICKS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+"""Ticks of a second, by Arrow's name of the unit; dates of 64 bits count milliseconds."""
 
 _NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _ZONE = r"[Tt ]\d{2}:?\d{2}.*(?:[zZ]|[+-]\d{2}(?::?\d{2})?)"
@@ -82,6 +86,8 @@ def parse(column: Any, form: str | None = None) -> Times:
         return _by_dictionary(column.dictionary_encode(), form)
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return _of_timestamps(column)
+    if pa.types.is_string_view(kind):
+        return _by_dictionary(column.cast(pa.string()).dictionary_encode(), form)
     if pa.types.is_integer(kind):
         return _of_integers(column)
     return _of_numbers(column)
@@ -146,9 +152,11 @@ def _of_timestamps(column: Any) -> Times:
 
     zone = getattr(column.type, "tz", None)
     missing = column.is_null().to_numpy(zero_copy_only=False)
-    # Microseconds hold every year; a plain cast to seconds would refuse fractions.
-    micros = column.cast(pa.timestamp("us", tz=zone), safe=False).cast(pa.int64()).fill_null(0)
-    seconds = micros.to_numpy(zero_copy_only=False) // 1_000_000
+    # Counted in the unit it has: in another one, what lies far away would come round again.
+    days = pa.types.is_date32(column.type)
+    ticks = column.cast(pa.int32()).cast(pa.int64()) if days else column.cast(pa.int64())
+    count = ticks.fill_null(0).to_numpy(zero_copy_only=False)
+    seconds = count * DAY if days else count // TICKS[getattr(column.type, "unit", "ms")]
     reason = np.where(missing, Reason.NO_TIME, _range_reason(seconds)).astype(np.uint8)
     return Times(seconds, np.full(len(seconds), zone is None), reason)
 
@@ -214,11 +222,15 @@ def locate(
         return Located(times.seconds, reason.astype(np.uint8))
     if zone in {"UTC", "Etc/UTC", "GMT"}:
         return Located(times.seconds, times.reason)
-    early, skipped = _in_zone(times.seconds, zone, first=True)
-    late, _ = _in_zone(times.seconds, zone, first=False)
+    # What cannot be used may lie where no calendar reaches.
+    local = np.where(naive, times.seconds, 0)
+    early, skipped = _in_zone(local, zone, first=True)
+    late, _ = _in_zone(local, zone, first=False)
     twice = naive & ~skipped & (early != late)
     seconds = np.where(naive, early, times.seconds)
-    reason = np.where(naive & skipped, Reason.SKIPPED_TIME, times.reason).astype(np.uint8)
+    reason = np.where(naive & skipped, Reason.SKIPPED_TIME, times.reason)
+    # Within the range by the clock on the wall, and outside of it in UTC.
+    reason = np.where(reason == Reason.NONE, _range_reason(seconds), reason).astype(np.uint8)
     if not twice.any():
         return Located(seconds, reason)
     if not in_order:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, Self
 
-from anomaly_service.sources.base import Reading, Source
+from anomaly_service.sources.base import Reading, ReadsAgain, Source
 from anomaly_service.testing.contract import Check, Contract
 from pipelines.records import Json
 from pipelines.store import Ingest
@@ -21,6 +21,7 @@ CONTRACT = Contract("source")
 NOW = datetime(2024, 6, 5, 12, tzinfo=UTC)
 START = 1_717_200_000
 STEP = 300
+DELAY = 120
 OVERLAP_ROWS = 24
 """Rows that a source may read again where it goes back an hour each time."""
 
@@ -218,6 +219,36 @@ def a_corrected_value_replaces_the_old_one(origin: Origin) -> None:
     origin.correct(row, 99.0)
     memory.take(origin.source())
     assert memory.points == by_key(rows_of(6)) | by_key([(row[0], 99.0, *row[2:])])
+
+
+@CONTRACT.promise()
+def a_row_that_comes_within_the_delay_is_taken(origin: Origin) -> None:
+    origin.add(rows_of(20))
+    memory = Memory()
+    memory.take(origin.source())
+    late: Row = (START + 9 * STEP - DELAY, 7.0, "ccu", "kr-9")
+    origin.add([late])
+    memory.take(origin.source())
+    assert memory.points == by_key([*rows_of(20), late])
+
+
+@CONTRACT.promise()
+def what_is_read_again_is_all_that_lies_behind_a_time(origin: Origin) -> None:
+    source = origin.source()
+    if not isinstance(source, ReadsAgain):
+        return  # it reads all it has where it is given no progress
+    rows = rows_of(2 * OVERLAP_ROWS)
+    origin.add(rows)
+    memory, again = Memory(), Memory()
+    memory.take(source)
+    since = START + 3 * STEP
+    again.progress = dict(memory.progress)
+    for batch in source.read_again(memory.progress, now=NOW, since=datetime.fromtimestamp(since, UTC)):
+        again.store(batch)
+    assert again.points == by_key([row for row in rows if int(str(row[0])) >= since])
+    origin.add(rows_of(4, len(rows)))
+    again.take(origin.source())
+    assert by_key(rows_of(4, len(rows))).items() <= again.points.items()
 
 
 @CONTRACT.promise()

@@ -355,6 +355,11 @@ def rule(event: Event) -> str | None:
                 f"The series stopped: no point for at least {found.n_points:,} steps up to now; {limit:,} or "
                 "more are flagged (policy missing_after_steps)."
             )
+        case Kind.UNSCORED:
+            return (
+                f"{found.n_points:,} points came and have no score, because too many steps between them are "
+                f"without one; {limit:,} or more are flagged. Is the source's `step` how often points come?"
+            )
         case Kind.FLATLINE:
             value = "one value" if found.y_at_peak is None else f"the value {found.y_at_peak:,.6g}"
             return (

@@ -229,6 +229,20 @@ def nearest_events(portraits: Sequence[Portrait]) -> list[Neighbour]:
     return [Neighbour(at, float(away[0, at]) / usual) for at in alike]
 
 
+def nearest_among(wanted: Sequence[Portrait], others: Sequence[Portrait], each: int) -> list[int]:
+    """Return which of the others are among the nearest to any of those wanted, ascending.
+
+    Args:
+        wanted, others: of one family.
+        each: so many of every one of those wanted.
+    """
+    if not wanted or len(others) <= each:
+        return list(range(len(others)))
+    away = _distances(*features([*wanted, *others]))[: len(wanted), len(wanted) :]
+    away = np.nan_to_num(away, nan=np.inf)
+    return sorted({int(at) for at in np.argpartition(away, each - 1, axis=1)[:, :each].ravel()})
+
+
 def _family(portrait: Portrait) -> str:
     return FAMILY[portrait.interval.kind]
 

@@ -93,6 +93,11 @@ def window_seconds(version: VersionRow) -> int:
     return _Reach.of(version).window_seconds
 
 
+def context_seconds(version: VersionRow) -> int:
+    """Return how far back of a step a version needs points for its scores to be exact."""
+    return _Reach.of(version).context_seconds
+
+
 class _Calibrations:
     """The calibrations of some versions: what their fits taught, and what was seen since."""
 

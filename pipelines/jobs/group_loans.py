@@ -15,7 +15,7 @@ from pipelines.failures import Failed, each_alone
 from pipelines.jobs import lines
 from pipelines.jobs.fit_times import fit_days
 from pipelines.jobs.monitor_job import MonitorJob
-from pipelines.jobs.plan import History, fingerprint, histories, loan_slots
+from pipelines.jobs.plan import History, fingerprint, histories, loan_slots, still_whole
 from pipelines.jobs.refit import Due, fit_target
 from pipelines.names import Mode
 from pipelines.records import Json, Origin, TargetRow, VersionRow
@@ -131,7 +131,8 @@ def _slots(
     ours = [v for v in versions if v.origin.fingerprint == mark]
     own = [v.train_stop for v in ours if not v.on_loan]
     last = min([until, history.newest + fit_days(job.spec) * DAY, *(stop - 1 for stop in own)])
-    return loan_slots(job.spec, history, list(models), job.window * target.step_seconds, last)
+    slots = loan_slots(job.spec, history, list(models), job.window * target.step_seconds, last)
+    return still_whole(job.spec, target, history, slots, min(own, default=None))
 
 
 def _lent(job: MonitorJob, versions: Sequence[VersionRow], *, missing: bool) -> tuple[set[int], int]:

@@ -7,25 +7,24 @@ worker every time, and what the store raises. What it committed stands; run agai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.errors import StaleModelsError
+from pipelines.jobs import left_targets
 from pipelines.jobs.early_gaps import watch
 from pipelines.jobs.fit_times import nights
 from pipelines.jobs.group_loans import due_loans, lend
 from pipelines.jobs.monitor_job import MonitorJob
+from pipelines.jobs.news import news_by_source
 from pipelines.jobs.plan import histories
 from pipelines.jobs.recalibrate import recalibrate
 from pipelines.jobs.refit import Due, FirstScores, Refitted, due, refit
 from pipelines.jobs.rescore import Outcome, Span, score_spans
 from pipelines.jobs.suggestions_pass import advise
-from pipelines.records import EventChange, Json, SeriesRow, TargetRow, VersionRow
+from pipelines.records import EventChange, Json, TargetRow, VersionRow
 from pipelines.store import Batch
 from pipelines.times import DAY
-
-LIVE_SECONDS = DAY
-"""A source whose newest point is older than this is history: time stands still at that point."""
 
 TICK_TIMES = 3
 """How often a tick scores anew because the models it scored by were replaced meanwhile."""
@@ -69,7 +68,7 @@ def tick(job: MonitorJob, now: int) -> Json:
 
 def _tick(job: MonitorJob, now: int) -> Json:
     reach = _reach(job, now)
-    away = _watched(job, reach, whole=False)
+    away = [*left_targets.close(job), *_watched(job, reach, whole=False)]
     spans = _new_spans(job, _lent_meanwhile(job, now), {}, now)
     behind: set[int] = set()
     for target in job.targets():
@@ -81,7 +80,7 @@ def _tick(job: MonitorJob, now: int) -> Json:
     outcome = score_spans(job, spans, stage="score")
     outcome.note(away)
     # One that was left out stands where it stood: more of it now would be the same again.
-    return {**outcome.summary(), "more": bool(behind - outcome.failed)}
+    return {**outcome.summary(), **outcome.latest(), "more": bool(behind - outcome.failed)}
 
 
 def _lent_meanwhile(job: MonitorJob, now: int) -> list[VersionRow]:
@@ -332,25 +331,24 @@ def _last_night(job: MonitorJob, at: int) -> int:
 def _reach(job: MonitorJob, now: int) -> dict[int, Reach]:
     """Return how far each target with points can be scored.
 
-    While a source delivers, time goes on at ``now``; history that ended stands still at its end,
-    so that years-old data raise no alarm for having stopped.
+    For a source that delivers, or once did, time goes on at ``now``; for an archive it stands still at
+    the end, so that years-old data raise no alarm for having stopped.
     """
-    targets = job.targets()
-    known = histories(targets, job.series())
-    newest = _newest_by_source(job.series().values())
+    targets, series = job.targets(), job.series()
+    known = histories(targets, series)
+    news = news_by_source(series.values())
     out = {}
     for target in targets:
         if target.id in known:
-            source = max(newest[job.series()[i].spec.source] for i in target.series_ids)
-            live = now - source < LIVE_SECONDS
-            due_until = (now - target.delay_seconds if live else min(source, now)) + 1
+            rows = [series[i] for i in target.series_ids]
             last = known[target.id].newest
-            out[target.id] = Reach(min(last + 1, due_until), due_until)
+            own = [news[row.spec.source] for row in rows]
+            if any(each.is_live(now) for each in own):
+                due_until = now - target.delay_seconds + 1
+                told = max(each.told_until(row, now) for each, row in zip(own, rows, strict=True))
+                points = min(last + 1, due_until)
+                out[target.id] = Reach(points, max(points, told - target.delay_seconds + 1))
+            else:
+                due_until = min(max(each.newest for each in own), now) + 1
+                out[target.id] = Reach(min(last + 1, due_until), due_until)
     return out
-
-
-def _newest_by_source(series: Iterable[SeriesRow]) -> dict[str, int]:
-    newest: dict[str, int] = {}
-    for row in series:
-        newest[row.spec.source] = max(newest.get(row.spec.source, 0), row.last_ts or 0)
-    return newest

@@ -6,11 +6,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pipelines.jobs.fit_times import fit_days, fit_slots, nights
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Json, SeriesRow, TargetRow, VersionRow
 from pipelines.times import DAY
+
+NEVER = 0
+"""Before all points: nothing was deleted."""
 
 FIRST_FIT_SECONDS = 14 * DAY
 """A first model waits for two weeks, so that it has seen every hour of the week twice, or for fit.window."""
@@ -23,11 +27,13 @@ class History:
     Attributes:
         first: from here on all its series have points.
         whole: the newest point of the series that is furthest behind; None where there is but one.
+        kept_from: from here on all points are there that ever were; retention has deleted others.
     """
 
     first: int
     newest: int
     whole: int | None = None
+    kept_from: int = NEVER
 
     @property
     def complete(self) -> int:
@@ -40,11 +46,37 @@ def histories(targets: Iterable[TargetRow], series: Mapping[int, SeriesRow]) -> 
     found = {}
     for target in targets:
         rows = [series[i] for i in target.series_ids]
-        firsts = [row.first_ts for row in rows if row.first_ts is not None]
+        firsts = [row.begun for row in rows if row.begun is not None]
         newest = [row.last_ts for row in rows if row.last_ts is not None]
+        kept_from = max(NEVER if row.whole_from is None else row.whole_from for row in rows)
         if len(firsts) == len(rows):
-            found[target.id] = History(max(firsts), max(newest), min(newest))
+            found[target.id] = History(max(firsts), max(newest), min(newest), kept_from)
     return found
+
+
+def still_whole(
+    spec: MonitorSpec,
+    target: TargetRow,
+    history: History,
+    slots: Sequence[int],
+    followed_at: int | None = None,
+) -> list[int]:
+    """Return the scheduled fits that come out as they would have on their night.
+
+    What retention has taken of the points can no longer be learned from, and what it has taken of the scores
+    is not scored again: neither is a fit whose next one lies before.
+
+    Args:
+        slots: ascending.
+        followed_at: when another model takes the newest one's place; where none does, that one is due
+            whatever is left.
+    """
+    scores_from = NEVER if target.pruned_before is None else target.pruned_before
+    whole_from = history.kept_from + (spec.fit_window_seconds if history.kept_from > NEVER else 0)
+    newest = [] if followed_at is not None else slots[-1:]
+    ends = slots if followed_at is None else [*slots, followed_at]
+    due = [slot for slot, end in pairwise(ends) if slot >= whole_from and end > scores_from]
+    return [*due, *newest]
 
 
 def ready_by(spec: MonitorSpec, history: History, least: int = 0) -> int:

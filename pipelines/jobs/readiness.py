@@ -32,7 +32,7 @@ def readiness(
 
 def _readiness(spec: MonitorSpec, target: Wanted, fitted: bool, why: str, *, lends: bool) -> Json:
     step = max(row.spec.step_seconds for row in target.series)
-    firsts = [row.first_ts for row in target.series if row.first_ts is not None]
+    firsts = [row.begun for row in target.series if row.begun is not None]
     lasts = [row.last_ts for row in target.series if row.last_ts is not None]
     ready = None
     if len(firsts) == len(target.series) and not why:

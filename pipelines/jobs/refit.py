@@ -9,12 +9,23 @@ import numpy as np
 
 from pipelines.batches import batches, targets_per_task
 from pipelines.jobs import lines
+from pipelines.jobs.fit_times import nights
 from pipelines.jobs.monitor_job import MonitorJob
-from pipelines.jobs.plan import History, current, fingerprint, group_slots, histories, wanted_slots
+from pipelines.jobs.plan import (
+    History,
+    current,
+    fingerprint,
+    group_slots,
+    histories,
+    still_whole,
+    wanted_slots,
+)
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Json, Origin, Points, TargetRow, VersionRow
 from pipelines.steps import bodies, masks
 from pipelines.store import NewVersion
+from pipelines.times import DAY
+from pipelines.workers import members
 from pipelines.workers.fit import FitOutcome, FitTarget, FitTask, Fitted, NotReady, fit_targets, least_seconds
 from pipelines.workers.tasks import UnseenScores
 
@@ -94,7 +105,7 @@ def due(job: MonitorJob, until: int, *, missing: bool = False, again_from: int |
         if target.id not in known:
             continue
         done, since = have[target.id]
-        slots = planned[target.id]
+        slots = sorted({*planned[target.id], *_of_new_step(job, target, stored[target.id], until)})
         tried = broken[target.id]
         for slot in slots:
             wanted = slot not in done | tried and (missing or slot > since)
@@ -133,9 +144,24 @@ def _slots(
     spec = job.spec
     least = {target.id: least_seconds(spec, target.step_seconds) for target in targets}
     if spec.scope == "group":
-        return group_slots(spec, known, least, until)
-    keys = {target.id: target.key for target in targets}
-    return {i: wanted_slots(spec, keys[i], history, until, least[i]) for i, history in known.items()}
+        found = group_slots(spec, known, least, until)
+    else:
+        keys = {target.id: target.key for target in targets}
+        found = {i: wanted_slots(spec, keys[i], history, until, least[i]) for i, history in known.items()}
+    by_id = {target.id: target for target in targets}
+    return {i: still_whole(spec, by_id[i], known[i], slots) for i, slots in found.items()}
+
+
+def _of_new_step(job: MonitorJob, target: TargetRow, versions: Sequence[VersionRow], until: int) -> list[int]:
+    """Return the last night where the target's points come at another step than its newest model learned.
+
+    That model finds too few of them on its grid, or takes several for one.
+    """
+    newest = max((v for v in versions if v.status == "accepted"), key=lambda v: v.train_stop, default=None)
+    if newest is None or members.of_version(newest)[0].recipe.step_seconds == target.step_seconds:
+        return []
+    (night,) = nights(job.spec.nightly, until - 3 * DAY, until + 1)[-1:]
+    return [night] if night > newest.train_stop else []
 
 
 def _stored(job: MonitorJob, targets: Sequence[TargetRow]) -> dict[int, list[VersionRow]]:

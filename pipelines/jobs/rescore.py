@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,16 +11,17 @@ import numpy as np
 from pipelines.batches import batches, targets_per_task
 from pipelines.errors import StaleEventsError
 from pipelines.failures import Failed
-from pipelines.jobs.assemble import Asked, Part, assemble
+from pipelines.jobs.assemble import Asked, Part, assemble, context_seconds
 from pipelines.jobs.lines import LineBook
 from pipelines.jobs.monitor_job import MonitorJob
-from pipelines.jobs.plan import pieces
+from pipelines.jobs.plan import NEVER, History, histories, pieces
 from pipelines.jobs.refit import FirstScores
-from pipelines.names import Status
-from pipelines.records import Event, EventChange, Interval, Json, ScoreBlock, TargetRow, VersionRow
+from pipelines.names import Kind, Status
+from pipelines.records import Event, EventChange, Interval, Json, Policy, ScoreBlock, TargetRow, VersionRow
 from pipelines.steps import flag
 from pipelines.steps.reconcile import reconcile
 from pipelines.store import Batch
+from pipelines.times import iso_seconds
 from pipelines.workers import members
 from pipelines.workers.judge import score_targets
 from pipelines.workers.tasks import Scored, ScoreTask
@@ -32,6 +34,9 @@ DENSE_TARGETS = 500
 
 FLAT_STEPS = 1_000
 """A flat run shows its length only where the span reaches back to its begin, but no further than this."""
+
+TOLD_TIMES = 100
+"""Of at most so many times, the newest, an outcome tells how many targets were scored up to them."""
 
 COMMIT_TIMES = 3
 """How often events are reconciled anew because people judged them while their scores were computed."""
@@ -65,7 +70,13 @@ class Span:
 
 @dataclass
 class Outcome:
-    """What a pass changed; ``failed`` are the ids of targets that were left out."""
+    """What a pass changed.
+
+    Attributes:
+        failed: ids of targets that were left out.
+        kept_from: for every target of whose span a part is not stored any more, from when on it was scored,
+            epoch seconds.
+    """
 
     targets: int = 0
     rows: int = 0
@@ -73,6 +84,15 @@ class Outcome:
     changed: list[EventChange] = field(default_factory=list)
     vanished: list[EventChange] = field(default_factory=list)
     failed: set[int] = field(default_factory=set)
+    kept_from: dict[int, int] = field(default_factory=dict)
+    scored_at: Counter[int] = field(default_factory=Counter)
+    """Of how many targets the newest point that got a live score lies at which time, epoch seconds."""
+
+    def latest(self) -> Json:
+        """Return what tells how old points were: times with how many targets or events, the newest."""
+        flagged = Counter(c.interval.end for c in self.appeared if c.interval.kind is Kind.ANOMALY)
+        told = {"scored_at": self.scored_at, "flagged_at": flagged}
+        return {name: sorted(each.items())[-TOLD_TIMES:] for name, each in told.items() if each}
 
     def note(self, changes: Sequence[EventChange]) -> None:
         for change in changes:
@@ -87,6 +107,18 @@ class Outcome:
             "appeared": len(self.appeared),
             "changed": len(self.changed),
             "vanished": len(self.vanished),
+            **self._told_clipped(),
+        }
+
+    def _told_clipped(self) -> Json:
+        """Return what is said of spans that retention has taken a part of: nothing where there is none."""
+        if not self.kept_from:
+            return {}
+        latest = iso_seconds(max(self.kept_from.values()))
+        return {
+            "clipped": len(self.kept_from),
+            "clipped_why": f"what it takes to score times before {latest} is not stored any more "
+            "(retention); what lies before stays as it is",
         }
 
 
@@ -96,6 +128,9 @@ class _Stretch:
 
     Attributes:
         margin: how far apart two intervals may lie and still have to do with each other, seconds.
+        kept_from: what is stored is enough to score from here on.
+        certain_from: from here on intervals are certain; what lies before was scored because it decides on
+            them, and is decided on by what lies before it in turn.
     """
 
     span: Span
@@ -103,12 +138,17 @@ class _Stretch:
     high: int
     versions: tuple[VersionRow, ...]
     margin: int
+    kept_from: int
     events: tuple[Event, ...] = ()
     widened: int = 0
+    certain_from: int | None = None
 
     @classmethod
-    def of(cls, job: MonitorJob, span: Span, versions: Sequence[VersionRow]) -> _Stretch:
-        return cls(span, span.start, span.stop, tuple(versions), _margin(job, span.target, versions))
+    def of(cls, job: MonitorJob, span: Span, versions: Sequence[VersionRow], kept_from: int) -> _Stretch:
+        start = max(span.start, min(kept_from, span.stop))
+        span = replace(span, start=start, live_from=max(span.live_from, start))
+        margin = _margin(job, span.target, versions)
+        return cls(span, span.start, span.stop, tuple(versions), margin, kept_from)
 
 
 def score_spans(job: MonitorJob, spans: Sequence[Span], *, stage: str, dry_run: bool = False) -> Outcome:
@@ -129,7 +169,12 @@ def score_spans(job: MonitorJob, spans: Sequence[Span], *, stage: str, dry_run: 
     def commit(some: Sequence[tuple[_Stretch, Scored]]) -> list[int]:
         return _commit(job, some, outcome, dense=dense, dry_run=dry_run)
 
-    stretches = [_Stretch.of(job, span, versions[span.target.id]) for span in todo]
+    every = _stretches(job, todo, versions, outcome)
+    stretches = [each for each in every if each.kept_from < max(each.span.stop, 1)]
+    gone = [each for each in every if each.kept_from >= max(each.span.stop, 1)]
+    done |= {each.span.target.id for each in gone}
+    if not dry_run:
+        _pass_over(job, gone)
     while stretches:
         again: list[_Stretch] = []
         for group, scored in _scored(job, stretches, book):
@@ -138,7 +183,7 @@ def score_spans(job: MonitorJob, spans: Sequence[Span], *, stage: str, dry_run: 
             for stretch, result in zip(group, scored, strict=True):
                 if isinstance(result, Failed):
                     job.leave_out(stretch.span.target, f"not scored: {result.why}")
-                elif (wider := _wider(stretch, result)) is not None:
+                elif (wider := _wider(stretch, result, job.spec.policy)) is not None:
                     again.append(wider)
                 else:
                     ready.append((stretch, result))
@@ -148,6 +193,38 @@ def score_spans(job: MonitorJob, spans: Sequence[Span], *, stage: str, dry_run: 
         stretches = again
     outcome.failed = {span.target.id for span in todo} - done
     return outcome
+
+
+def _stretches(
+    job: MonitorJob, spans: Sequence[Span], versions: Mapping[int, list[VersionRow]], outcome: Outcome
+) -> list[_Stretch]:
+    """Return the spans as far as what is stored is enough to score them; note which are not whole."""
+    known = histories([span.target for span in spans], job.series())
+    found = []
+    for span in spans:
+        own = versions[span.target.id]
+        kept_from = NEVER if span.first is not None else _kept_from(span, known.get(span.target.id), own)
+        if max(span.start, own[0].train_stop) < kept_from:
+            outcome.kept_from[span.target.id] = kept_from
+        found.append(_Stretch.of(job, span, own, kept_from))
+    return found
+
+
+def _kept_from(span: Span, history: History | None, versions: Sequence[VersionRow]) -> int:
+    """Return from when on the points that windows need are stored, and the models that scored them."""
+    known = [NEVER]
+    if history is not None and history.kept_from > NEVER:
+        known.append(history.kept_from + max(context_seconds(version) for version in versions))
+    if span.target.pruned_before is not None:
+        new = [v.train_stop for v in versions if span.new_versions and v.train_stop >= span.start]
+        known.append(min([span.target.pruned_before, *new]))
+    return max(known)
+
+
+def _pass_over(job: MonitorJob, stretches: Sequence[_Stretch]) -> None:
+    """Leave behind spans of which nothing is stored any more, or they would be due for ever."""
+    if stretches:
+        job.store.commit(job.claim, _batch(job, [(each, None) for each in stretches], None, ()))
 
 
 def _scored(
@@ -192,7 +269,7 @@ def _with_events(job: MonitorJob, group: Sequence[_Stretch]) -> list[tuple[_Stre
 def _margin(job: MonitorJob, target: TargetRow, versions: Sequence[VersionRow]) -> int:
     policy = job.spec.policy
     of = [members.of_version(version) for version in versions]
-    flat = of[-1][0].recipe.channels[0].usual_flat
+    flat = max(each[0].recipe.channels[0].usual_flat for each in of)
     steps = 2 * max(policy.missing_after_steps, min(flag.flat_limit(flat), FLAT_STEPS))
     # A run reaches a window beyond the steps that are odd by themselves, and is trimmed to those; and what
     # is an echo depends on the scores a longest window around it.
@@ -220,7 +297,7 @@ def _floor(stretch: _Stretch) -> int:
     """Return the earliest time that can be scored again."""
     if stretch.span.first is not None:
         return min(int(stretch.span.first.scores.ts[0]), stretch.span.start)
-    return stretch.versions[0].train_stop
+    return max(stretch.versions[0].train_stop, stretch.kept_from)
 
 
 def _task(job: MonitorJob, stretches: Sequence[_Stretch], book: LineBook) -> ScoreTask:
@@ -247,22 +324,28 @@ def _parts(stretch: _Stretch) -> list[Part]:
     return found
 
 
-def _wider(stretch: _Stretch, result: Scored) -> _Stretch | None:
-    """Return the stretch with a wider span where an interval reaches its border, else None."""
-    if stretch.widened >= WIDEN_TIMES:
+def _wider(stretch: _Stretch, result: Scored, policy: Policy) -> _Stretch | None:
+    """Return the stretch with a wider span where what is busy reaches its border, else None."""
+    if stretch.widened >= WIDEN_TIMES or result.busy is None:
         return None
     margin = stretch.margin
     reach = margin * 2**stretch.widened * 4
     low, high = stretch.low, stretch.high
-    starts = [found.start for found in result.found]
-    ends = [found.end for found in result.found]
-    if starts and min(starts) - low < margin and low > _floor(stretch):
-        low = max(low - reach, _floor(stretch))
-    if ends and high - max(ends) < margin and high < stretch.span.observed_until:
+    first, last = result.busy
+    certain_from = stretch.certain_from
+    if first - low < margin and low > _floor(stretch):
+        if policy.cooldown_seconds > 0:
+            # A storm: it is followed back no further than what it remembers.
+            certain_from = low if certain_from is None else certain_from
+            floor = flag.remembered_from(certain_from, policy) - margin
+        else:
+            floor = _floor(stretch)
+        low = min(low, max(low - reach, floor, _floor(stretch)))
+    if high - last < margin and high < stretch.span.observed_until:
         high = min(high + reach, stretch.span.observed_until)
     if (low, high) == (stretch.low, stretch.high):
         return None
-    return replace(stretch, low=low, high=high, widened=stretch.widened + 1)
+    return replace(stretch, low=low, high=high, widened=stretch.widened + 1, certain_from=certain_from)
 
 
 def _commit(
@@ -284,7 +367,15 @@ def _commit(
     changes = [change for stretch, result in ready for change in _changes(stretch, result, stretch.events)]
     outcome.note(changes if dry_run else _commit_from_newest(job, ready, block, changes))
     outcome.rows += len(block.ts)
+    outcome.scored_at.update(at for stretch, result in ready if (at := _newest_live(stretch, result)))
     return [stretch.span.target.id for stretch, _ in ready]
+
+
+def _newest_live(stretch: _Stretch, result: Scored) -> int:
+    """Return the time of the newest step of the span that got a live score; 0 where none did."""
+    span = stretch.span
+    live = np.isfinite(result.live) & (result.ts >= max(span.start, span.live_from)) & (result.ts < span.stop)
+    return int(result.ts[live].max()) if live.any() else 0
 
 
 def _commit_from_newest(
@@ -322,8 +413,8 @@ def _as_events_are_now(job: MonitorJob, stretch: _Stretch) -> _Stretch:
 
 def _batch(
     job: MonitorJob,
-    ready: Sequence[tuple[_Stretch, Scored]],
-    block: ScoreBlock,
+    ready: Sequence[tuple[_Stretch, Scored | None]],
+    block: ScoreBlock | None,
     changes: Sequence[EventChange],
 ) -> Batch:
     return Batch(
@@ -341,13 +432,22 @@ def _batch(
 
 def _changes(stretch: _Stretch, result: Scored, events: Sequence[Event]) -> list[EventChange]:
     target = stretch.span.target
+    low = _certain_from(stretch, result)
     return reconcile(
-        events,
-        [_whole(interval, stretch) for interval in result.found if interval.end < stretch.high],
+        [event for event in events if event.interval.end >= low],
+        [_whole(interval, stretch) for interval in result.found if low <= interval.end < stretch.high],
         target_id=target.id,
-        span=(stretch.low, stretch.high),
+        span=(low, stretch.high),
         detected_at=stretch.span.stop + target.delay_seconds,
     )
+
+
+def _certain_from(stretch: _Stretch, result: Scored) -> int:
+    """Return from when on the intervals are those that a pass over all history finds."""
+    if stretch.certain_from is None or result.busy is None or stretch.low <= _floor(stretch):
+        return stretch.low
+    begun = result.busy[0] - stretch.low >= stretch.margin
+    return stretch.low if begun else stretch.certain_from
 
 
 def _whole(interval: Interval, stretch: _Stretch) -> Interval:

@@ -86,7 +86,10 @@ def learn(
         deviation=shortened(float(known.std())),
         dynamic=shortened(_hundman(score)),
         levels=tuple(levels.tolist()),
-        alarms=tuple(alarms_at(score, levels, policy, step_seconds, passes, odd).tolist()),
+        # Whatever their unit: one that is higher by half, and breaks through a cooldown, is rare.
+        alarms=tuple(
+            alarms_at(score, levels, policy, step_seconds, passes, odd, first_ts=int(ts[0])).tolist()
+        ),
         points=tuple(points.tolist()),
     )
 
@@ -238,18 +241,30 @@ def _compressed(maxima: Values) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def alarms_at(
-    score: Values, levels: Values, policy: Policy, step_seconds: int, allowed: Flags, own: Flags | None
+    score: Values,
+    levels: Values,
+    policy: Policy,
+    step_seconds: int,
+    allowed: Flags,
+    own: Flags | None,
+    *,
+    height: Values | None = None,
+    first_ts: int = 0,
 ) -> NDArray[np.int64]:
     """Return how many intervals a line at each level gives, shape of ``levels`` (ascending).
 
     Args:
         score: of regular steps, NaN for none; in any unit that the levels share.
         allowed, own: as in ``learn``.
+        height, first_ts: as in ``flag.shape_bounds``, for a policy with a cooldown.
     """
     shown = _shown(score, allowed)
     # Trimming changes which runs last long enough, and nothing else.
     if policy.cooldown_seconds > 0 or (own is not None and policy.min_duration_seconds > 0):
-        counts = [len(shape_bounds(shown >= at, policy, step_seconds, own)[0]) for at in levels]
+        counts = [
+            len(shape_bounds(shown >= at, policy, step_seconds, own, height=height, first_ts=first_ts)[0])
+            for at in levels
+        ]
         return np.array(counts, dtype=np.int64)
     return _count_runs(_shaped(shown, policy, step_seconds), levels)
 

@@ -2,7 +2,8 @@
 
 All steps of one target lie on a regular grid; an index is a step. Runs are pairs of indices, both
 inside. What happens at a step depends only on steps at most ``context_seconds(policy)`` before the
-run it belongs to, so a pass over a part leaves what a pass over the whole does.
+run it belongs to, so a pass over a part leaves what a pass over the whole does. Where a policy has a
+cooldown and run follows run, it depends on those back to ``remembered_from``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ MIN_FLAT_STEPS = 8
 
 FLAT_MARGIN = 1.5
 """With runs of geometric length, one of 1.5 times the longest in n steps comes n^-0.5 times in the next n."""
+
+LOUDER, LONGER = 1.5, 4
+"""What is so many times as high as the last interval, or lasts so many times as long, ends a cooldown."""
+
+STORM_COOLDOWNS = 16
+"""A storm is decided on from its begin, or from so many cooldowns before at least."""
 
 CONSTANT_SHARE = 0.25
 """A series that stood still for this share of what was learned is constant by habit, never flat by fault."""
@@ -54,17 +61,34 @@ def runs(flagged: Flags) -> list[tuple[int, int]]:
     return _pairs(*run_bounds(flagged))
 
 
+def remembered_from(ts: int, policy: Policy) -> int:
+    """Return the earliest time whose runs may decide on one at ``ts``, however long a storm goes on."""
+    if policy.cooldown_seconds <= 0:
+        return ts
+    storm = STORM_COOLDOWNS * policy.cooldown_seconds
+    return (ts // storm - 1) * storm
+
+
 def shape_bounds(
-    flagged: Flags, policy: Policy, step_seconds: int, own: Flags | None = None
+    flagged: Flags,
+    policy: Policy,
+    step_seconds: int,
+    own: Flags | None = None,
+    *,
+    height: Values | None = None,
+    first_ts: int = 0,
 ) -> tuple[Indices, Indices]:
     """Return first and last index of every run after merging, trimming, minimum duration and cooldown.
 
     The score of a window speaks in every step it covers, so a run reaches a window beyond what is
     odd; with ``own`` it is trimmed to the first and last step that is odd by itself.
 
-    A run that starts within the cooldown of the run before it makes no interval, whether that one
-    made an interval or not: so a storm of runs is one interval until a quiet cooldown has passed,
-    and the answer does not depend on where the slice began.
+    A run that starts within the cooldown of the last interval makes none, unless it is much higher
+    (`LOUDER`) or longer (`LONGER`) than that one. What makes no interval prolongs nothing.
+
+    Args:
+        height: how high the steps are, on a scale with a zero; no run is higher than others where None.
+        first_ts: epoch seconds of step 0: what a storm remembers is a function of time.
     """
     starts, ends = _merged(*run_bounds(flagged), policy.merge_max_gap_seconds, step_seconds)
     if own is not None and len(starts):
@@ -74,10 +98,69 @@ def shape_bounds(
         long = (ends - starts + 1) * step_seconds >= policy.min_duration_seconds
         starts, ends = starts[long], ends[long]
     if policy.cooldown_seconds > 0 and len(starts):
-        quiet = (starts[1:] - ends[:-1] - 1) * step_seconds >= policy.cooldown_seconds
-        rested = np.concatenate(([True], quiet))
+        raised = _Storms(
+            starts, ends, _heights(starts, ends, flagged, height), policy, step_seconds, first_ts
+        )
+        rested = raised.mask()
         starts, ends = starts[rested], ends[rested]
     return starts, ends
+
+
+def _heights(starts: Indices, ends: Indices, flagged: Flags, height: Values | None) -> Values:
+    """Return how high every run is."""
+    if height is None:
+        return np.ones(len(starts))
+    edges = np.stack([starts, ends + 1], axis=1).ravel()
+    padded = np.append(np.where(flagged & ~np.isnan(height), height, 0.0), 0.0)
+    return np.maximum.reduceat(padded, edges)[::2]
+
+
+@dataclass(frozen=True)
+class _Storms:
+    """Runs under a cooldown.
+
+    What was raised decides on what follows, and so back to the begin of the storm. One that never rests would
+    make every pass read all history: a run is decided on by a walk that begins a fixed stretch of time before
+    its own, with the same answer as the whole where the storm is younger than that.
+    """
+
+    starts: Indices
+    ends: Indices
+    heights: Values
+    policy: Policy
+    step_seconds: int
+    first_ts: int
+
+    def mask(self) -> Flags:
+        """Return which runs make an interval."""
+        stretch = (self.first_ts + self.starts * self.step_seconds) // (
+            STORM_COOLDOWNS * self.policy.cooldown_seconds
+        )
+        out = np.zeros(len(self.starts), dtype=np.bool_)
+        for own in np.unique(stretch):
+            begin, first, stop = np.searchsorted(stretch, (own - 1, own, own + 1))
+            raised = self._raised(int(begin), int(stop))
+            out[[at for at in raised if at >= first]] = True
+        return out
+
+    def _raised(self, first: int, stop: int) -> list[int]:
+        """Return which of some runs make an interval, where nothing is known of what came before them."""
+        found, at = [], first
+        while at < stop:
+            found.append(at)
+            at = self._next(at, stop)
+        return found
+
+    def _next(self, last: int, stop: int) -> int:
+        """Return the first run after an interval that makes one too."""
+        rested = self.ends[last] + 1 + self.policy.cooldown_seconds / self.step_seconds
+        calm = last + 1 + int(np.searchsorted(self.starts[last + 1 : stop], rested))
+        within = slice(last + 1, calm)
+        lengths = self.ends[within] - self.starts[within] + 1
+        breaks = (self.heights[within] >= LOUDER * self.heights[last]) | (
+            lengths >= LONGER * (self.ends[last] - self.starts[last] + 1)
+        )
+        return last + 1 + int(breaks.argmax()) if breaks.any() else calm
 
 
 def is_gated(policy: Policy) -> bool:
@@ -202,7 +285,8 @@ def anomalies(
         odd=np.zeros(y.shape, dtype=np.bool_) if own is None else own.reshape(y.shape),
     )
     odd = None if own is None else np.asarray(found.odd.any(axis=1))
-    return [found.interval(a, b) for a, b in _pairs(*shape_bounds(flagged, policy, step_seconds, odd))]
+    bounds = shape_bounds(flagged, policy, step_seconds, odd, height=anomaly_score, first_ts=int(ts[0]))
+    return [found.interval(a, b) for a, b in _pairs(*bounds)]
 
 
 @dataclass(frozen=True)
@@ -329,6 +413,12 @@ def gap(
     return Interval(kind, start, end, n, start, score, score, open=kind is Kind.STALE, shares=shares)
 
 
+def coarse(n: int) -> int:
+    """Return n rounded down to its four leading bits: at most an eighth less, eight values an octave."""
+    drop = max(0, n.bit_length() - 4)
+    return n >> drop << drop
+
+
 def flat_limit(longest_unseen_run: int) -> int:
     """Return how many equal values in a row are a flatline.
 
@@ -336,6 +426,18 @@ def flat_limit(longest_unseen_run: int) -> int:
     (8, 152)
     """
     return max(MIN_FLAT_STEPS, int(np.ceil(FLAT_MARGIN * longest_unseen_run)) + 2)
+
+
+def flat_limits(n_steps: int, longest_unseen_run: int, learned_steps: int | None = None) -> Values:
+    """Return how many equal values up to each of some steps are a flatline, infinite where none are.
+
+    Args:
+        longest_unseen_run: longest run of equal values while learning, in points.
+        learned_steps: points that were learned from; a series that stood still for a quarter
+            of them is constant and has no flatlines.
+    """
+    is_constant = learned_steps is not None and longest_unseen_run >= CONSTANT_SHARE * learned_steps
+    return np.full(n_steps, np.inf if is_constant else float(flat_limit(longest_unseen_run)))
 
 
 def flatline(
@@ -347,40 +449,45 @@ def flatline(
     learned_steps: int | None = None,
     newest: int | None = None,
 ) -> list[Interval]:
-    """Return the runs of equal values longer than any seen before, with a margin.
+    """Return the runs of equal values longer than any seen before, with a margin: ``flatlines`` of one model.
 
+    Args:
+        longest_unseen_run, learned_steps: as in ``flat_limits``.
+    """
+    return flatlines(raw, ts, flat_limits(len(raw), longest_unseen_run, learned_steps), newest=newest)
+
+
+def flatlines(raw: Values, ts: Seconds, limits: Values, *, newest: int | None = None) -> list[Interval]:
+    """Return the runs of equal values that are longer than they may be, in order of time.
+
+    A run is one from its begin to the last step at which it was too long: as models follow each other, what
+    is too long for one is usual for the next, and what a step was held against does not depend on the slice.
     Missing steps neither break a run nor lengthen it. A run shows its full length only where
-    the slice reaches back to its begin: pass at least ``flat_limit(longest_unseen_run)`` steps
-    before what is new.
+    the slice reaches back to its begin: pass at least as many steps as are too many before what is new.
 
     Args:
         raw: values of one channel in the series' unit, NaN where missing, shape ``(n,)``.
-        longest_unseen_run: longest run of equal values while learning, in points.
-        learned_steps: points that were learned from; a series that stood still for a quarter
-            of them is constant and has no flatlines.
+        limits: how many equal values up to each step are too many, shape ``(n,)``.
         newest: time of the newest point there is; the last observed step where None.
     """
-    if learned_steps is not None and longest_unseen_run >= CONSTANT_SHARE * learned_steps:
-        return []
     seen = np.flatnonzero(~np.isnan(raw))
-    limit = flat_limit(longest_unseen_run)
-    if len(seen) < limit:
+    limits = limits[seen]
+    if len(seen) < limits.min(initial=np.inf):
         return []
     if newest is None:
         newest = int(ts[seen[-1]])
+    found = []
     firsts, lasts = _equal_runs(raw[seen])
-    long = np.flatnonzero(lasts - firsts + 1 >= limit)
-    return [
-        _flat(
-            int(ts[seen[firsts[k]]]),
-            int(ts[seen[lasts[k]]]),
-            int(lasts[k] - firsts[k] + 1),
-            limit,
-            float(raw[seen[firsts[k]]]),
-            newest,
-        )
-        for k in long
-    ]
+    long = lasts - firsts + 1 >= MIN_FLAT_STEPS
+    for first, last in _pairs(firsts[long], lasts[long]):
+        lengths = np.arange(1, last - first + 2)
+        too_long = np.flatnonzero(lengths >= limits[first : last + 1])
+        if len(too_long):
+            n = int(too_long[-1]) + 1
+            end, limit = seen[first + n - 1], float(limits[first + n - 1])
+            start, value = seen[first], float(raw[seen[first]])
+            found.append(_flat(int(ts[start]), int(ts[end]), n, limit, value, newest))
+    return found
 
 
 def _merged(
@@ -463,14 +570,8 @@ def _stale(last_seen: int, due_until: int, policy: Policy, step_seconds: int) ->
     if n < _shortest(policy):
         return []
     # A dead series would otherwise change its event at every tick for ever.
-    n = _coarse(n)
+    n = coarse(n)
     return [gap(Kind.STALE, last_seen + step_seconds, last_seen + n * step_seconds, policy, step_seconds)]
-
-
-def _coarse(n: int) -> int:
-    """Return n rounded down to its four leading bits: at most an eighth less, eight values an octave."""
-    drop = max(0, n.bit_length() - 4)
-    return n >> drop << drop
 
 
 def _equal_runs(values: Values) -> tuple[Indices, Indices]:
@@ -480,7 +581,7 @@ def _equal_runs(values: Values) -> tuple[Indices, Indices]:
     return np.concatenate(([0], change + 1)).astype(np.intp), np.concatenate((change, [last])).astype(np.intp)
 
 
-def _flat(start: int, end: int, n: int, limit: int, value: float, newest: int) -> Interval:
+def _flat(start: int, end: int, n: int, limit: float, value: float, newest: int) -> Interval:
     score = n / limit
     return Interval(
         Kind.FLATLINE, start, end, n, start, score, score, y_at_peak=value, open=bool(end >= newest)

@@ -18,6 +18,7 @@ FAMILY = {
     Kind.FLATLINE: "flatline",
     Kind.DATA_MISSING: "absence",
     Kind.STALE: "absence",
+    Kind.UNSCORED: "blindness",
 }
 
 SAME = 1e-4

@@ -14,10 +14,11 @@ from pipelines.failures import Failed, each_alone
 from pipelines.monitor import MonitorSpec
 from pipelines.names import Kind, Mode
 from pipelines.records import Interval, Seconds, Values
-from pipelines.steps import absence, flag, prepare
+from pipelines.steps import absence, blind, flag, masks, prepare
 from pipelines.steps.bodies import Body, Line
 from pipelines.steps.evidence import Seen
 from pipelines.steps.line import Calibrated
+from pipelines.steps.masks import Span
 from pipelines.times import WEEK
 from pipelines.workers import bank
 from pipelines.workers.score import MODES, ScoredSteps, masked_spans, raw_scores
@@ -47,7 +48,28 @@ def scored(spec: MonitorSpec, target: ScoreTarget, steps: Sequence[ScoredSteps])
         columns[f"{mode}_anomaly"] = [_anomaly_scores(target, s, mode) for s in steps]
     joined = {name: np.concatenate(parts) if parts else np.empty(0) for name, parts in columns.items()}
     found = _judged(spec, target, steps, joined) if steps else ()
-    return Scored(target.target.id, found=found, **joined)  # type: ignore[arg-type]  # columns by name
+    busy = _busy(spec, found, joined, _counts(target, joined), target.target.step_seconds)
+    return Scored(target.target.id, found=found, busy=busy, **joined)  # type: ignore[arg-type]  # columns by name
+
+
+def _counts(target: ScoreTarget, joined: dict[str, np.ndarray]) -> Values:
+    """Return the anomaly scores that count: settled as far as there are any."""
+    return np.where(joined["ts"] < target.settled_until, joined["settled_anomaly"], joined["live_anomaly"])
+
+
+def _busy(
+    spec: MonitorSpec,
+    found: Sequence[Interval],
+    joined: dict[str, np.ndarray],
+    counts: Values,
+    step_seconds: int,
+) -> Span | None:
+    """Return the span of the intervals; under a cooldown with the runs that made none: they may decide."""
+    spans = [(each.start, each.end) for each in found]
+    if spec.policy.cooldown_seconds > 0:
+        ts = joined["ts"]
+        spans += [(int(ts[a]), int(ts[b])) for a, b in flag.candidates(counts, spec.policy, step_seconds)]
+    return (min(a for a, _ in spans), max(b for _, b in spans)) if spans else None
 
 
 def _anomaly_scores(target: ScoreTarget, steps: ScoredSteps, mode: Mode) -> Values:
@@ -79,7 +101,7 @@ def _judged(
     ts = joined["ts"].astype(np.int64)
     if not len(ts):
         return ()
-    counts = np.where(ts < target.settled_until, joined["settled_anomaly"], joined["live_anomaly"])
+    counts = _counts(target, joined)
     echoes = [np.concatenate([s.echoes(mode) for s in steps]) for mode in (Mode.SETTLED, Mode.LIVE)]
     step_seconds = target.target.step_seconds
     raw = np.concatenate([s.row.prepared.raw[s.inside] for s in steps])
@@ -109,18 +131,53 @@ def _judged(
         names=spec.channels,
         masked=masked_spans(spec, target),
     )
-    found += _flat(steps[-1], ts, raw, step_seconds)
+    found += _flat(steps, ts, raw, step_seconds)
+    found += _blind(
+        spec, target, steps, ts, raw, np.isfinite(joined["live"]) | np.isfinite(joined["settled"])
+    )
     return tuple(_dated(each, ts, joined) for each in found)
 
 
-def _flat(newest: ScoredSteps, ts: Seconds, raw: np.ndarray, step_seconds: int) -> list[Interval]:
+def _flat(steps: Sequence[ScoredSteps], ts: Seconds, raw: np.ndarray, step_seconds: int) -> list[Interval]:
     """Return the runs of equal values of a single series; many channels rest together only by design."""
     if raw.shape[1] > 1:
         return []
-    usual = newest.row.recipe.channels[0].usual_flat
-    # What is usual is the longest run of a week, so a week is what it is held against.
-    learned = min(newest.row.piece.learned_steps, WEEK // step_seconds)
-    return flag.flatline(raw[:, 0], ts, usual, step_seconds, learned_steps=learned)
+    limits = [
+        flag.flat_limits(
+            len(each.live),
+            each.row.recipe.channels[0].usual_flat,
+            # What is usual is the longest run of a week, so a week is what it is held against.
+            min(each.row.piece.learned_steps, WEEK // step_seconds),
+        )
+        for each in steps
+    ]
+    return flag.flatlines(raw[:, 0], ts, np.concatenate(limits))
+
+
+def _blind(
+    spec: MonitorSpec,
+    target: ScoreTarget,
+    steps: Sequence[ScoredSteps],
+    ts: Seconds,
+    raw: np.ndarray,
+    scored: NDArray[np.bool_],
+) -> list[Interval]:
+    """Return where points came and none was scored."""
+    told = [
+        blind.behind_gaps(_missing(s.row.prepared.raw), spec.policy, _longest(s))[s.inside] for s in steps
+    ]
+    masked = masks.within(ts, masked_spans(spec, target))
+    window = max(_longest(s) for s in steps)
+    return blind.unscored(scored, _missing(raw), np.concatenate(told) | masked, ts, spec.policy, window)
+
+
+def _missing(raw: np.ndarray) -> NDArray[np.bool_]:
+    missing: NDArray[np.bool_] = np.isnan(raw).all(axis=1)
+    return missing
+
+
+def _longest(steps: ScoredSteps) -> int:
+    return max(part.windows.window for part in (steps, *steps.parts))
 
 
 def _dated(interval: Interval, ts: Seconds, joined: dict[str, np.ndarray]) -> Interval:

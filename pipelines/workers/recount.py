@@ -167,7 +167,16 @@ class _Columns:
         for known in np.unique(known_at[known_at >= 0]).tolist():
             rows = known_at == known
             surprise[rows] = timeline.seen[known].corrected(surprise[rows])
-        alarms = calibrate.alarms_at(surprise, GRID, spec.policy, self.step_seconds, self.allowed, self.odd)
+        alarms = calibrate.alarms_at(
+            surprise,
+            GRID,
+            spec.policy,
+            self.step_seconds,
+            self.allowed,
+            self.odd,
+            height=surprise,
+            first_ts=int(self.ts[0]) if len(self.ts) else 0,
+        )
         return alarms.astype(np.float64)
 
 

@@ -11,6 +11,7 @@ from pipelines.monitor import MonitorSpec
 from pipelines.records import Interval, Json, Points, Seconds, TargetRow, Values
 from pipelines.steps.bodies import Body, Line
 from pipelines.steps.evidence import Seen
+from pipelines.steps.masks import Span
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,12 @@ class ScoreTask:
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of a target's steps in columns of equal length, and what they flag."""
+    """The scores of a target's steps in columns of equal length, and what they flag.
+
+    Attributes:
+        busy: first and last second between which all lies that was flagged, or may have been and decides
+            on what is; None where there is nothing.
+    """
 
     target_id: int
     ts: Seconds
@@ -98,6 +104,7 @@ class Scored:
     settled: Values
     settled_anomaly: Values
     found: tuple[Interval, ...]
+    busy: Span | None = None
 
 
 @dataclass(frozen=True)

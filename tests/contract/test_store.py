@@ -40,6 +40,7 @@ from pipelines.records import (
     LastRead,
     LineRow,
     PointBlock,
+    PortraitState,
     ScoreBlock,
     SeriesSpec,
 )
@@ -239,6 +240,35 @@ def test_old_points_are_deleted_and_counted(store: SqlStore) -> None:
     assert [(row.first_ts, row.last_ts) for row in store.series()] == [(days[70], days[-1])] * 2
     late = put(store, [(0, days[3], 2.0)])
     assert (late.new, store.points([1], 0, days[4]).value.tolist()) == (1, [2.0])
+
+
+def test_points_of_one_source_are_deleted_and_when_a_series_began_is_remembered(store: SqlStore) -> None:
+    days = [T0 + k * 86400 for k in range(90)]
+    for source in ("live", "archive"):
+        specs = [SeriesSpec("ccu", {"from": source}, 86400, source=source)]
+        columns = np.zeros(90, dtype=np.int64), np.array(days), np.ones(90)
+        store.ingest(Ingest(source, specs, PointBlock(*columns)))
+    assert store.delete_points_before(days[70], ["live"]) == 70
+    live, archive = (store.series(source)[0] for source in ("live", "archive"))
+    assert (live.first_ts, live.begun, live.whole_from) == (days[70], days[0], days[70])
+    assert (archive.first_ts, archive.begun, archive.whole_from) == (days[0], days[0], None)
+    assert store.delete_points_before(days[10]) == 10
+    assert store.delete_points_before(days[89] + 1, ["live"]) == 20
+    (live,) = store.series("live")
+    assert (live.first_ts, live.last_ts, live.begun) == (None, days[-1], days[0])
+
+
+def test_scores_versions_and_lines_are_deleted_of_some_and_that_is_remembered(store: SqlStore) -> None:
+    first, second = watch(store)
+    store.commit(None, Batch(scores=score_block([(i, T0, 1, 1.0, 1.0, NAN, NAN) for i in (first, second)])))
+    assert store.delete_scores_before(T0 + 60, [second]) == 1
+    assert store.scores([first, second], 0, 10**12).target.tolist() == [first]
+    monitor = store.monitors()[0].id
+    pruned = {target.id: target.pruned_before for target in store.targets(monitor)}
+    assert (pruned[first], pruned[second]) == (None, T0 + 60)
+    store.delete_scores_before(T0)
+    assert [t.pruned_before for t in store.targets(monitor) if t.id in (first, second)] == [T0, T0 + 60]
+    assert store.prune_versions(0, T0, [second]) == store.prune_lines(T0, [monitor]) == 0
 
 
 PIECES = st.lists(
@@ -713,6 +743,16 @@ def test_borders_the_wrong_way_round_are_refused(store: SqlStore) -> None:
     assert store.reviews(event.id) == []
 
 
+def test_borders_over_another_anomaly_are_refused(store: SqlStore) -> None:
+    target = watch(store)[0]
+    first = flag(store, target)
+    second = flag(store, target, interval(start=T0 + 7200, end=T0 + 9000))
+    with pytest.raises(OverlappingEventError, match=rf"event {second.id} lies there already, from "):
+        store.review(first.id, Verdict.CONFIRMED, end=T0 + 7200)
+    assert store.reviews(first.id) == []
+    store.review(first.id, Verdict.CONFIRMED, end=T0 + 7199)
+
+
 def test_half_a_character_is_refused_and_nothing_is_stored(store: SqlStore) -> None:
     event = flag(store, watch(store)[0])
     with pytest.raises(UnstorableError, match=r"the database refuses a value: .* surrogates not allowed"):
@@ -974,6 +1014,38 @@ def test_looks_come_with_their_events_those_judged_first_then_the_newest(store: 
     assert (found[0][0].verdict, found[0][0].cause) == ("confirmed", "deploy")
     assert [event.id for event, _ in store.event_portraits(monitor, 2)] == [events[1].id, events[3].id]
     assert store.event_portraits(monitor + 1, 10) == []
+
+
+def test_looks_come_in_pages_of_those_judged_or_of_the_others(store: SqlStore) -> None:
+    target = watch(store)[0]
+    events = [flag(store, target, interval(T0 + 3600 * k, T0 + 3600 * k)) for k in range(5)]
+    store.review(events[1].id, Verdict.CONFIRMED)
+    store.review(events[2].id, Verdict.UNSURE)
+    monitor = store.monitors()[0].id
+
+    def page(judged: bool, after: Event | None = None) -> list[int]:
+        place = None if after is None else (after.interval.start, after.id)
+        found = store.event_portraits(monitor, 3, judged=judged, after=place)
+        return [events.index(next(e for e in events if e.id == event.id)) for event, _ in found]
+
+    assert page(judged=True) == [1]
+    assert page(judged=False) == [4, 3, 2]
+    assert page(judged=False, after=events[2]) == [0]
+
+
+def test_looks_are_current_once_those_of_the_newest_verdicts_and_of_all_others_are(store: SqlStore) -> None:
+    target = watch(store)[0]
+    events = [flag(store, target, interval(T0 + 3600 * k, T0 + 3600 * k)) for k in range(4)]
+    for event in events[:2]:
+        store.review(event.id, Verdict.CONFIRMED)
+    monitor = store.monitors()[0].id
+    assert store.portrait_state(monitor, 1) == PortraitState(is_current=False, suggested=0)
+    looks = [EventPortrait(events[k].id, 1 + (k == 1)) for k in (1, 2)]
+    store.write_event_portraits(None, [*looks, EventPortrait(events[3].id, 1, verdict="unknown")])
+    assert store.portrait_state(monitor, 1) == PortraitState(is_current=True, suggested=1)
+    assert not store.portrait_state(monitor, 2).is_current
+    store.undo(events[1].id)
+    assert not store.portrait_state(monitor, 1).is_current
 
 
 def test_events_that_do_not_stand_are_not_looked_at(store: SqlStore) -> None:
@@ -1413,14 +1485,6 @@ def test_a_pause_that_a_clock_ahead_began_holds_nothing_back(store: SqlStore) ->
     _worn_out(store, RunKind.NIGHTLY, monitor)
     _let_pass(store, seconds=-365 * 86400)
     assert store.claim("me", 60) is not None
-
-
-def test_how_far_anything_is_scheduled_beyond_the_clock_is_told(store: SqlStore) -> None:
-    store.schedule(RunKind.TICK, None, NOON)
-    assert store.runs_ahead() is None
-    later = datetime.now(UTC).replace(microsecond=0) + timedelta(days=365)
-    store.schedule(RunKind.TICK, None, later)
-    assert store.runs_ahead() == later
 
 
 def test_a_run_that_asks_for_another_attempt_gets_three(store: SqlStore) -> None:

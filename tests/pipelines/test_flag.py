@@ -44,11 +44,11 @@ def slow_runs(flagged: NDArray[np.bool_], policy: Policy) -> list[tuple[int, int
         elif on:
             runs.append((i, i))
     long = [r for r in runs if (r[1] - r[0] + 1) * STEP >= policy.min_duration_seconds]
-    kept, quiet_from = [], -10_000
+    kept: list[tuple[int, int]] = []
     for a, b in long:
-        if (a - quiet_from - 1) * STEP >= policy.cooldown_seconds:
+        rested = not kept or (a - kept[-1][1] - 1) * STEP >= policy.cooldown_seconds
+        if rested or b - a + 1 >= 4 * (kept[-1][1] - kept[-1][0] + 1):
             kept.append((a, b))
-        quiet_from = b
     return kept
 
 
@@ -99,11 +99,59 @@ def test_a_slice_with_the_policys_context_decides_like_the_whole(
     flagged: NDArray[np.bool_], policy: Policy, at: int
 ) -> None:
     begin = max(0, at - flag.context_seconds(policy) // STEP - 1)
+    # Under a cooldown a slice begins where it is quiet.
+    begin = 0 if policy.cooldown_seconds and flagged[begin:at].any() else begin
     whole = [r for r in shape_runs(flagged, policy, STEP) if r[0] >= at]
     part = [(a + begin, b + begin) for a, b in shape_runs(flagged[begin:], policy, STEP)]
     assert [r for r in part if r[0] >= at and not flagged[max(at - 1, 0) : at].any()] == [
         r for r in whole if not flagged[max(at - 1, 0) : at].any()
     ]
+
+
+@unhurried
+@given(st.integers(0, 2**32 - 1), st.integers(0, 1500))
+def test_a_storm_without_end_is_decided_on_by_what_it_remembers(seed: int, at: int) -> None:
+    rng = np.random.default_rng(seed)
+    policy = Policy(merge_max_gap_seconds=0, cooldown_seconds=5 * STEP)
+    flagged, height = rng.random(1600) < 0.4, rng.exponential(size=1600)
+    begin = max(0, flag.remembered_from(at * STEP, policy) // STEP - 1)
+
+    def raised(first: int) -> list[tuple[int, int]]:
+        bounds = flag.shape_bounds(
+            flagged[first:], policy, STEP, height=height[first:], first_ts=first * STEP
+        )
+        return [(a + first, b + first) for a, b in zip(*bounds, strict=True) if a + first >= at]
+
+    assert raised(begin) == raised(0)
+    assert at - begin <= 2 * 16 * 5 + 1
+
+
+def long_and_short(*lengths_and_gaps: int) -> NDArray[np.bool_]:
+    """Return runs and the quiet between them, in steps, beginning with a run."""
+    parts = [np.full(n, number % 2 == 0) for number, n in enumerate(lengths_and_gaps)]
+    return np.concatenate(parts)
+
+
+RESTED = Policy(merge_max_gap_seconds=0, cooldown_seconds=60 * STEP)
+
+
+def test_what_was_not_raised_prolongs_no_cooldown() -> None:
+    blips = long_and_short(*[1, 25] * 10)
+    # The third blip after an interval begins 77 steps after its end, the second 51.
+    assert [a for a, _ in shape_runs(blips, RESTED, STEP)] == [0, 78, 156, 234]
+
+
+def test_an_outage_among_blips_is_raised() -> None:
+    storm = long_and_short(1, 25, 1, 25, 720, 25, 1, 25, 1, 25, 1)
+    assert shape_runs(storm, RESTED, STEP) == [(0, 0), (52, 771), (849, 849)]
+
+
+def test_what_lasts_four_times_as_long_as_the_last_interval_breaks_through_a_cooldown() -> None:
+    assert shape_runs(long_and_short(2, 5, 7, 5, 8), RESTED, STEP) == [(0, 1), (19, 26)]
+
+
+def test_what_is_half_as_high_again_as_the_last_interval_breaks_through_a_cooldown() -> None:
+    assert [i.peak_score for i in found([2.0, 0.0, 2.9, 0.0, 3.0, 0.0, 4.4, 0.0], RESTED)] == [2.0, 3.0]
 
 
 @unhurried

@@ -122,6 +122,9 @@ class Process:
         self.log = log
         self._started = NURSERY.start(command, log, env or {})
 
+    def pid(self) -> int:
+        return self._started.pid()
+
     def signal(self, number: signal.Signals) -> None:
         self._started.send_signal(number)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import psycopg
 import pytest
 
@@ -43,6 +45,15 @@ class Databases:
     def stop_server(self) -> None:
         """Stop PostgreSQL as an administrator would, cutting every connection."""
         self._server.stop()
+
+    def kill_server(self) -> None:
+        """Kill PostgreSQL and everything of it at once, as a machine that runs out of memory does."""
+        postmaster = psutil.Process(self._server.get_pid())
+        killed = [postmaster, *postmaster.children(recursive=True)]
+        for process in killed:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(killed)
 
     def start_server(self) -> None:
         """Start it again, at the same address."""

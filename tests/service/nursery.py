@@ -59,10 +59,14 @@ class Newborn:
         eventually(self.code_file.exists, f"{self.code_file.parent} ended")
         return int(self.code_file.read_text())
 
-    def send_signal(self, number: signal.Signals) -> None:
+    def pid(self) -> int:
         eventually(self.pid_file.exists, f"{self.pid_file.parent} started")
+        return int(self.pid_file.read_text())
+
+    def send_signal(self, number: signal.Signals) -> None:
+        pid = self.pid()
         if self.poll() is None:
-            os.kill(int(self.pid_file.read_text()), number)
+            os.kill(pid, number)
 
     def first_line(self) -> str:
         eventually(lambda: "\n" in self.out.read_text(), f"a line in {self.out}")

@@ -10,12 +10,12 @@ import argparse
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import daemon_harness
 import numpy as np
@@ -47,6 +47,20 @@ STEPS = tuple(
     for days, minutes in ((6.5, 5), (6.5, 35), (7, 200), (7.5, 5), (8, 200), (8, 230))
 )
 """The times at which the world stops until the daemon has done all that is due."""
+
+FAILPOINTS = (
+    "ingest-before-commit",
+    "ingest-after-commit",
+    "fit-before-commit",
+    "calibrate-before-commit",
+    "fit-after-commit",
+    "calibrate-after-commit",
+    "reconcile-before-commit",
+    "score-before-commit",
+    "score-after-commit",
+    "nightly-before-finish",
+)
+"""Where a daemon may be killed by name (see ``anomaly_service.failpoints``)."""
 
 CONFIG = """\
 database: {database}
@@ -146,6 +160,7 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("clock", type=Path)
     parser.add_argument("--inline", action="store_true")
+    parser.add_argument("--attempts", type=int, default=3)
     args = parser.parse_args()
     configure_logging(as_json=True)
 
@@ -160,7 +175,9 @@ def main() -> None:
     def load() -> Workload:
         from anomaly_service.config.load import load
 
-        return workload_of(Clocked(load(args.config), executor=Inline() if args.inline else None))
+        service = Clocked(load(args.config), executor=Inline() if args.inline else None)
+        service.store.max_attempts = args.attempts
+        return workload_of(service)
 
     daemon = Daemon(load, clock=now, settings=Settings(LEASE_SECONDS, daemon_harness.POLL))
     with signals_to(daemon):
@@ -174,7 +191,9 @@ class Play:
     Attributes:
         daemons: how many work at once.
         inline: without a process pool, which starts faster.
-        failpoint: kills the first daemon, once.
+        attempts: how often a run may be tried.
+        failpoints: where each daemon that is started is killed, one after the other; "" is nowhere, as is
+            all after the last.
         disturb: called in every step until it returns True, with the daemons and the seconds that
             have gone by since the start; infinitely many when the last step begins, so that a daemon
             faster than expected does not get away.
@@ -184,7 +203,8 @@ class Play:
     log: Path
     daemons: int = 1
     inline: bool = False
-    failpoint: str = ""
+    attempts: int = 3
+    failpoints: Iterator[str] = field(default_factory=lambda: iter(()))
     disturb: Callable[[list[Process], float], bool] = lambda processes, seconds: True
     killed: int = 0
     seconds: float = 0.0
@@ -194,7 +214,7 @@ class Play:
         """Go through all steps, waiting in each until the work is done."""
         self.world.advance(0)
         with self._stack, SqlStore(self.world.database) as store:
-            running = [self._start(self.failpoint if i == 0 else "") for i in range(self.daemons)]
+            running = [self._start() for _ in range(self.daemons)]
             begun = time.monotonic()
             disturbed = False
             for step in range(len(STEPS)):
@@ -211,10 +231,10 @@ class Play:
                 each.signal(signal.SIGTERM)
             assert [each.wait() for each in running] == [0] * self.daemons
 
-    def _start(self, failpoint: str = "") -> Process:
+    def _start(self) -> Process:
         command = [__file__, str(self.world.config), str(self.world.clock)]
-        command += ["--inline"] if self.inline else []
-        env = {"ANOMALY_FAILPOINT": failpoint}
+        command += [f"--attempts={self.attempts}", *(["--inline"] if self.inline else [])]
+        env = {"ANOMALY_FAILPOINT": next(self.failpoints, "")}
         return self._stack.enter_context(process(command, self.log, env))
 
     def _alive(self, daemon: Process) -> Process:
@@ -231,6 +251,11 @@ class Play:
             return not unfinished(store, STEPS[step], self.world.n_monitors)
         except DatabaseUnavailableError:
             return False
+
+
+def play_on(url: str, folder: Path, *, inline: bool = True) -> Play:
+    """Return a play of the world above on a database."""
+    return Play(World(folder / "world", url), folder / "log", inline=inline)
 
 
 def unfinished(store: SqlStore, now: int, n_monitors: int) -> list[object]:
@@ -285,6 +310,32 @@ def result(url: str) -> Result:
             _versions(store, keys),
             _lines(store, names),
         )
+
+
+TOLERANCES = {"points": 0.0, "settled": 1e-5, "events": 1e-4, "lines": 1e-6}
+"""How far numbers may lie apart, of what they are: batches of other sizes add up in another order."""
+
+
+def differences(found: Result, expected: Result) -> dict[str, list[object]]:
+    """Return what is not the same, by kind: what is missing, what is too many, and what has another value."""
+    apart = {
+        kind: _apart(getattr(found, kind), getattr(expected, kind), tolerance)
+        for kind, tolerance in TOLERANCES.items()
+    }
+    apart["versions"] = sorted(found.versions ^ expected.versions)
+    return {kind: keys for kind, keys in apart.items() if keys}
+
+
+def _apart(found: Mapping[Any, Any], expected: Mapping[Any, Any], tolerance: float) -> list[object]:
+    shared = sorted(found.keys() & expected.keys())
+    ours, theirs = (
+        np.array([side[key] for key in shared]).reshape(len(shared), -1) for side in (found, expected)
+    )
+    same = np.isclose(ours, theirs, rtol=tolerance, atol=1e-9).all(axis=1)
+    return [
+        *sorted(found.keys() ^ expected.keys()),
+        *(key for key, is_same in zip(shared, same, strict=True) if not is_same),
+    ]
 
 
 Keys = dict[int, tuple[str, str]]

@@ -81,7 +81,7 @@ def played(url: str, folder: Path, *, kill: bool) -> Play:
             daemons[0].signal(signal.SIGKILL)
             return True
 
-        play.failpoint, play.disturb = "score-after-commit:2", kill_first
+        play.failpoints, play.disturb = iter(["score-after-commit:2"]), kill_first
     play.run()
     return play
 

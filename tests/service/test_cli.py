@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr
@@ -25,6 +28,7 @@ COMMANDS = (
     "try", "init", "validate", "status", "migrate", "ingest", "backfill", "fit", "score", "rescore", "daemon",
     "intervals", "review", "add", "undo", "series", "runs", "monitors", "detectors", "simulate", "demo",
     "backtest", "replay", "models", "sample", "similar", "explain",
+    "points delete",
 )  # fmt: skip
 START = datetime(2025, 1, 6, tzinfo=UTC)
 NOW = START + timedelta(weeks=4)
@@ -107,7 +111,9 @@ def options(command: str) -> set[str]:
     """Return the options of a command."""
     import typer.main
 
-    found = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]  # a group at runtime
+    found = typer.main.get_command(app)
+    for word in command.split():
+        found = found.commands[word]  # type: ignore[attr-defined]  # a group at runtime
     return {option for parameter in found.params for option in parameter.opts}
 
 
@@ -119,7 +125,8 @@ def test_every_command_takes_config_and_now(command: str) -> None:
 def test_there_is_no_command_that_is_not_listed_here() -> None:
     import typer.main
 
-    assert set(typer.main.get_command(app).commands) == set(COMMANDS)  # type: ignore[attr-defined]
+    found = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    assert found == {command.split()[0] for command in COMMANDS}
 
 
 @pytest.mark.parametrize("command", ["intervals", "series", "runs", "monitors", "detectors", "replay"])
@@ -129,7 +136,7 @@ def test_every_list_takes_json(command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str) -> None:
-    shown = anomaly(command, "--help")
+    shown = anomaly(*command.split(), "--help")
     assert shown.code == 0
     assert "--now" in shown.out
 
@@ -288,7 +295,6 @@ def test_an_error_of_ours_is_one_sentence(
         (("backfill", "--monitor", "nope"), "no monitor named 'nope'; the config declares logins-drop"),
         (("similar", "EVENT", "--in", "latent"), "detector robust_z has no latent space"),
         (("review", "EVENT", "confirmed", "--comment", "half: \ud83d"), "the database refuses a value"),
-        (("explain", 10**30), "the database refuses a value"),
         (("init",), "anomaly.yaml is there already; --force replaces it"),
         (("try", "none.csv", "--timezone", "Nowhere/Land"), "expected an IANA time zone"),
     ],
@@ -324,6 +330,63 @@ def test_what_cannot_be_is_wrong_usage(place: Place, args: tuple[object, ...]) -
     done = place(*args)
     assert done.code == 2
     assert "Invalid value" in done.told
+
+
+def cursor(*place: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("simulate", "--weeks", 2), "'--weeks': expected a whole number from 3 to 520, got '2'"),
+        (("intervals", "--limit", 0), "expected a whole number from 1 to 2,147,483,647, got '0'"),
+        (("runs", "--limit", 10**30), "expected a whole number from 1 to 2,147,483,647, got '1000"),
+        (("series", "--limit", "many"), "expected a whole number from 1 to 2,147,483,647, got 'many'"),
+        (("explain", 10**30), "expected a whole number from 1 to "),
+        (("intervals", "--min-score", "nan"), "expected a finite number such as 1.5, got 'nan'"),
+        (("intervals", "--min-score", "high"), "expected a finite number such as 1.5, got 'high'"),
+        (("try", "none.csv", "--alarms-per-week", "inf"), "expected a finite number"),
+        (
+            ("intervals", "--since", "2026-01-02", "--until", "2026-01-01"),
+            "--since must lie before --until, got 2026-01-02T00:00:00Z and 2026-01-01T00:00:00Z",
+        ),
+        (("intervals", "--after", cursor("flagged_intervals", "newest", 10**30, 1)), "takes the cursor"),
+        (("intervals", "--after", cursor("flagged_intervals", "newest", 1, 10**30)), "takes the cursor"),
+        (("series", "--after", cursor("series_health", "name", "a\0", 1)), "takes the cursor"),
+        (("series", "--after", cursor("series_health", "name", "\ud83d", 1)), "takes the cursor"),
+        (
+            ("points", "delete", "--series", "x", "--from", "2026-01-02", "--to", "2026-01-01"),
+            "must lie before",
+        ),
+    ],
+    ids=lambda each: "-".join(str(arg)[:12] for arg in each) if isinstance(each, tuple) else "",
+)
+def test_wrong_usage_is_told_in_a_sentence_of_ours(place: Place, args: tuple[object, ...], told: str) -> None:
+    done = place(*args)
+    assert done.code == 2
+    assert told in done.told
+    assert "Input should" not in done.told
+    assert "database" not in done.told
+
+
+def test_a_demo_cannot_end_before_points_are_stored(tmp_path: Path) -> None:
+    done = anomaly("simulate", tmp_path / "made", "--now", "1900-01-01")
+    assert done.code == 2
+    assert "--now must lie between 1971-02-26 and 2261 for 8 weeks that end then" in done.told
+
+
+def test_runs_are_a_narrow_table_also_where_they_are_piped(tmp_path: Path) -> None:
+    write_points(tmp_path)
+    (tmp_path / "anomaly.yaml").write_text(CONFIG)
+    place = Place(tmp_path)
+    place("migrate")
+    place.config.with_name("drop").joinpath("other.csv").write_text("a,b\n1,2\n")
+    place("ingest")
+    listed = place("runs").out.splitlines()
+    assert len(listed) > 1
+    assert max(map(len, listed)) < 400
+    assert any("no column ts" in str(run["error"]) for run in place("runs", "--json").rows)
 
 
 # -- from files to reviewed intervals -----------------------------------------------
@@ -434,8 +497,8 @@ def test_a_list_can_be_ordered_and_cut_by_height_time_and_label(place: Place) ->
 def test_borders_move_and_every_undo_goes_one_act_back(place: Place) -> None:
     event = next(row for row in reversed(intervals(place)) if row["review_verdict"] is None)
     number, before = event["event_id"], (event["start_at"], event["end_at"])
-    moved = place("review", number, "--to", f"{OUTAGE:%Y-%m-%d}T00:00")
-    assert moved.out == f"Event {number}: borders moved, from {before[0]} to {OUTAGE:%Y-%m-%d}T00:00:00Z.\n"
+    moved = place("review", number, "--to", before[0])
+    assert moved.out == f"Event {number}: borders moved, from {before[0]} to {before[0]}.\n"
     assert place("review", number, "expected", "--cause", "patch", "--by", "ann").code == 0
     first = place("undo", number)
     assert first.out.startswith(
@@ -446,6 +509,26 @@ def test_borders_move_and_every_undo_goes_one_act_back(place: Place) -> None:
     last = place("undo", number)
     assert (last.code, last.out) == (1, "")
     assert f"nothing is left to take back of event {number}" in last.err
+
+
+@pytest.mark.parametrize(
+    "borders", [["--from", "2019-01-01"], ["--from", "2019-01-01", "--to", "2019-01-02"]], ids=str
+)
+def test_borders_are_not_moved_to_where_nothing_is_stored(place: Place, borders: list[str]) -> None:
+    number = outage(place)["event_id"]
+    refused = place("review", number, *borders)
+    assert refused.code == 2
+    assert "must hold points of logins{realm=kr-1}" in flat(refused.err)
+
+
+def test_a_verdict_with_borders_is_taken_back_with_them(place: Place) -> None:
+    row = outage(place)
+    number, before = row["event_id"], (row["start_at"], row["end_at"])
+    later = datetime.fromisoformat(row["start_at"]) + timedelta(minutes=5)
+    assert place("review", number, "confirmed", "--by", "ann", "--from", f"{later:%Y-%m-%dT%H:%M}").code == 0
+    undone = place("undo", number)
+    assert "took back the verdict confirmed and the moved borders of ann" in flat(undone.out)
+    assert (outage(place)["start_at"], outage(place)["end_at"]) == before
 
 
 def test_a_missed_interval_is_added_and_taken_back(place: Place) -> None:
@@ -507,6 +590,20 @@ def test_a_dry_run_writes_nothing(place: Place) -> None:
     assert done.code == 0, done.err
     assert "nothing was written" in done.out
     assert intervals(place, "--limit", 1000) == before
+
+
+def test_a_rescore_says_from_when_on_what_it_takes_is_still_stored(place: Place, tmp_path: Path) -> None:
+    from anomaly_service.config.load import load
+    from anomaly_service.db.store import SqlStore
+
+    pruned = Place(Path(shutil.copytree(place.folder, tmp_path / "pruned")))
+    before = intervals(pruned, "--limit", 1000)
+    with SqlStore(load(pruned.config).database) as store:
+        store.delete_points_before(int(OUTAGE.timestamp()) - 86400)
+    done = pruned("rescore", "--from", "2025-01-13", "--to", "2025-02-03")
+    assert done.code == 0, done.err
+    assert "series in part only: what it takes to score times before 2025-0" in done.err
+    assert intervals(pruned, "--limit", 1000) == before
 
 
 def test_a_dry_run_names_the_series_whose_intervals_would_change(place: Place) -> None:
@@ -770,6 +867,7 @@ def test_try_without_enough_history_says_so(files: Path, tmp_path: Path) -> None
     short.write_text("\n".join(files.read_text().splitlines()[:12]) + "\n")
     done = anomaly("try", short, "--now", NOW.isoformat())
     assert done.code == 0, done.err
+    assert "a first model needs" in done.err + done.out
     assert "No series has enough history for a model yet." in done.err
 
 

@@ -328,7 +328,7 @@ def test_a_parquet_column_that_holds_no_values_is_named_and_the_other_files_go_i
     parquet(drop.path / "a.parquet", {"ts": [START], "value": pa.array([[1.0]])})
     parquet(drop.path / "b.parquet", {"ts": [START], "value": [1.0]})
     assert drop.poll() == 1
-    assert "a.parquet: a column is of no type that can be read: " in drop.problem
+    assert "a.parquet: column value is of type list<element: double>, which holds no numbers" in drop.problem
 
 
 def test_half_a_parquet_file_is_a_problem_until_it_is_whole(folder: Callable[..., Folder]) -> None:

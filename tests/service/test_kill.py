@@ -13,26 +13,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from daemon_harness import Process
 from databases import Databases
-from pipeline_harness import LEASE_SECONDS, Play, Result, World, result
+from pipeline_harness import FAILPOINTS, LEASE_SECONDS, Play, Result, differences, play_on, result
 
-FAILPOINTS = (
-    "ingest-before-commit",
-    "ingest-after-commit",
-    "fit-before-commit",
-    "calibrate-before-commit",
-    "fit-after-commit",
-    "calibrate-after-commit",
-    "reconcile-before-commit",
-    "score-before-commit",
-    "score-after-commit",
-    "nightly-before-finish",
-)
-
-PINNED = {"sqlite": (0, 1, 2), "postgresql": (4, 5, 6)}
+PINNED = {"sqlite": (0, 1), "postgresql": (4, 5)}
 """Even seeds kill at a failpoint, odd ones at a random moment."""
 
 
@@ -48,26 +34,6 @@ def undisturbed(databases: Databases, tmp_path_factory: pytest.TempPathFactory) 
     play.run()
     assert play.killed == 0
     return result(play.world.database), play.seconds
-
-
-def play_on(url: str, folder: Path, *, inline: bool = True) -> Play:
-    return Play(World(folder / "world", url), folder / "log", inline=inline)
-
-
-def assert_same(found: Result, expected: Result) -> None:
-    assert found.points == expected.points
-    assert found.versions == expected.versions
-    assert found.events.keys() == expected.events.keys()
-    assert list(found.events.values()) == pytest.approx(
-        [expected.events[key] for key in found.events], rel=1e-4
-    )
-    assert found.lines.keys() == expected.lines.keys()
-    for key, line in found.lines.items():
-        assert line == pytest.approx(expected.lines[key], rel=1e-6), key
-    assert found.settled.keys() == expected.settled.keys()
-    np.testing.assert_allclose(
-        list(found.settled.values()), [expected.settled[key] for key in found.settled], rtol=1e-5, atol=1e-9
-    )
 
 
 def at(moment: float, action: Callable[[list[Process]], None]) -> Callable[[list[Process], float], bool]:
@@ -90,7 +56,7 @@ def kill(play: Play, seed: int, usual_seconds: float) -> None:
     """Arrange for the daemon to be killed once, where and when the seed says."""
     rng = random.Random(seed)
     if seed % 2 == 0:
-        play.failpoint = f"{FAILPOINTS[seed // 2 % len(FAILPOINTS)]}:{rng.randint(1, 2)}"
+        play.failpoints = iter([f"{FAILPOINTS[seed // 2 % len(FAILPOINTS)]}:{rng.randint(1, 2)}"])
     else:
         play.disturb = at(rng.uniform(0.2, 0.9) * usual_seconds, kill_first)
 
@@ -114,16 +80,7 @@ def test_a_killed_daemon_loses_and_doubles_nothing(
     kill(play, seed, seconds)
     play.run()
     assert play.killed == 1
-    assert_same(result(play.world.database), expected)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("kind", Databases.kinds)
-@pytest.mark.parametrize("seed", range(7, 57))
-def test_fifty_killed_daemons_lose_and_double_nothing(
-    kind: str, seed: int, databases: Databases, tmp_path: Path, undisturbed: tuple[Result, float]
-) -> None:
-    test_a_killed_daemon_loses_and_doubles_nothing(kind, seed, databases, tmp_path, undisturbed)
+    assert not differences(result(play.world.database), expected)
 
 
 @pytest.mark.parametrize("kind", Databases.kinds)
@@ -141,7 +98,7 @@ def test_two_daemons_one_of_them_frozen_past_its_lease_do_the_work_once(
     play.daemons = 2
     play.disturb = at(0.5 * seconds, freeze_the_first)
     play.run()
-    assert_same(result(play.world.database), expected)
+    assert not differences(result(play.world.database), expected)
 
 
 @pytest.mark.parametrize("kind", Databases.kinds)
@@ -166,4 +123,4 @@ def test_a_database_that_was_away_for_a_while_has_all_in_the_end(
     play = play_on(url, tmp_path)
     play.disturb = at(0.5 * seconds, take_away)
     play.run()
-    assert_same(result(url), expected)
+    assert not differences(result(url), expected)

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from sqlalchemy import inspect, text
 
+from anomaly_service import HOME
 from anomaly_service.db import views
 from anomaly_service.db.engine import _insist, make_engine, normalise
-from anomaly_service.db.migrate import SCRIPTS, differences, downgrade, migrate
+from anomaly_service.db.migrate import differences, downgrade, migrate
 from anomaly_service.db.store import SqlStore
 from anomaly_service.db.tables import HEAD
 from anomaly_service.errors import DatabaseError, InvalidError, SchemaError
@@ -103,7 +104,7 @@ def test_every_single_step_goes_down_and_up_again_and_keeps_what_is_stored(empty
     engine = make_engine(empty_database_url)
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO monitor (name, config, enabled) VALUES ('m', '{}', true)"))
-    numbers = sorted(path.name[:4] for path in (SCRIPTS / "versions").glob("0*.py"))
+    numbers = sorted(path.name[:4] for path in (HOME / "migrations" / "versions").glob("0*.py"))
     assert numbers[-1] == HEAD
     for number in reversed(numbers[:-1]):
         assert downgrade(empty_database_url, number) == number

@@ -678,3 +678,9 @@ def test_samples_are_windows_at_the_end_of_the_history(plain: Detected) -> None:
     assert drawn.equals(plain.sample(200, seed=1))
     both = detect(pd.DataFrame({"a": course(), "b": course(3)}, hours()), **FAST).sample(2)
     assert both.columns.tolist() == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+
+
+def test_times_that_cannot_be_stored_are_told_as_such() -> None:
+    long_ago = pd.date_range("1800-01-01", periods=500, freq="5min", tz="UTC")
+    with pytest.raises(SeriesError, match=r"no row can be used: .*; got times from 1800-01-01"):
+        detect(pd.Series(np.arange(500.0), long_ago))

@@ -102,7 +102,7 @@ def test_the_daemon_starts_after_the_database_is_healthy_and_migrated_once(compo
 
 def test_what_runs_for_long_is_checked_for_health(compose: Any) -> None:
     assert "pg_isready" in " ".join(compose["services"]["db"]["healthcheck"]["test"])
-    assert "/healthz" in " ".join(compose["services"]["daemon"]["healthcheck"]["test"])
+    assert "/livez" in " ".join(compose["services"]["daemon"]["healthcheck"]["test"])
 
 
 def test_no_password_stands_in_the_compose_file(compose: Any) -> None:

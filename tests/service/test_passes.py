@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from anomaly_service.config.sections import RetentionSection
+from anomaly_service.daemon.runner import prune
 from anomaly_service.db.store import SqlStore
 from pipelines.errors import StaleModelsError
 from pipelines.executor import Inline
@@ -19,8 +24,8 @@ from pipelines.jobs.fit_times import fit_slots
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.monitor import MonitorSpec, NightlyPlan, Threshold
 from pipelines.names import Kind, Status, Verdict
-from pipelines.records import Event, PointBlock, Policy, SeriesSpec
-from pipelines.store import Ingest
+from pipelines.records import Event, PointBlock, Policy, ScoreBlock, SeriesSpec
+from pipelines.store import Batch, Ingest
 from pipelines.times import DAY
 
 STEP = 3600
@@ -467,3 +472,183 @@ def test_a_refit_of_a_span_leaves_no_score_of_the_models_it_replaced(store: SqlS
     block = store.scores(targets, start, END)
     # A model before the span still scores its beginning; whatever scores is the newest of its night.
     assert {int(version) for version in block.version} <= in_force
+
+
+def spans_of(store: SqlStore, spec: MonitorSpec, since: int) -> list[tuple[int, int]]:
+    """Return first and last hour of the anomalies that end after a time."""
+    found = [e.interval for e in events(store, job(store, spec)) if e.interval.end >= since]
+    hours = [((i.start - START) // STEP, (i.end - START) // STEP) for i in found if i.kind is Kind.ANOMALY]
+    return sorted(hours)
+
+
+def single(store: SqlStore, values: np.ndarray, step: int = STEP, host: str = "0") -> np.ndarray:
+    """Store one series from the start on; return its times."""
+    ts = START + np.arange(len(values)) * step
+    specs = [SeriesSpec("load", {"host": host}, step, source="t")]
+    store.ingest(Ingest("t", specs, PointBlock(np.zeros(len(ts), dtype=np.int64), ts, values)))
+    return ts
+
+
+@pytest.mark.databases("sqlite")
+def test_an_outage_among_blips_is_raised_whichever_way_its_time_is_scored(
+    new_store: Callable[[], SqlStore],
+) -> None:
+    n, storm = DAYS * 24, 18 * 24
+    value = 100 + np.random.default_rng(5).normal(0, 3, n)
+    value[storm : n - 60 : 7] += 90
+    value[storm + 72 : storm + 84] = 10.0
+    spec = replace(
+        SPEC,
+        detector="robust_z",
+        params={"window": 1},
+        fit_every_seconds=60 * DAY,
+        policy=Policy(merge_max_gap_seconds=0, cooldown_seconds=20 * STEP),
+        threshold=Threshold(alarms_per_week=3.0),
+    )
+    found = []
+    for ticks in (range(storm, n, 5), []):
+        store = new_store()
+        ts = single(store, value)
+        passes.backfill(job(store, spec), int(ts[storm - 1]) + 1)
+        for stop in ticks:
+            passes.tick(job(store, spec), int(ts[stop]) + 1)
+        passes.backfill(job(store, spec), int(ts[-1]) + 1)
+        for start in (storm + 90, storm + 40):
+            passes.rescore(job(store, spec), int(ts[start]), int(ts[start + 20]), int(ts[-1]) + 1)
+        found.append(spans_of(store, spec, int(ts[storm])))
+    assert found[0] == found[1]
+    (outage,) = [(a, b) for a, b in found[0] if a <= storm + 72 and b >= storm + 83]
+    apart = [b - a for (_, a), (b, _) in pairwise(found[0]) if b != outage[0]]
+    assert len(apart) > 6
+    assert 20 < min(apart) < 30
+
+
+def test_a_rescore_over_pruned_points_leaves_what_lies_before_as_it_is(store: SqlStore) -> None:
+    undisturbed(store)
+    at = job(store)
+    anomalies = [e for e in events(store, at) if e.interval.kind is Kind.ANOMALY]
+    for event in anomalies[::2]:
+        store.review(event.id, Verdict.CONFIRMED, by="ann")
+    before = left(store)
+    store.delete_points_before(START + 20 * DAY)
+    outcome = passes.rescore(job(store), START, END, END)
+    assert_same(before, left(store))
+    assert [outcome.appeared, outcome.changed, outcome.vanished] == [[], [], []]
+    told = outcome.summary()
+    assert told["clipped"] == 3
+    assert "2024-10-26" in told["clipped_why"]
+    # What is stored is scored again.
+    late = next(e for e in anomalies if e.interval.start > START + 23 * DAY)
+    strict = replace(SPEC, policy=replace(SPEC.policy, min_duration_seconds=DAY))
+    again = passes.rescore(job(store, strict), START, END, END, dry_run=True)
+    assert late.id in {change.event_id for change in (*again.vanished, *again.changed)}
+    assert all(change.interval.end >= START + 20 * DAY for change in (*again.vanished, *again.changed))
+
+
+def test_a_backfill_after_retention_changes_nothing(store: SqlStore) -> None:
+    undisturbed(store)
+    kept = START + 25 * DAY
+    targets = [target.id for target in job(store).targets()]
+    store.delete_points_before(START + 14 * DAY)
+    store.delete_scores_before(kept)
+    store.prune_versions(1, kept)
+    before = left(store), store.versions(targets)
+    for _ in range(2):
+        done = passes.backfill(job(store), END)
+        assert done["fitted"] == 0
+        passes.nightly(job(store), END, END)
+    assert store.versions(targets) == before[1]
+    assert_same(before[0], left(store))
+
+
+def test_retention_counts_from_the_newest_point_of_each_source(store: SqlStore) -> None:
+    days = np.arange(60)
+    for source, end in (("live", END), ("archive", START)):
+        spec = SeriesSpec("load", {"from": source}, DAY, source=source)
+        columns = np.zeros(60, dtype=np.int64), end - (59 - days) * DAY, np.ones(60)
+        store.ingest(Ingest(source, [spec], PointBlock(*columns)))
+    targets = {t.key: t.id for t in job(store).targets()}
+    none = np.full(60, np.nan)
+    for source, end in (("live", END), ("archive", START)):
+        own = np.full(60, targets[f"load{{from={source}}}"])
+        block = ScoreBlock(
+            own, end - (59 - days) * DAY, np.ones(60, dtype=np.int64), none + 0, none, none, none
+        )
+        store.commit(None, Batch(scores=replace(block, live=np.ones(60))))
+    keep = RetentionSection(points=timedelta(days=40), scores=timedelta(days=20))
+    service: Any = SimpleNamespace(store=store, config=SimpleNamespace(retention=keep))
+    done = prune(service, END + DAY)
+    assert (done["points"], done["scores"]) == (2 * 19, 2 * 39)
+    for end, key in ((END, "live"), (START, "archive")):
+        (series,) = store.series(key)
+        assert series.first_ts == end - 40 * DAY
+        left = store.scores([targets[f"load{{from={key}}}"]], 0, 2**40)
+        assert left.ts.min() == end - 20 * DAY
+
+
+@pytest.mark.databases("sqlite")
+def test_after_a_change_of_detector_a_backfill_fits_what_is_still_kept(store: SqlStore) -> None:
+    undisturbed(store)
+    store.delete_points_before(START + 5 * DAY)
+    store.delete_scores_before(START + 20 * DAY)
+    other = replace(SPEC, detector="robust_z", params={"window": 6})
+    passes.backfill(job(store, other), END)
+    stops = {
+        (v.train_stop - START) / DAY
+        for v in store.versions([t.id for t in job(store).targets()])
+        if v.detector == "robust_z"
+    }
+    assert 16 < min(stops) <= 20
+    assert max(stops) > 26
+
+
+def open_events(store: SqlStore) -> list[Event]:
+    """Return what is open, of monitors and targets that left too, in order."""
+    targets = [target.id for monitor in store.monitors() for target in store.targets(monitor.id)]
+    return [e for e in store.events(targets, 0, 2**40) if e.status is Status.OPEN]
+
+
+def test_events_of_what_left_the_config_are_closed_and_go_on_when_it_comes_back(store: SqlStore) -> None:
+    undisturbed(store)
+    (stale,) = open_events(store)
+    store.review(stale.id, Verdict.EXPECTED, cause="moved", by="ann")
+    before = left(store)
+
+    narrow = replace(SPEC, selector={"metric": ["load"], "host": ["0", "1"]})
+    passes.tick(job(store, narrow), END)
+    assert open_events(store) == []
+    assert store.revisions(stale.id)[-1]["why"] == "its series is no longer one of the monitor's"
+    passes.tick(job(store), END)
+    assert_same(before, left(store))
+
+    store.sync_monitors({})
+    assert open_events(store) == []
+    assert store.revisions(stale.id)[-1]["why"] == "its monitor left the config"
+    n_revisions = len(store.revisions(stale.id))
+    store.sync_monitors({})
+    assert len(store.revisions(stale.id)) == n_revisions
+    passes.tick(job(store), END)
+    assert_same(before, left(store))
+    (again,) = open_events(store)
+    assert (again.id, again.verdict, again.cause) == (stale.id, "expected", "moved")
+
+
+@pytest.mark.databases("sqlite")
+def test_a_flatline_is_one_by_the_model_of_its_time_whatever_span_is_scored(store: SqlStore) -> None:
+    rng = np.random.default_rng(2)
+    value = 100 + rng.normal(0, 3, DAYS * 24)
+    value[15 * 24 : 16 * 24] = 80.0
+    # From then on the series holds each value for two days: what was a fault is its habit.
+    for hour in range(17 * 24, DAYS * 24, 48):
+        value[hour : hour + 48] = value[hour]
+    single(store, value)
+    passes.backfill(job(store), END)
+    passes.nightly(job(store), END, END)
+    before = left(store)
+    flat = (START + 15 * DAY, START + 16 * DAY - STEP)
+    assert next(row[2:4] for row in before[0] if row[1] == "flatline") == flat
+    for start, stop in ((15, 17), (14, 29), (20, 29), (13, 15.5), (0, 30)):
+        low, high = int(START + start * DAY), int(START + stop * DAY)
+        outcome = passes.rescore(job(store), low, high, END)
+        assert [outcome.appeared, outcome.changed, outcome.vanished] == [[], [], []]
+    assert_same(before, left(store))

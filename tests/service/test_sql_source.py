@@ -5,21 +5,27 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from commands import anomaly
 from silence import proxy_to
+from sqlalchemy import text
 
 from anomaly_service.db.store import SqlStore
 from anomaly_service.errors import SourceError
 from anomaly_service.sources import sql
+from anomaly_service.sources.again import Again
 from anomaly_service.sources.base import Reading
-from anomaly_service.sources.ingest import ingest
+from anomaly_service.sources.csv import CsvConfig, CsvSource
+from anomaly_service.sources.ingest import SourceOutcome, ingest, read
 from anomaly_service.sources.sql import SqlConfig, SqlSource
+from pipelines.monitor import NightlyPlan
 from pipelines.records import Json
+from pipelines.times import DAY
 
 NOW = datetime(2024, 6, 5, 12, tzinfo=UTC)
 START = 1_717_200_000
@@ -239,3 +245,170 @@ def test_one_source_that_fails_does_not_keep_the_others_from_theirs(
     first, second = ingest(store, [broken, sound], NOW)
     assert first["error"]
     assert (second["new"], second["error"]) == (576, "")
+
+
+# -- what comes late ----------------------------------------------------------------------
+
+HOUR = 3600
+PLAN = NightlyPlan(window_seconds=DAY)
+"""Late data count for a day; the night is at 03:15 UTC."""
+
+
+def at(seconds: int) -> datetime:
+    return datetime.fromtimestamp(START + seconds, UTC)
+
+
+def look(reader: SqlSource, store: SqlStore, now: datetime, since: datetime | None = None) -> SourceOutcome:
+    return read(store, reader, now, again=Again(PLAN, since))
+
+
+def known(store: SqlStore, realm: int) -> dict[int, float]:
+    """Return the points of a realm by seconds since the start."""
+    ids = [row.id for row in store.series() if row.spec.labels["realm"] == str(realm)]
+    block = store.points(ids, 0, START + 30 * DAY)
+    return dict(zip((block.ts - START).tolist(), block.value.tolist(), strict=True))
+
+
+def change(url: str, statement: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+def upsert(url: str, realm: int, first: int, stop: int, amount: float = 5.0) -> None:
+    """Add a row every five minutes of a span of seconds."""
+    change(
+        url,
+        f"INSERT INTO point SELECT to_timestamp(t), NULL, t, {amount}, 'ccu', {realm} "
+        f"FROM generate_series({START + first}, {START + stop - 1}, 300) AS t",
+    )
+
+
+def test_a_series_that_lags_by_less_than_the_delay_loses_nothing(telemetry_url: str, store: SqlStore) -> None:
+    change(telemetry_url, "DELETE FROM point WHERE realm = 2")
+    reader = source(telemetry_url, delay="2h")
+    for seconds in range(0, 8 * HOUR, 1200):
+        # What realm 2 measured comes an hour late.
+        upsert(telemetry_url, 2, seconds - 2 * HOUR, seconds - 2 * HOUR + 1200)
+        read(store, reader, at(seconds))
+    assert len(known(store, 2)) == 96
+
+
+def test_once_a_night_rows_are_found_that_came_later_still_and_those_that_were_corrected(
+    telemetry_url: str, store: SqlStore
+) -> None:
+    reader = source(telemetry_url)
+    for seconds in (0, 20 * HOUR):
+        look(reader, store, at(seconds))
+    upsert(telemetry_url, 3, 10 * HOUR, 12 * HOUR)
+    change(telemetry_url, f"UPDATE point SET amount = -1 WHERE epoch = {START + 8 * HOUR} AND realm = 1")
+    assert look(reader, store, at(22 * HOUR)).changed == 0
+    assert known(store, 3) == {}
+    # The night is 27:15 hours after the start, and its late data are fetched an hour before.
+    upsert(telemetry_url, 1, 24 * HOUR, 27 * HOUR)
+    assert look(reader, store, at(26 * HOUR)).changed == 0
+    assert look(reader, store, at(26 * HOUR + 900)).changed == 1
+    assert known(store, 1)[8 * HOUR] == -1
+    assert len(known(store, 3)) == 24
+    again = look(reader, store, at(26 * HOUR + 1800))
+    assert again.unchanged <= 12  # the overlap alone
+
+
+def test_a_night_is_looked_through_again_where_it_was_interrupted_or_the_clock_was_ahead(
+    telemetry_url: str, store: SqlStore
+) -> None:
+    reader = source(telemetry_url)
+    look(reader, store, at(20 * HOUR))
+    change(telemetry_url, f"UPDATE point SET amount = -1 WHERE epoch = {START + 8 * HOUR}")
+    read(store, reader, at(27 * HOUR), again=Again(PLAN), should_stop=lambda: True)
+    assert look(reader, store, at(27 * HOUR)).changed == 2
+    look(reader, store, at(400 * 24 * HOUR))
+    change(telemetry_url, f"UPDATE point SET amount = -2 WHERE epoch = {START + 8 * HOUR}")
+    assert look(reader, store, at(28 * HOUR)).changed == 2
+
+
+def test_a_series_that_ended_holds_nobody_s_watermark_and_is_named(
+    telemetry_url: str, store: SqlStore
+) -> None:
+    reader = source(telemetry_url)
+    upsert(telemetry_url, 1, 24 * HOUR, 60 * HOUR)
+    assert look(reader, store, at(24 * HOUR)).notes == []
+    look(reader, store, at(60 * HOUR))
+    found = look(reader, store, at(60 * HOUR))
+    assert found.unchanged <= 12
+    (said,) = found.notes
+    assert "1 series end more than nightly.window" in said
+    assert "ccu{realm=2}" in said
+    assert "anomaly ingest --source telemetry --since 2024-06-01T23:55:00Z" in said
+
+
+def test_a_person_has_any_span_read_again_in_pieces(
+    telemetry_url: str, store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    answer = sql._Query._answer
+
+    def noted(query: sql._Query, engine: Any, since: int, until: int) -> Iterator[sql.Answer]:
+        asked.append((since, until))
+        return answer(query, engine, since, until)
+
+    reader = source(telemetry_url)
+    upsert(telemetry_url, 1, 24 * HOUR, 200 * HOUR)
+    look(reader, store, at(200 * HOUR))
+    change(telemetry_url, f"UPDATE point SET amount = -1 WHERE epoch = {START + HOUR}")
+    monkeypatch.setattr(sql._Query, "_answer", noted)
+    reader.batch_rows = 500
+    assert look(reader, store, at(200 * HOUR), since=at(HOUR)).changed == 2
+    pieces = asked[1:]  # the first asks for what is new
+    assert len(pieces) > 2
+    assert (pieces[0][0], pieces[-1][1]) == (START + HOUR, START + 200 * HOUR)
+    assert all(a[1] == b[0] for a, b in pairwise(pieces))
+
+
+def test_a_row_set_aside_is_not_reported_again_by_a_night(
+    telemetry_url: str, store: SqlStore, tmp_path: Path
+) -> None:
+    reader = source(telemetry_url)
+    change(telemetry_url, f"UPDATE point SET amount = 'NaN' WHERE epoch = {START + 300}")
+    counts = [
+        read(store, reader, at(seconds), again=Again(PLAN), rejects=tmp_path).rejected
+        for seconds in (HOUR, 20 * HOUR, 27 * HOUR)
+    ]
+    assert counts == [2, 0, 0]
+    assert look(reader, store, at(27 * HOUR), since=at(0)).rejected == 0
+
+
+def test_any_other_source_is_read_again_from_a_time_on_as_well(store: SqlStore, tmp_path: Path) -> None:
+    file = tmp_path / "points.csv"
+    rows = [f"{START + 300 * i},{i},ccu,kr" for i in range(12)]
+    file.write_text("\n".join(["ts,value,metric,realm", *rows, f"{START},many,ccu,kr"]) + "\n")
+    config = {
+        "kind": "csv",
+        "path": str(file),
+        "timestamp": "ts",
+        "metric": "metric",
+        "labels": ["realm"],
+        "step": "5min",
+    }
+    reader = CsvSource("files", CsvConfig.model_validate(config))
+    assert read(store, reader, NOW).rejected == 1
+    with store.engine.begin() as connection:
+        connection.execute(text("DELETE FROM points"))
+    assert read(store, reader, NOW, again=Again(PLAN)).new == 0
+    found = read(store, reader, NOW, again=Again(PLAN, at(1800)))
+    assert (found.new, found.rejected) == (6, 0)
+
+
+def test_the_command_reads_again_from_a_time_on(telemetry_url: str, tmp_path: Path) -> None:
+    config = tmp_path / "anomaly.yaml"
+    query = "SELECT * FROM point WHERE at >= :since AND at < :until"
+    config.write_text(
+        f"database: sqlite:///own.db\nsources: {{orders: {{kind: sql, url: '{telemetry_url}', step: 5min, "
+        f"query: '{query}', timestamp: at, value: amount, metric: name, labels: [realm]}}}}\n"
+    )
+    assert anomaly("migrate", "-c", config).code == 0
+    assert anomaly("ingest", "-c", config).code == 0
+    change(telemetry_url, f"UPDATE point SET amount = -1 WHERE epoch = {START + HOUR}")
+    (plain,) = anomaly("ingest", "-c", config, "--json").rows
+    (again,) = anomaly("ingest", "-c", config, "--source", "orders", "--since", "2024-06-01", "--json").rows
+    assert (plain["changed"], again["changed"]) == (0, 2)
+    assert anomaly("ingest", "-c", config, "--since", "soon").code == 2

@@ -107,6 +107,30 @@ def test_later_events_are_suggested_what_their_like_were_judged(store: SqlStore)
     assert 0.8 < queue[0]["suggestion_probability"] <= 1
 
 
+@pytest.mark.parametrize(("newest", "nearest"), [(16, 1), (2, 6)])
+def test_however_many_verdicts_there_are_the_others_are_looked_at(
+    at: MonitorJob, monkeypatch: pytest.MonkeyPatch, newest: int, nearest: int
+) -> None:
+    n_judged = sum(bool(event.verdict) for event in flagged(at))
+    sizes = {"CONSIDERED": n_judged, "NEWEST_VERDICTS": newest, "NEAREST_VERDICTS": nearest}
+    for name, size in {**sizes, "UNJUDGED": 3, "PAGE": 5}.items():
+        monkeypatch.setattr(suggestions_pass, name, size)
+    assert suggestions_pass.advise(at) == 8
+    found, told = flagged(at), shown(at.store)
+    for event in found[-8:]:
+        assert told[event.id][0] == (
+            "expected" if event.interval.direction == "below_expected" else "confirmed"
+        )
+    assert {told[event.id] for event in found[:-8]} == {(None, None)}
+    with monkeypatch.context() as patch:
+        patch.delattr("pipelines.insight.portraits.shapes")
+        assert suggestions_pass.advise(at) == 8
+    for event in found[:-8]:
+        at.store.undo(event.id)
+    assert suggestions_pass.advise(at) == 0
+    assert set(shown(at.store).values()) == {(None, None)}
+
+
 def test_suggesting_leaves_events_and_reviews_as_they_are(at: MonitorJob) -> None:
     def left() -> list[Any]:
         found = flagged(at)
