@@ -552,10 +552,19 @@ def _runs(marked: NDArray[np.bool_]) -> tuple[Seconds, Seconds]:
 
 
 def _usual_flat(raw: Values, week: Seconds) -> int:
-    """Return the most steps in a row with one value, in the usual week."""
+    """Return the most steps in a row with one value, in the usual week.
+
+    A short history has not seen its longest runs yet: where runs differ, as those of rare events do, it is
+    at least the longest that a week is to be expected to hold, by a tail as wide as they are.
+    """
     same = raw[1:] == raw[:-1]
     # A run over several weeks is a run in each of them.
     starts, lengths = _runs(same & (week[1:] == week[:-1]))
     longest = np.ones(int(week[-1] - week[0]) + 1, dtype=np.int64)
     np.maximum.at(longest, week[starts] - week[0], lengths + 1)
-    return int(np.median(longest))
+    runs = np.diff(np.flatnonzero(np.concatenate([[True], ~same, [True]])))
+    runs = runs[
+        runs <= np.quantile(runs, 0.99, method="higher")
+    ]  # a fault of the past says nothing of the rest
+    expected = runs.mean() + runs.std() * np.log(max(1.0, len(runs) / len(longest)))
+    return int(max(np.median(longest), expected))
