@@ -21,7 +21,8 @@ from pipelines.jobs.plan import (
 )
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Json, Origin, Points, TargetRow, VersionRow
-from pipelines.steps import bodies, masks
+from pipelines.steps import bodies, masks, prepare
+from pipelines.steps.recipe import Recipe
 from pipelines.store import NewVersion
 from pipelines.workers.fit import FitOutcome, FitTarget, FitTask, Fitted, NotReady, fit_targets, least_seconds
 from pipelines.workers.tasks import UnseenScores
@@ -223,11 +224,35 @@ def _tasks(job: MonitorJob, wanted: Sequence[Due], done: Refitted) -> Iterator[F
         span = slots[0] - window, slots[-1]
         points = job.points([dues[0].target for dues in group], *span)
         incidents = job.confirmed(list(points), *span)
+        grids = grids_of(job, asked, points)
         for slot in slots:
+            own = [each for each in asked if each.slot == slot]
             yield FitTask(
-                job.spec,
-                tuple(fit_target(each, points, job.spec, incidents) for each in asked if each.slot == slot),
+                job.spec, tuple(fit_target(each, points, job.spec, incidents, grids) for each in own)
             )
+
+
+def grids_of(
+    job: MonitorJob, asked: Sequence[Due], points: Mapping[int, tuple[Points, ...]]
+) -> dict[int, int]:
+    """Return where in a step the grid of every target stands, by id: that of its versions, whichever.
+
+    One without a version has the grid that its first fit learns.
+
+    Args:
+        points: by target id, of all the spans that the fits are learned from.
+    """
+    found: dict[int, int] = {}
+    targets = {each.target.id: each.target for each in asked}
+    for version in job.store.versions(list(targets)):
+        recipe = Recipe.from_json(version.recipe)
+        if recipe.step_seconds == targets[version.target_id].step_seconds:
+            found[version.target_id] = recipe.offset_seconds
+    for each in sorted(asked, key=lambda due: due.slot):
+        start, step = each.slot - job.spec.fit_window_seconds, each.target.step_seconds
+        known = points[each.target.id]
+        found.setdefault(each.target.id, prepare.grid_of(known, start, each.slot, step))
+    return found
 
 
 def _batch_size(job: MonitorJob, wanted: Sequence[Due]) -> int:
@@ -242,12 +267,14 @@ def fit_target(
     points: Mapping[int, tuple[Points, ...]],
     spec: MonitorSpec,
     incidents: Mapping[int, Sequence[tuple[int, int]]],
+    grids: Mapping[int, int],
 ) -> FitTarget:
     """Return a target with its points of the span that a fit is learned from.
 
     Args:
         points: by target id, of at least that span.
         incidents: first and last second of what is not learned from, by target id.
+        grids: as of ``grids_of``.
     """
     target, start = each.target, each.slot - spec.fit_window_seconds
     cut = []
@@ -262,6 +289,7 @@ def fit_target(
         each.slot,
         keep_unseen=each.first,
         masked=tuple(masks.of_steps(a, b, target.step_seconds) for a, b in incidents[target.id]),
+        grid=grids[target.id],
     )
 
 

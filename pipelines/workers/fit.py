@@ -44,6 +44,7 @@ class FitTarget:
 
     Attributes:
         masked: half-open spans that are scored but not learned from.
+        grid: where in a step the target's grid stands; where its points usually do if None.
     """
 
     target: TargetRow
@@ -52,6 +53,7 @@ class FitTarget:
     stop: int
     keep_unseen: bool = False
     masked: tuple[Span, ...] = ()
+    grid: int | None = None
 
     @cached_property
     def learned(self) -> tuple[Points, ...]:
@@ -334,6 +336,7 @@ class _Fits:
             start=start,
             stop=asked.stop,
             regimes=self._regimes(calendar),
+            grid=asked.grid,
         )
         return _Ready(asked, recipe, prepare.apply(recipe, asked.learned, start, asked.stop, calendar))
 

@@ -551,3 +551,41 @@ def test_a_flatline_is_one_by_the_model_of_its_time_whatever_span_is_scored(stor
         outcome = passes.rescore(job(store), low, high, END)
         assert [outcome.appeared, outcome.changed, outcome.vanished] == [[], [], []]
     assert_same(before, left(store))
+
+
+@pytest.mark.databases("sqlite")
+@pytest.mark.parametrize(
+    ("phases", "unscored"),
+    [((600, 1500), 0), ((600, 2700), 1)],
+    ids=["a quarter of a step", "more than half a step"],
+)
+def test_scores_stay_on_the_grid_of_the_series_where_its_points_move(
+    new_store: Callable[[], SqlStore], phases: tuple[int, int], unscored: int
+) -> None:
+    n, moved = DAYS * 24, 14 * 24
+    ts = START + np.arange(n) * STEP + np.where(np.arange(n) < moved, *phases)
+    value = 100 + np.random.default_rng(7).normal(0, 3, n)
+    nights = [slot for slot in fit_slots(SPEC, "", START + 12 * DAY, END) if slot > ts[moved]]
+    # One odd point just before a night at which a fit sees that points have moved, and one just after.
+    borders = [int(np.searchsorted(ts, night)) for night in nights]
+    odd = sorted({at + k for at in borders[:3] for k in (-1, 0)})
+    value[odd] += 90
+    found = []
+    for stops in (range(moved, n, 20), []):
+        store = new_store()
+        specs = [SeriesSpec("load", {"host": "0"}, STEP, source="t")]
+        store.ingest(Ingest("t", specs, PointBlock(np.zeros(n, dtype=np.int64), ts, value)))
+        passes.backfill(job(store), int(ts[moved - 1]) + 1)
+        for stop in stops:
+            passes.nightly(job(store), int(ts[stop]), int(ts[stop]) + 1)
+        passes.backfill(job(store), END)
+        passes.nightly(job(store), END, END)
+        ids = {e.id: e.interval.start for e in events(store, job(store))}
+        passes.rescore(job(store), START, END, END)
+        assert {e.id: e.interval.start for e in events(store, job(store))} == ids
+        found.append(left(store))
+        assert {int(at) % STEP for _, at in found[-1][1]} == {phases[0]}
+        # No point has two scores; one that comes before the time of its step waits for the next.
+        block = store.scores([t.id for t in job(store).targets()], 0, 2**40)
+        assert np.count_nonzero(ts > block.ts.min() - STEP / 2) - len(block.ts) == unscored
+    assert_same(found[0], found[1])
