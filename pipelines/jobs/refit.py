@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from pipelines.batches import batches, targets_per_task
-from pipelines.jobs import lines
+from pipelines.jobs import lines, too_early
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import (
     History,
@@ -33,11 +33,17 @@ TOLD = 5
 
 @dataclass(frozen=True)
 class Due:
-    """One fit that is wanted and not there yet."""
+    """One fit that is wanted and not there yet.
+
+    Attributes:
+        first: nothing is scored before: models that did not see a block score the training span too.
+        anew: one is there that was made before all of its points had come.
+    """
 
     target: TargetRow
     slot: int
     first: bool
+    anew: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Refitted:
         broken: fits whose card says that they must not be used, with the reason.
         lent: stored versions with a model of the group, of targets that have none of their own.
         refused: reasons why a line could not be drawn as asked.
+        anew_from: end of training of the earliest version that was made anew.
     """
 
     versions: list[VersionRow]
@@ -67,6 +74,7 @@ class Refitted:
     broken: list[NotReady]
     refused: list[str]
     lent: list[VersionRow] = field(default_factory=list)
+    anew_from: int | None = None
 
     def summary(self) -> Json:
         fitted = {version.target_id for version in [*self.versions, *self.lent]}
@@ -98,6 +106,7 @@ def due(job: MonitorJob, until: int, *, missing: bool = False, again_from: int |
     have = _fitted_slots(job, stored)
     broken = _broken_slots(job, stored)
     planned = _slots(job, targets, known, until)
+    early = too_early.slots(job, targets, stored, known)
     found = []
     for target in targets:
         if target.id not in known:
@@ -105,14 +114,23 @@ def due(job: MonitorJob, until: int, *, missing: bool = False, again_from: int |
         done, since = have[target.id]
         slots = planned[target.id]
         tried = broken[target.id]
+        begun = _begun(job, stored[target.id])
         for slot in slots:
-            wanted = slot not in done | tried and (missing or slot > since)
+            anew = slot in early[target.id]
+            wanted = anew or (slot not in done | tried and (missing or slot > since))
             if wanted or (again_from is not None and slot >= again_from):
                 # The second slot counts too, for a target that had too little data on its first night;
                 # one whose fit came out broken does not.
-                first = not done and slot in [each for each in slots if each not in tried][:2]
-                found.append(Due(target, slot, first))
+                opens = not done and slot in [each for each in slots if each not in tried][:2]
+                found.append(Due(target, slot, opens or slot == begun, anew))
     return sorted(found, key=lambda each: each.slot)
+
+
+def _begun(job: MonitorJob, stored: Sequence[VersionRow]) -> int | None:
+    """Return the end of training of a target's earliest version, if the monitor as configured now made it."""
+    earliest = min(stored, key=lambda v: (v.train_stop, v.id), default=None)
+    ours = earliest is not None and earliest.origin.fingerprint == fingerprint(job.spec)
+    return earliest.train_stop if earliest is not None and ours and not earliest.on_loan else None
 
 
 def due_between(job: MonitorJob, start: int, stop: int) -> list[Due]:
@@ -202,9 +220,11 @@ def refit(job: MonitorJob, wanted: Sequence[Due], *, generation: int = 0) -> Ref
         generation: tells the versions of an explicit refit from those they follow.
     """
     done = Refitted([], {}, [], [], [])
+    done.anew_from = min((each.slot for each in wanted if each.anew), default=None)
+    anew = {(each.target.id, each.slot) for each in wanted if each.anew}
     for task, outcome in job.executor.map(fit_targets, _tasks(job, wanted, done)):
         job.check_stop()
-        _store(job, task, outcome, done, generation)
+        _store(job, task, outcome, done, generation, anew)
         job.on_progress("fit", len(done.versions) / max(1, len(wanted)))
     drawn = lines.draw(job, sorted({v.train_stop for v in done.versions}))
     job.store.add_lines(job.claim, drawn.rows)
@@ -293,7 +313,14 @@ def fit_target(
     )
 
 
-def _store(job: MonitorJob, task: FitTask, outcome: FitOutcome, done: Refitted, generation: int) -> None:
+def _store(
+    job: MonitorJob,
+    task: FitTask,
+    outcome: FitOutcome,
+    done: Refitted,
+    generation: int,
+    anew: Collection[tuple[int, int]],
+) -> None:
     targets = {asked.target.id: asked.target for asked in task.targets}
     for each in outcome.not_ready:
         if each.failed:
@@ -302,7 +329,10 @@ def _store(job: MonitorJob, task: FitTask, outcome: FitOutcome, done: Refitted, 
             done.not_ready.append(each)
 
     def add(some: Sequence[Fitted]) -> list[tuple[Fitted, VersionRow]]:
-        new = [_new_version(job, fitted, generation) for fitted in some]
+        new = [
+            replace(_new_version(job, own, generation), anew=(own.target_id, own.stop) in anew)
+            for own in some
+        ]
         return list(zip(some, job.store.add_versions(job.claim, new), strict=True))
 
     for fitted, version in job.each_stored(outcome.fitted, lambda own: targets[own.target_id], add):

@@ -60,6 +60,11 @@ class FitTarget:
         """The points that are learned from."""
         return masks.without(self.points, self.masked)
 
+    @property
+    def learned_until(self) -> int:
+        """Time of the newest point of the series that is furthest behind, epoch seconds."""
+        return min(int(each.ts[-1]) if len(each.ts) else self.start for each in self.points)
+
 
 @dataclass(frozen=True)
 class FitTask:
@@ -575,7 +580,10 @@ def _fitted(spec: MonitorSpec, asked: FitTarget, models: Sequence[_Model], trait
         stop=asked.stop,
         recipe=members.recipe_of(own),
         weights=weights,
-        card=_joint_card(models, scores[Mode.SETTLED], weights, traits),
+        card={
+            **_joint_card(models, scores[Mode.SETTLED], weights, traits),
+            "learned_until": asked.learned_until,
+        },
         calibrations=_calibrations(spec, models, scores, echo),
         status="candidate" if lead.broken else "accepted",
         broken=lead.broken,

@@ -589,3 +589,47 @@ def test_scores_stay_on_the_grid_of_the_series_where_its_points_move(
         block = store.scores([t.id for t in job(store).targets()], 0, 2**40)
         assert np.count_nonzero(ts > block.ts.min() - STEP / 2) - len(block.ts) == unscored
     assert_same(found[0], found[1])
+
+
+@pytest.mark.parametrize("known_until", [4, 9, 12])
+def test_a_fit_of_a_history_that_was_half_there_is_made_anew_once_it_is_whole(
+    new_store: Callable[[], SqlStore], calm: Left, known_until: int
+) -> None:
+    # A file in order of series is half written, or half read: of one series the end is still to come.
+    store, block = new_store(), TELEMETRY.block
+    first_look = START + 14 * DAY
+    half = np.where(block.series == 1, START + known_until * DAY, first_look)
+    ingest(store, part(block.ts < half))
+    passes.nightly(job(store), first_look, first_look)
+    before = store.versions([t.id for t in job(store).targets()])
+    ingest(store)
+    passes.nightly(job(store), first_look + DAY, first_look + DAY)
+    passes.backfill(job(store), END)
+    passes.nightly(job(store), END, END)
+    versions = store.versions([t.id for t in job(store).targets()])
+    assert len({(v.target_id, v.train_stop) for v in versions}) == len(versions)
+    assert {v.id for v in before} <= {v.id for v in versions}
+    assert_same(calm, left(store))
+    assert passes.nightly(job(store), END, END)["fitted"] == 0
+
+
+@pytest.mark.databases("sqlite")
+def test_a_fit_that_is_made_anew_is_scored_though_its_process_died_in_between(
+    store: SqlStore, calm: Left, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_look = START + 14 * DAY
+    half = np.where(TELEMETRY.block.series == 1, START + 9 * DAY, first_look)
+    ingest(store, part(TELEMETRY.block.ts < half))
+    passes.nightly(job(store), first_look, first_look)
+    ingest(store)
+
+    def died(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(passes, "_all_new_spans", died)
+        with pytest.raises(KeyboardInterrupt):
+            passes.nightly(job(store), first_look + DAY, first_look + DAY)
+    passes.nightly(job(store), first_look + DAY, first_look + DAY)
+    passes.nightly(job(store), END, END)
+    assert_same(calm, left(store))
