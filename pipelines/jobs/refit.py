@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pipelines.batches import batches, targets_per_task
+from pipelines.batches import batches, targets_per_group, targets_per_task
 from pipelines.jobs import lines, too_early
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import (
@@ -20,11 +21,20 @@ from pipelines.jobs.plan import (
     wanted_slots,
 )
 from pipelines.monitor import MonitorSpec
-from pipelines.records import Json, Origin, Points, TargetRow, VersionRow
+from pipelines.records import Json, Origin, Points, Seconds, TargetRow, VersionRow
 from pipelines.steps import bodies, masks, prepare
 from pipelines.steps.recipe import Recipe
 from pipelines.store import NewVersion
-from pipelines.workers.fit import FitOutcome, FitTarget, FitTask, Fitted, NotReady, fit_targets, least_seconds
+from pipelines.workers.fit import (
+    FitOutcome,
+    FitTarget,
+    FitTask,
+    Fitted,
+    NotReady,
+    SharedModel,
+    fit_targets,
+    least_seconds,
+)
 from pipelines.workers.tasks import UnseenScores
 
 TOLD = 5
@@ -222,9 +232,13 @@ def refit(job: MonitorJob, wanted: Sequence[Due], *, generation: int = 0) -> Ref
     done = Refitted([], {}, [], [], [])
     done.anew_from = min((each.slot for each in wanted if each.anew), default=None)
     anew = {(each.target.id, each.slot) for each in wanted if each.anew}
-    for task, outcome in job.executor.map(fit_targets, _tasks(job, wanted, done)):
+    weights: dict[int, int] = {}
+    times: dict[tuple[int, int], Seconds] = {}
+    for task, outcome in _outcomes(job, wanted):
         job.check_stop()
-        _store(job, task, outcome, done, generation, anew)
+        stored = _store(job, task, outcome, done, generation, anew, weights, times)
+        if job.spec.scope == "group":
+            weights |= {version.train_stop: version.weights_id for version in stored}
         job.on_progress("fit", len(done.versions) / max(1, len(wanted)))
     drawn = lines.draw(job, sorted({v.train_stop for v in done.versions}))
     job.store.add_lines(job.claim, drawn.rows)
@@ -232,7 +246,46 @@ def refit(job: MonitorJob, wanted: Sequence[Due], *, generation: int = 0) -> Ref
     return done
 
 
-def _tasks(job: MonitorJob, wanted: Sequence[Due], done: Refitted) -> Iterator[FitTask]:
+def _outcomes(job: MonitorJob, wanted: Sequence[Due]) -> Iterator[tuple[FitTask, FitOutcome]]:
+    if job.spec.scope == "group" and not _fits_in_one(job, wanted):
+        for slot in sorted({each.slot for each in wanted}):
+            yield from _of_large_group(job, [each for each in wanted if each.slot == slot])
+    else:
+        yield from job.executor.map(fit_targets, _tasks(job, wanted))
+
+
+def _fits_in_one(job: MonitorJob, wanted: Sequence[Due]) -> bool:
+    """True where a group is small enough for one task a night, and its nights to be read at once."""
+    if not wanted:
+        return True
+    slots, step = {each.slot for each in wanted}, min(each.target.step_seconds for each in wanted)
+    seconds = max(slots) - min(slots) + job.spec.fit_window_seconds
+    return len({each.target.id for each in wanted}) <= targets_per_group(seconds / step)
+
+
+def _of_large_group(job: MonitorJob, wanted: Sequence[Due]) -> Iterator[tuple[FitTask, FitOutcome]]:
+    """Yield the fits of one night: a model of as many targets as fit in a task, then it for the others."""
+    shared, rest = None, list(wanted)
+    steps = job.spec.fit_window_seconds / min(each.target.step_seconds for each in wanted)
+    while rest and shared is None:
+        some, rest = _sampled(rest, targets_per_group(steps))
+        for task, outcome in job.executor.map(fit_targets, _tasks(job, some)):
+            shared = outcome.shared
+            yield task, outcome
+    parts = batches(rest, targets_per_task(steps))
+    yield from job.executor.map(fit_targets, (task for part in parts for task in _tasks(job, part, shared)))
+
+
+def _sampled(wanted: Sequence[Due], size: int) -> tuple[list[Due], list[Due]]:
+    """Return some of the targets, the same every time, and the others; both in order."""
+    drawn = sorted(wanted, key=lambda each: (zlib.crc32(each.target.key.encode()), each.target.key))[:size]
+    chosen = {each.target.id for each in drawn}
+    return [each for each in wanted if each.target.id in chosen], [
+        each for each in wanted if each.target.id not in chosen
+    ]
+
+
+def _tasks(job: MonitorJob, wanted: Sequence[Due], shared: SharedModel | None = None) -> Iterator[FitTask]:
     """Yield tasks, reading the points of a few targets once for all their slots."""
     by_target: dict[int, list[Due]] = {}
     for each in wanted:
@@ -247,9 +300,8 @@ def _tasks(job: MonitorJob, wanted: Sequence[Due], done: Refitted) -> Iterator[F
         grids = grids_of(job, asked, points)
         for slot in slots:
             own = [each for each in asked if each.slot == slot]
-            yield FitTask(
-                job.spec, tuple(fit_target(each, points, job.spec, incidents, grids) for each in own)
-            )
+            fitted = tuple(fit_target(each, points, job.spec, incidents, grids) for each in own)
+            yield FitTask(job.spec, fitted, shared)
 
 
 def grids_of(
@@ -320,7 +372,15 @@ def _store(
     done: Refitted,
     generation: int,
     anew: Collection[tuple[int, int]],
-) -> None:
+    weights: Mapping[int, int],
+    times: dict[tuple[int, int], Seconds],
+) -> list[VersionRow]:
+    """Store the fits of a task and note what became of them; return the versions.
+
+    Args:
+        weights: rows of the weights of a group's models that are stored, by end of training.
+        times: of the first scores of other targets, added to.
+    """
     targets = {asked.target.id: asked.target for asked in task.targets}
     for each in outcome.not_ready:
         if each.failed:
@@ -330,12 +390,17 @@ def _store(
 
     def add(some: Sequence[Fitted]) -> list[tuple[Fitted, VersionRow]]:
         new = [
-            replace(_new_version(job, own, generation), anew=(own.target_id, own.stop) in anew)
+            replace(
+                _new_version(job, own, generation),
+                anew=(own.target_id, own.stop) in anew,
+                stored_weights=weights.get(own.stop) if task.shared is not None else None,
+            )
             for own in some
         ]
         return list(zip(some, job.store.add_versions(job.claim, new), strict=True))
 
-    for fitted, version in job.each_stored(outcome.fitted, lambda own: targets[own.target_id], add):
+    stored = job.each_stored(outcome.fitted, lambda own: targets[own.target_id], add)
+    for fitted, version in stored:
         if version.status != "accepted":
             why = "; ".join(version.card.get("broken", fitted.broken))
             done.broken.append(NotReady(version.target_id, targets[version.target_id].key, why))
@@ -345,7 +410,23 @@ def _store(
         if fitted.unseen is not None and (
             earliest is None or version.train_stop < earliest.version.train_stop
         ):
-            done.unseen[version.target_id] = FirstScores(version, fitted.unseen)
+            done.unseen[version.target_id] = FirstScores(version, _light(fitted.unseen, times))
+    return [version for _, version in stored]
+
+
+def _light(scores: UnseenScores, times: dict[tuple[int, int], Seconds]) -> UnseenScores:
+    """Return scores in a third of the memory: those of all targets wait until all are fitted.
+
+    Args:
+        times: of the steps of other targets, which many share, by first step and number; added to.
+    """
+    ts = times.setdefault((int(scores.ts[0]), len(scores.ts)), scores.ts)
+    return replace(
+        scores,
+        ts=ts if np.array_equal(ts, scores.ts) else scores.ts,
+        live=scores.live.astype(np.float32),
+        settled=scores.settled.astype(np.float32),
+    )
 
 
 def _new_version(job: MonitorJob, fitted: Fitted, generation: int) -> NewVersion:
