@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from anomaly_service.sources.ingest import read
+from anomaly_service.sources.memory import forget
 from pipelines.errors import StoppedError
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.names import RunKind
@@ -112,7 +113,27 @@ def prune(service: Service, now: int) -> Json:
             store.prune_versions(keep.model_versions, ts, some) for ts, some in _stages(scores_from)
         ),
         "lines": sum(store.prune_lines(ts, some) for ts, some in _stages(lines_from)),
+        **tidy(service, ends),
     }
+
+
+def tidy(service: Service, ends: Mapping[str, int]) -> Json:
+    """Delete what else grows and is too old, then let the database count what is left.
+
+    Args:
+        ends: up to when each source has come, by name, epoch seconds.
+    """
+    keep, store = service.config.retention, service.store
+    seconds = int(service.config.remembered.total_seconds())
+    sources = [source for source in service.config.build_sources() if source.name in ends]
+    done = {
+        "runs": store.prune_runs(keep.runs.total_seconds()),
+        "revisions": store.prune_revisions(keep.revisions.total_seconds()),
+        "events": store.prune_events(keep.outdated.total_seconds()),
+        "progress": sum(forget(store, source, ends[source.name] - seconds) for source in sources),
+    }
+    store.refresh_statistics()
+    return done
 
 
 def _ends(store: SqlStore, now: int) -> dict[str, int]:

@@ -127,3 +127,12 @@ class Source(Protocol):
             SourceError: part of it could not be read; raised after everything else was yielded.
         """
         ...
+
+
+@runtime_checkable
+class Forgets(Protocol):
+    """What a source may be besides: one that can tell which of its memories nobody needs any more."""
+
+    def outlived(self, progress: dict[str, Json], before: int) -> list[str]:
+        """Return the keys of ``progress`` without which nothing newer than ``before`` is read twice."""
+        ...
