@@ -13,6 +13,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.engine import URL
 
 from anomaly_service.db import (
+    configs,
     deletion,
     event_portraits,
     events,
@@ -28,6 +29,7 @@ from anomaly_service.db import (
     versions,
 )
 from anomaly_service.db.bulk import Bulk, SqliteBulk
+from anomaly_service.db.configs import InForce
 from anomaly_service.db.engine import db_now, make_engine, transaction
 from anomaly_service.db.pages import Asked, Page
 from anomaly_service.db.reviews import Said
@@ -196,6 +198,18 @@ class SqlStore:
         """Return every monitor by name, the disabled too."""
         with self._read() as connection:
             return monitors.rows(connection)
+
+    def config_in_force(self) -> InForce | None:
+        """Return the config that the service went by last, without secrets; None before the first."""
+        with self._read() as connection:
+            return configs.read(connection)
+
+    def put_in_force(self, file: str, body: Json) -> None:
+        """Remember a config that was put to work, where it is another than before."""
+        known = self.config_in_force()
+        if known is None or (known.file, known.body) != (file, body):
+            with self._write() as connection:
+                configs.write(connection, file, body)
 
     def sync_targets(
         self, monitor_id: int, targets: Sequence[tuple[str, tuple[int, ...]]]

@@ -418,3 +418,14 @@ class Run(Base):
     finished_at: Mapped[float | None] = mapped_column(Double)
     outcome: Mapped[dict[str, Any] | None] = mapped_column(Searchable)
     error: Mapped[str] = mapped_column(Text)
+
+
+class ConfigInForceTable(Base):
+    """The one config that the service went by last, without its secrets; its ``id`` is 1."""
+
+    __tablename__ = "config_in_force"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    file: Mapped[str] = mapped_column(Text)
+    body: Mapped[dict[str, Any]] = mapped_column(JSON)
+    since: Mapped[float] = mapped_column(Double)

@@ -1,4 +1,7 @@
-"""Indexes by which what is old is found and deleted; changes of events may go where no person had a hand."""
+"""Indexes by which what is old is found and deleted; the config in force.
+
+Changes of events may go where no person had a hand.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,14 @@ def upgrade() -> None:
     )
     merged = sa.text("merged_into IS NOT NULL")
     op.create_index("ix_event_merged", "event", ["merged_into"], sqlite_where=merged, postgresql_where=merged)
+    op.create_table(
+        "config_in_force",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("file", sa.Text(), nullable=False),
+        sa.Column("body", sa.JSON(), nullable=False),
+        sa.Column("since", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_config_in_force")),
+    )
     _drop_trigger()
     if op.get_bind().dialect.name == "postgresql":
         op.execute(
@@ -49,6 +60,7 @@ def downgrade() -> None:
     else:
         message = "table event_revision is append-only; add a row instead"
         op.execute(f"{_HEAD} BEGIN SELECT RAISE(ABORT, '{message}'); END")
+    op.drop_table("config_in_force")
     op.drop_index("ix_event_merged", table_name="event")
     op.drop_index("ix_event_gone", table_name="event")
     op.drop_index("ix_event_revision_later", table_name="event_revision")
