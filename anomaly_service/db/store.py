@@ -26,6 +26,7 @@ from anomaly_service.db import (
     retention,
     reviews,
     runs,
+    storage,
     versions,
 )
 from anomaly_service.db.bulk import Bulk, SqliteBulk
@@ -33,6 +34,7 @@ from anomaly_service.db.configs import InForce
 from anomaly_service.db.engine import db_now, make_engine, transaction
 from anomaly_service.db.pages import Asked, Page
 from anomaly_service.db.reviews import Said
+from anomaly_service.db.storage import TableSize
 from anomaly_service.db.tables import Base
 from anomaly_service.failpoints import failpoint
 from pipelines.names import RunKind, RunState, Verdict
@@ -589,6 +591,11 @@ class SqlStore:
                 retention.refresh_statistics(connection, table)
         if self.engine.dialect.name == "sqlite":
             self.engine.dispose()  # a connection reads the counts when it opens
+
+    def storage(self) -> tuple[list[TableSize], tuple[int, int]]:
+        """Return what every table weighs, the largest first; and bytes of the database, all and free ones."""
+        with self._read() as connection:
+            return storage.sizes(connection), storage.whole(connection)
 
     # what people see
 
