@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import many_events
+import monitor_jobs
 import numpy as np
 import pytest
 from sqlalchemy import event as sqlalchemy_event
@@ -25,6 +26,8 @@ from anomaly_service.sources import files
 from anomaly_service.sources.csv import CsvConfig, CsvSource
 from anomaly_service.sources.ingest import ingest
 from anomaly_service.sources.memory import forget
+from pipelines.jobs import passes
+from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.names import Kind, RunKind, RunState, Status, Verdict
 from pipelines.records import Event, EventChange, Interval, Json, PointBlock, ScoreBlock, SeriesSpec
 from pipelines.store import Batch, Ingest
@@ -97,6 +100,28 @@ def test_an_event_that_only_goes_on_is_told_once_and_with_its_next_change(store:
     assert [row["revision"] for row in told] == [1, 52]
     assert told[1]["before"]["end_ts"] == told[1]["after"]["end_ts"] == T0 + 600 + 50 * STEP
     assert (told[1]["before"]["status"], told[1]["after"]["status"]) == ("open", "closed")
+
+
+def test_an_open_flatline_writes_no_history_at_every_tick(store: SqlStore) -> None:
+    ts, value = monitor_jobs.waves(1)
+    value[-100:] = value[-100]
+    spec = monitor_jobs.monitor("load")
+
+    def ticked(until: int) -> MonitorJob:
+        came = ts <= until
+        monitor_jobs.ingest(store, "load", {"a": (ts[came], value[came])})
+        job = monitor_jobs.job(store, spec)
+        passes.tick(job, until)
+        return job
+
+    begun = int(ts[-60])
+    ticked(begun)
+    passes.backfill(monitor_jobs.job(store, spec), begun)
+    for until in ts[-59:-20].tolist():
+        (flat,) = monitor_jobs.events(ticked(until), Kind.FLATLINE)["a"]
+    assert (flat.status, flat.interval.end) == (Status.OPEN, int(ts[-21]))
+    assert flat.revision > 30
+    assert [row["why"] for row in store.revisions(flat.id)] == ["new"]
 
 
 @pytest.mark.parametrize(
