@@ -31,7 +31,12 @@ MEANT = {
     "run": "the newest of each kind, the others",
     "source_progress": "of files that are there, of others",
 }
-EVER = {"review": "for ever", "event_look": "as long as its interval"}
+EVER = {
+    "review": "for ever",
+    "event_look": "as long as its interval",
+    "held_points": "until its time comes",
+    "config_in_force": "the last one",
+}
 
 ALL_GOES = ("points", "scores")
 """Of which everything goes in time, so that they stop growing at a known size."""
