@@ -380,6 +380,11 @@ class RetentionSection(Section):
         description="How long a source remembers files that are gone; never shorter than `points`.",
     )
 
+    @property
+    def remembered(self) -> timedelta:
+        """Return how long a source remembers files that are gone: none may bring back what was deleted."""
+        return max(self.progress, self.points)
+
 
 class HttpSection(Section):
     """Where the daemon answers /metrics and /healthz."""
@@ -484,11 +489,6 @@ class Config(Section):
     def path(self) -> Path:
         """Return the file this was loaded from."""
         return Path(self._document.file)
-
-    @property
-    def remembered(self) -> timedelta:
-        """Return how long a source remembers files that are gone: none may bring back what was deleted."""
-        return max(self.retention.progress, self.retention.points)
 
     @property
     def rejects_folder(self) -> Path:

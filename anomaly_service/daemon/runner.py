@@ -90,7 +90,8 @@ def nightly(task: Task) -> Json:
 
     scheduled_for = int(task.claim.scheduled_for.timestamp())
     done = {job.spec.name: passes.nightly(job, scheduled_for, task.at) for job in task.jobs()}
-    return task.service.told({**done, "pruned": prune(task.service, task.at)})
+    pruned = prune(task.service, task.at) | tidy(task.service, task.at)
+    return task.service.told({**done, "pruned": pruned})
 
 
 def backfill(task: Task) -> Json:
@@ -113,18 +114,14 @@ def prune(service: Service, now: int) -> Json:
             store.prune_versions(keep.model_versions, ts, some) for ts, some in _stages(scores_from)
         ),
         "lines": sum(store.prune_lines(ts, some) for ts, some in _stages(lines_from)),
-        **tidy(service, ends),
     }
 
 
-def tidy(service: Service, ends: Mapping[str, int]) -> Json:
-    """Delete what else grows and is too old, then let the database count what is left.
-
-    Args:
-        ends: up to when each source has come, by name, epoch seconds.
-    """
+def tidy(service: Service, now: int) -> Json:
+    """Delete what else grows and is too old, then let the database count what is left."""
     keep, store = service.config.retention, service.store
-    seconds = int(service.config.remembered.total_seconds())
+    ends = _ends(store, now)
+    seconds = int(keep.remembered.total_seconds())
     sources = [source for source in service.config.build_sources() if source.name in ends]
     done = {
         "runs": store.prune_runs(keep.runs.total_seconds()),

@@ -18,7 +18,7 @@ from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import text
 
 from anomaly_service.config.load import load
-from anomaly_service.daemon.runner import prune
+from anomaly_service.daemon.runner import tidy
 from anomaly_service.db import retention
 from anomaly_service.db.store import SqlStore
 from anomaly_service.service import Service
@@ -482,14 +482,14 @@ def test_a_night_deletes_of_everything_what_its_retention_no_longer_keeps(
     for table, column in {"run": "finished_at", "event_revision": "at", "event": "updated_at"}.items():
         age(store, table, column)
     with Service(load(tmp_path / "anomaly.yaml"), now=NOON) as service:
-        done = prune(service, T0)
+        done = tidy(service, T0)
         assert {name: done[name] for name in ("runs", "revisions", "events", "progress")} == {
             "runs": 2,
             "revisions": 2,
             "events": 1,
             "progress": 0,
         }
-        assert {name: prune(service, T0)[name] for name in ("runs", "revisions", "events")} == {
+        assert {name: tidy(service, T0)[name] for name in ("runs", "revisions", "events")} == {
             "runs": 0,
             "revisions": 0,
             "events": 0,
