@@ -18,7 +18,7 @@ from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy import text
 
 from anomaly_service.config.load import load
-from anomaly_service.daemon.runner import tidy
+from anomaly_service.daemon.runner import ServiceRunner
 from anomaly_service.db import retention
 from anomaly_service.db.store import SqlStore
 from anomaly_service.service import Service
@@ -26,6 +26,7 @@ from anomaly_service.sources import files
 from anomaly_service.sources.csv import CsvConfig, CsvSource
 from anomaly_service.sources.ingest import ingest
 from anomaly_service.sources.memory import forget
+from pipelines.executor import Inline
 from pipelines.jobs import passes
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.names import Kind, RunKind, RunState, Status, Verdict
@@ -481,19 +482,30 @@ def test_a_night_deletes_of_everything_what_its_retention_no_longer_keeps(
         run(store, NOON + k * timedelta(days=1))
     for table, column in {"run": "finished_at", "event_revision": "at", "event": "updated_at"}.items():
         age(store, table, column)
-    with Service(load(tmp_path / "anomaly.yaml"), now=NOON) as service:
-        done = tidy(service, T0)
-        assert {name: done[name] for name in ("runs", "revisions", "events", "progress")} == {
-            "runs": 2,
-            "revisions": 2,
-            "events": 1,
-            "progress": 0,
-        }
-        assert {name: tidy(service, T0)[name] for name in ("runs", "revisions", "events")} == {
-            "runs": 0,
-            "revisions": 0,
-            "events": 0,
-        }
+    with Service(load(tmp_path / "anomaly.yaml"), now=NOON, executor=Inline()) as service:
+        first, again = (night_of(service, NOON + k * timedelta(days=1)) for k in range(2))
+    assert {name: first[name] for name in ("runs", "revisions", "events", "progress")} == {
+        "runs": 2,
+        "revisions": 2,
+        "events": 1,
+        "progress": 0,
+    }
+    assert {name: again[name] for name in ("runs", "revisions", "events")} == {
+        "runs": 0,
+        "revisions": 0,
+        "events": 0,
+    }
+
+
+def night_of(service: Service, at: datetime) -> Json:
+    """Return what a night of the daemon deletes."""
+    ((row, _),) = service.sync()
+    service.store.schedule(RunKind.NIGHTLY, row.id, at)
+    claim = service.store.claim("me", 60, [RunKind.NIGHTLY])
+    assert claim is not None
+    outcome = ServiceRunner(service).run(claim, at)
+    service.store.finish(claim, RunState.DONE, outcome)
+    return dict(outcome["pruned"])
 
 
 def test_a_night_lets_the_database_count_what_it_holds(store: SqlStore) -> None:
