@@ -19,9 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import structlog
 
+from anomaly_service.config.errors import ConfigError
 from anomaly_service.daemon.claimed import Worker
 from anomaly_service.daemon.patience import LONGEST_PAUSE_SECONDS, Patience
 from anomaly_service.daemon.reading import Reads
@@ -34,6 +36,9 @@ from anomaly_service.facts import gather
 from pipelines.names import RunKind
 from pipelines.records import Claim, LastRead
 from pipelines.store import Store
+
+if TYPE_CHECKING:
+    from anomaly_service.config.sections import Config
 
 LEAST_WATCH_SECONDS = 1.0
 """Between two looks at how the work stands."""
@@ -369,6 +374,17 @@ def signals_to(daemon: Daemon) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _loaded(path: Path | str) -> Config:
+    """Return the config of a file, or say what is wrong with it and what was good last."""
+    from anomaly_service.config.load import load
+    from anomaly_service.in_force import with_last_good
+
+    try:
+        return load(path)
+    except ConfigError as error:
+        raise with_last_good(error, path) from None
+
+
 def run(
     path: Path | str, *, now: datetime | None = None, once: bool = False, settings: Settings = Settings()
 ) -> None:
@@ -383,10 +399,8 @@ def run(
         SchemaError: the database was not migrated.
         OSError: the port of ``http`` is taken.
     """
-    from anomaly_service.config.load import load
-
     configure_logging()
-    http = load(path).http
+    http = _loaded(path).http
     telemetry = Telemetry(
         stale_after_seconds=3 * max(settings.poll_seconds, settings.lease_seconds / 3, LONGEST_PAUSE_SECONDS)
     )

@@ -294,9 +294,10 @@ def prune(connection: Connection, keep: int, before: int, target_ids: Collection
 
 def remove(connection: Connection, ids: Sequence[int]) -> None:
     """Delete versions, with the weights that no other has."""
-    connection.execute(delete(ModelVersion).where(among(connection, ModelVersion.id, ids)))
+    going = delete(ModelVersion).where(among(connection, ModelVersion.id, ids))
+    freed = set(connection.scalars(going.returning(ModelVersion.weights_id)))
     used = exists().where(ModelVersion.weights_id == Weights.id)
-    connection.execute(delete(Weights).where(~used))
+    connection.execute(delete(Weights).where(among(connection, Weights.id, _ints(freed)), ~used))
 
 
 def _prunable(
