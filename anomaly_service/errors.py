@@ -73,6 +73,7 @@ __all__ = [
     "TooShortError",
     "UnavailableError",
     "UnknownClassifierError",
+    "UnknownConfigError",
     "UnknownDetectorError",
     "UnknownEventError",
     "UnknownMonitorError",
@@ -151,6 +152,10 @@ class TooShortError(SeriesError):
 
 class UnknownSourceError(NotFoundError):
     """A command names a source that the config does not declare."""
+
+
+class UnknownConfigError(NotFoundError):
+    """No config was in force yet in this database."""
 
 
 class UnknownEventError(NotFoundError):

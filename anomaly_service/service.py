@@ -12,6 +12,7 @@ from anomaly_service import readiness
 from anomaly_service.config.sections import Config
 from anomaly_service.db.store import SqlStore
 from anomaly_service.errors import DatabaseError, InvalidError, UnknownMonitorError
+from anomaly_service.in_force import shown
 from anomaly_service.known import check_declared
 from pipelines.executor import Executor
 from pipelines.jobs import channels
@@ -92,6 +93,8 @@ class Service:
         """
         specs = self.config.monitor_specs()
         rows = self.store.sync_monitors(self.config.monitor_sections())
+        if only is None:
+            self.store.put_in_force(str(self.config.path), shown(self.config))
         series = self.store.series()
         found = []
         for row in rows:

@@ -11,6 +11,9 @@ from pipelines.records import PointBlock, Points
 
 T = TypeVar("T")
 
+STEPS_PER_GROUP = 6_000_000
+"""Steps that the model a group shares is fitted on at most: about a gigabyte."""
+
 STEPS_PER_TASK = 200_000
 """Steps one worker call works on: seconds of work, tens of megabytes."""
 
@@ -34,6 +37,11 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
             batch = []
     if batch:
         yield batch
+
+
+def targets_per_group(steps_per_target: float) -> int:
+    """Return on how many targets of that length the model of a group is fitted at most."""
+    return max(1, int(STEPS_PER_GROUP // max(1.0, steps_per_target)))
 
 
 def targets_per_task(steps_per_target: float) -> int:

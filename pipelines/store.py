@@ -101,6 +101,7 @@ class NewVersion:
         stored_weights: the row of weights that are there already, in place of ``weights``.
         recipe, config: JSON, as in ``VersionRow``.
         calibrations: by mode, JSON as in ``CalibrationRow``, valid from the version's train_stop.
+        anew: takes the place of the one that exists, which was fitted before all of its points had come.
     """
 
     target_id: int
@@ -115,6 +116,7 @@ class NewVersion:
     shared_weights: int | None = None
     stored_weights: int | None = None
     calibrations: dict[str, Json] = field(default_factory=dict)
+    anew: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,10 @@ class ModelStore(Protocol):
     def targets(self, monitor_id: int) -> list[TargetRow]: ...
 
     def add_versions(self, claim: Claim | None, versions: Sequence[NewVersion]) -> list[VersionRow]:
-        """Store fits; what exists for a (target, train_stop, detector, config) is returned as stored."""
+        """Store fits; what exists for a (target, train_stop, detector, config) is returned as stored.
+
+        One that is made anew takes its place, with its id, and is not scored yet.
+        """
         ...
 
     def versions(self, target_ids: Sequence[int], *, every: bool = False) -> list[VersionRow]:

@@ -9,13 +9,25 @@ import os
 import sys
 from collections.abc import Sequence
 
-from anomaly_service.cli import demo, explain, lists, measure, models, operate, points, review, similar, start
+from anomaly_service.cli import (
+    demo,
+    explain,
+    lists,
+    measure,
+    models,
+    operate,
+    plan,
+    points,
+    review,
+    similar,
+    start,
+)
 from anomaly_service.cli.options import app, fail, show_traceback
 
 __all__ = ["app", "main"]
 
 # Registering happens at import; naming the modules here keeps the linter from dropping them.
-GROUPS = (start, demo, operate, points, review, lists, explain, similar, models, measure)
+GROUPS = (start, demo, operate, plan, points, review, lists, explain, similar, models, measure)
 
 
 def main(args: Sequence[str] | None = None) -> None:

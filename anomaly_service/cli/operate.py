@@ -20,6 +20,7 @@ from anomaly_service.cli.options import (
     opened,
     span,
 )
+from anomaly_service.cli.storage import print_storage
 
 PANEL = "At work"
 TOLD = ("monitor", "targets", "fitted", "rows", "appeared", "changed", "vanished")
@@ -143,11 +144,21 @@ def daemon(
 
 
 @app.command(rich_help_panel=PANEL)
-def status(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
+def status(
+    storage: Annotated[
+        bool, typer.Option("--storage", help="What the database weighs and how it grows instead.")
+    ] = False,
+    config: ConfigPath = CONFIG,
+    now: Now = None,
+    as_json: AsJson = False,
+) -> None:
     """Say how the service stands: sources, last tick, series that learn, stopped or failed.
 
     Exit status 1 where detection does not happen.
     """
+    if storage:
+        print_storage(config, now, as_json=as_json)
+        return
     from anomaly_service.cli.status import status_lines
     from anomaly_service.insight.status import standing
 

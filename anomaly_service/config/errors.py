@@ -39,15 +39,19 @@ class Problem:
 
 
 class ConfigError(InvalidError):
-    """The config cannot be used; nothing was changed. ``problems`` holds all of them, by line."""
+    """The config cannot be used; nothing was changed. ``problems`` holds all of them, by line.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    ``note`` says what else there is to know, such as which config was good last.
+    """
+
+    def __init__(self, problems: Iterable[Problem], note: str = "") -> None:
         self.problems: tuple[Problem, ...] = tuple(sorted(problems, key=lambda p: (p.line, p.path)))
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        self.note = note
+        super().__init__("\n".join([*map(str, self.problems), *([note] if note else [])]))
 
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Problem, ...]]]:
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Problem, ...], str]]:
         # Its text is no argument that makes it anew where it travels from a worker.
-        return ConfigError, (self.problems,)
+        return ConfigError, (self.problems, self.note)
 
 
 def dotted(loc: Sequence[str | int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import (
     ValidationError,
 )
 
-from anomaly_service.config.document import Document, read_document
+from anomaly_service.config.document import Document, parse_document, read_document
 from anomaly_service.config.errors import ConfigError, Loc, Problem
 from anomaly_service.config.messages import problem_of
 from anomaly_service.config.sections import Config, FitSection, RetentionSection
@@ -39,6 +40,25 @@ def load(path: Path | str) -> Config:
     if problems or config is None:
         raise ConfigError(problems)
     return config
+
+
+def database_of(path: Path | str) -> str | None:
+    """Return the database that a config file names, however broken the rest of it is.
+
+    The environment wins over it, as ever; None where neither names one that can be used.
+    """
+    path = Path(path).absolute()
+    try:
+        lines = re.findall(r"^database(?:_file)?:.*$", path.read_text("utf-8-sig"), re.MULTILINE)
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    given = {name: value for name, value in _from_environment().items() if name.startswith("database")}
+    try:
+        document = parse_document("\n".join(lines), path)
+    except ConfigError:
+        document = Document(str(path))
+    config, _ = _validate(given or document.values, document, set(given))
+    return None if config is None else config.database
 
 
 def _validate(

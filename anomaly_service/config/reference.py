@@ -144,6 +144,7 @@ nothing is changed. A key that does not exist is answered with the nearest that 
 anomaly.yaml:14: monitors.players-drop.policy.min_duraton: unknown key; did you mean 'min_duration'? ...
 ```
 
+`anomaly plan --config NEW` says what a changed file would do, and changes nothing.
 A running daemon reads the file again on SIGHUP; a file with something wrong in it leaves the old one
 in force. A monitor that is removed is disabled and keeps its events; `renamed_from` keeps them under
 a new name.

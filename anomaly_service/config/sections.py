@@ -352,13 +352,39 @@ class NightlySection(Section):
 
 
 class RetentionSection(Section):
-    """How long things are kept, from the newest point of each source back; events and reviews for ever."""
+    """How long things are kept, points and scores from the newest point of each source back.
+
+    Intervals that count and what people said are kept for ever.
+    """
 
     points: PositiveDuration = Field(default=timedelta(days=400), description="How long points are kept.")
     scores: PositiveDuration = Field(default=timedelta(days=90), description="How long scores are kept.")
     model_versions: Annotated[Whole, Field(ge=1)] = Field(
         default=3, description="Versions kept per target, besides those that events still need."
     )
+    runs: PositiveDuration = Field(
+        default=timedelta(days=90),
+        description="How long runs that ended are kept; the newest of each kind, monitor and source stays.",
+    )
+    revisions: PositiveDuration = Field(
+        default=timedelta(days=180),
+        description="How long each change of an interval is kept; its first and its newest stay, and all of "
+        "what people reviewed or added.",
+    )
+    outdated: PositiveDuration = Field(
+        default=timedelta(days=180),
+        description="How long intervals that no longer score, or were merged into another, are kept; what "
+        "people reviewed or added stays.",
+    )
+    progress: PositiveDuration = Field(
+        default=timedelta(days=400),
+        description="How long a source remembers files that are gone; never shorter than `points`.",
+    )
+
+    @property
+    def remembered(self) -> timedelta:
+        """Return how long a source remembers files that are gone: none may bring back what was deleted."""
+        return max(self.progress, self.points)
 
 
 class DeadlinesSection(Section):

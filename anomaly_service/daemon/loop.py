@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import structlog
 
+from anomaly_service.config.errors import ConfigError
 from anomaly_service.daemon.claimed import Worker
 from anomaly_service.daemon.lane import Bell, Job, Lane, Orders
 from anomaly_service.daemon.patience import LONGEST_PAUSE_SECONDS, Patience
@@ -36,6 +38,9 @@ from anomaly_service.facts import gather
 from pipelines.names import RunKind
 from pipelines.records import Claim, LastRead
 from pipelines.store import Store
+
+if TYPE_CHECKING:
+    from anomaly_service.config.sections import Config
 
 LEAST_WATCH_SECONDS = 1.0
 """Between two looks at how the work stands."""
@@ -477,6 +482,17 @@ def _beside_signals(action: Callable[[], bool]) -> bool:
     return done.result()
 
 
+def _loaded(path: Path | str) -> Config:
+    """Return the config of a file, or say what is wrong with it and what was good last."""
+    from anomaly_service.config.load import load
+    from anomaly_service.in_force import with_last_good
+
+    try:
+        return load(path)
+    except ConfigError as error:
+        raise with_last_good(error, path) from None
+
+
 def run(
     path: Path | str, *, now: datetime | None = None, once: bool = False, settings: Settings = Settings()
 ) -> bool:
@@ -492,10 +508,8 @@ def run(
         DatabaseUnavailableError: with ``once``, the database was away for longer than a minute.
         OSError: the port of ``http`` is taken.
     """
-    from anomaly_service.config.load import load
-
     configure_logging()
-    config = load(path)
+    config = _loaded(path)
     pauses = 3 * max(settings.poll_seconds, settings.lease_seconds / 3, LONGEST_PAUSE_SECONDS)
     telemetry = Telemetry(stale_after_seconds=pauses + config.deadlines.query.total_seconds())
     telemetry.vitals.frozen = now is not None

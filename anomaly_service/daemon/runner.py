@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from anomaly_service.sources.again import Again
 from anomaly_service.sources.ingest import read
+from anomaly_service.sources.memory import forget
 from pipelines.errors import StoppedError
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.names import RunKind
@@ -95,7 +96,8 @@ def nightly(task: Task) -> Json:
 
     scheduled_for = int(task.claim.scheduled_for.timestamp())
     done = {job.spec.name: passes.nightly(job, scheduled_for, task.at) for job in task.jobs()}
-    return task.service.told({**done, "pruned": prune(task.service, task.at)})
+    pruned = prune(task.service, task.at) | tidy(task.service, task.at)
+    return task.service.told({**done, "pruned": pruned})
 
 
 def backfill(task: Task) -> Json:
@@ -119,6 +121,22 @@ def prune(service: Service, now: int) -> Json:
         ),
         "lines": sum(store.prune_lines(ts, some) for ts, some in _stages(lines_from)),
     }
+
+
+def tidy(service: Service, now: int) -> Json:
+    """Delete what else grows and is too old, then let the database count what is left."""
+    keep, store = service.config.retention, service.store
+    ends = _ends(store, now)
+    seconds = int(keep.remembered.total_seconds())
+    sources = [source for source in service.config.build_sources() if source.name in ends]
+    done = {
+        "runs": store.prune_runs(keep.runs.total_seconds()),
+        "revisions": store.prune_revisions(keep.revisions.total_seconds()),
+        "events": store.prune_events(keep.outdated.total_seconds()),
+        "progress": sum(forget(store, source, ends[source.name] - seconds) for source in sources),
+    }
+    store.refresh_statistics()
+    return done
 
 
 def _ends(store: SqlStore, now: int) -> dict[str, int]:

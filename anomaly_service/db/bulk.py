@@ -33,10 +33,6 @@ SCORE = np.dtype(
 )
 
 
-OWNER = {"points": "series_id", "scores": "target_id"}
-"""Whose rows they are: the column that their key begins with."""
-
-
 class Bulk(Protocol):
     """What a database must do quickly."""
 
@@ -68,14 +64,8 @@ class Bulk(Protocol):
         """Return the scores of these targets in the half-open span, by target and time."""
         ...
 
-    def delete_before(
-        self, connection: Connection, table: str, ts: int, ids: Sequence[int] | None = None
-    ) -> int:
-        """Delete rows of ``points`` or ``scores`` before this time; return how many.
-
-        Args:
-            ids: of these series or targets only; of all where None.
-        """
+    def drop_before(self, connection: Connection, table: str, ts: int) -> int:
+        """Drop what lies as a whole before this time, where that is cheap; return how many rows went."""
         ...
 
 
@@ -141,13 +131,8 @@ class SqliteBulk:
             rows[name][np.isposinf(rows[name])] = np.nan
         return _scores(rows)
 
-    def delete_before(
-        self, connection: Connection, table: str, ts: int, ids: Sequence[int] | None = None
-    ) -> int:
-        if ids is None:
-            return connection.exec_driver_sql(f"DELETE FROM {table} WHERE ts < ?", (int(ts),)).rowcount
-        statement = f"DELETE FROM {table} WHERE {OWNER[table]} IN (SELECT value FROM json_each(?)) AND ts < ?"
-        return connection.exec_driver_sql(statement, (_json(ids), int(ts))).rowcount
+    def drop_before(self, connection: Connection, table: str, ts: int) -> int:
+        return 0
 
 
 def _driver(connection: Connection) -> sqlite3.Connection:

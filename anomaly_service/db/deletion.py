@@ -92,8 +92,12 @@ def _delete(connection: Connection, series_id: int, start: int, stop: int) -> tu
         select(func.min(Point.ts), func.max(Point.ts)).where(Point.series_id == series_id)
     ).one()
     if count:
-        bounds = update(Series).where(Series.id == series_id).values(first_ts=first, last_ts=last)
-        connection.execute(bounds)
+        bounds = update(Series).where(Series.id == series_id)
+        connection.execute(bounds.values(first_ts=first, last_ts=last))
+        # When it began was wrong too; where retention has deleted what came before, it was not.
+        connection.execute(
+            bounds.where(Series.begun_ts >= start, Series.begun_ts < stop).values(begun_ts=first)
+        )
     return count, n_held, connection.scalar(select(Series.last_ts).where(Series.id == series_id))
 
 

@@ -1,4 +1,4 @@
-"""Events: every change is a revision."""
+"""Events: every change is a revision, and one that only goes on is told with the next change."""
 
 from __future__ import annotations
 
@@ -63,6 +63,8 @@ def apply(
 ) -> list[Event]:
     """Write changes with their revisions; return the events that are new or differ, in their order.
 
+    An event that only goes on has another revision too, but no row of it.
+
     Raises:
         StaleEventsError: an expected event has another revision, or a new one would lie over an
             event that the changes do not know of.
@@ -87,7 +89,7 @@ def apply(
         connection,
         run_id,
         [(None, event, change.why) for event, change in zip(added, fresh, strict=True)]
-        + [(event, new, change.why) for change, event, new in differing],
+        + [(event, new, change.why) for change, event, new in differing if not _goes_on(event, new)],
     )
     return _in_order(changes, added, {new.id: new for _, _, new in differing})
 
@@ -183,6 +185,21 @@ def _same(event: Event, new: Event) -> bool:
     """True where both say the same, up to the rounding of scores."""
     left, right = _values(event), _values(new)
     return all(_close(left[name], right[name]) for name in left)
+
+
+def _goes_on(event: Event, new: Event) -> bool:
+    """True where an open event reaches further and nothing else is decided about it.
+
+    Its end, length and height move with every tick, for days: a row of each would outgrow the points.
+    """
+    told = ("kind", "start_ts", "direction", "channel", "version_id", "first_detected_at", "merged_into")
+    left, right = _values(event), _values(new)
+    return (
+        event.status is Status.OPEN
+        and new.status is Status.OPEN
+        and new.interval.end > event.interval.end
+        and all(left[name] == right[name] for name in told)
+    )
 
 
 def _close(left: Any, right: Any) -> bool:

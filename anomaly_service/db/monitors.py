@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, exists, func, select, update
@@ -23,42 +24,67 @@ def rows(connection: Connection) -> list[MonitorRow]:
     return [MonitorRow(*row) for row in connection.execute(query)]
 
 
+@dataclass(frozen=True)
+class Sync:
+    """What a config makes of the monitors that are stored.
+
+    Attributes:
+        continued: the stored row that a monitor of the config goes on with, by its name in the config.
+        dropped: monitors in force that the config no longer has.
+    """
+
+    continued: dict[str, MonitorRow]
+    dropped: list[MonitorRow]
+
+    @property
+    def renamed(self) -> dict[str, int]:
+        """Ids of the rows that get another name, by that name."""
+        return {name: row.id for name, row in self.continued.items() if row.name != name}
+
+
+def decide(stored: Sequence[MonitorRow], wanted: dict[str, Json]) -> Sync:
+    """Return what a config makes of the monitors; ``renamed_from`` may stay once it has done its work."""
+    by_name = {row.name: row for row in stored}
+    moved = {
+        name: by_name[old]
+        for name, config in wanted.items()
+        if (old := config.get("renamed_from")) in by_name and _takes_over(name, old, by_name, wanted)
+    }
+    left = {row.id for row in moved.values()}
+    same = {name: by_name[name] for name in wanted if name in by_name and by_name[name].id not in left}
+    continued = same | moved
+    going_on = {row.id for row in continued.values()}
+    return Sync(continued, [row for row in stored if row.enabled and row.id not in going_on])
+
+
 def sync(connection: Connection, wanted: dict[str, Json]) -> list[MonitorRow]:
     """Make the monitors what the config says; return those it names, by name."""
-    _rename(connection, wanted)
+    decided = decide(rows(connection), wanted)
+    _rename(connection, decided.renamed)
     upsert(
         connection,
         Monitor,
         [{"name": name, "config": config, "enabled": True} for name, config in wanted.items()],
         ["name"],
     )
-    gone = [row.id for row in rows(connection) if row.name not in wanted and row.enabled]
+    gone = [row.id for row in decided.dropped]
     connection.execute(update(Monitor).where(among(connection, Monitor.id, gone)).values(enabled=False))
     events.close(connection, EventTable.monitor_id.in_(select(Monitor.id).where(~Monitor.enabled)), LEFT)
     return [row for row in rows(connection) if row.name in wanted]
 
 
-def _rename(connection: Connection, wanted: dict[str, Json]) -> None:
-    """Give rows their new names; ``renamed_from`` may stay in the config once it has done its work.
-
-    All leave their old names first, so that two monitors can change names with each other.
-    """
-    ids = {row.name: row.id for row in rows(connection)}
-    moves = {
-        name: ids[old]
-        for name, config in wanted.items()
-        if (old := config.get("renamed_from")) in ids and _takes_over(name, old, ids, wanted)
-    }
+def _rename(connection: Connection, moves: Mapping[str, int]) -> None:
+    """Give rows their new names; all leave their old ones first, so that two monitors can change names."""
     for prefix in ("renaming ", ""):
         for name, id_ in moves.items():
             connection.execute(update(Monitor).where(Monitor.id == id_).values(name=prefix + name))
 
 
-def _takes_over(name: str, old: str, ids: dict[str, int], wanted: dict[str, Json]) -> bool:
+def _takes_over(name: str, old: str, stored: Collection[str], wanted: dict[str, Json]) -> bool:
     """True where the row of ``old`` becomes ``name``: always when ``name`` is free, or leaves as well."""
     if name == old:
         return False
-    if name not in ids:
+    if name not in stored:
         return True
     return any(config.get("renamed_from") == name and other == old for other, config in wanted.items())
 

@@ -123,21 +123,24 @@ def progress(connection: Connection, source: str) -> dict[str, Json]:
     return {row.key: row.value for row in connection.execute(query)}
 
 
-def delete_before(connection: Connection, bulk: Bulk, before: int, sources: Collection[str] | None) -> int:
-    """Delete the points before a time, of some sources or all, and remember that; return how many."""
+def forget_before(connection: Connection, before: int, sources: Collection[str] | None) -> list[int] | None:
+    """Remember that the points before a time go, of some sources or all; return whose, None for all."""
     known = select(Series.id, Series.first_ts, Series.pruned_before)
     if sources is not None:
         known = known.where(among(connection, Series.source, sources))
     rows = list(connection.execute(known))
-    ids = [row.id for row in rows if row.first_ts is not None and row.first_ts < before]
-    deleted = bulk.delete_before(connection, "points", before, None if sources is None else ids) if ids else 0
-    first = select(Point.ts).where(Point.series_id == Series.id).order_by(Point.ts).limit(1)
-    connection.execute(
-        update(Series).where(among(connection, Series.id, ids)).values(first_ts=first.scalar_subquery())
-    )
     later = [row.id for row in rows if row.pruned_before is None or row.pruned_before < before]
     connection.execute(update(Series).where(among(connection, Series.id, later)).values(pruned_before=before))
-    return deleted
+    if sources is None:
+        return None
+    return [row.id for row in rows if row.first_ts is not None and row.first_ts < before]
+
+
+def move_first(connection: Connection, before: int, series_ids: Sequence[int]) -> None:
+    """Correct ``first_ts`` of series after their points before a time were deleted."""
+    first = select(Point.ts).where(Point.series_id == Series.id).order_by(Point.ts).limit(1)
+    old = among(connection, Series.id, series_ids), Series.first_ts < before
+    connection.execute(update(Series).where(*old).values(first_ts=first.scalar_subquery()))
 
 
 def _spec(row: Any) -> SeriesSpec:

@@ -13,7 +13,6 @@ from psycopg.adapt import Loader
 from psycopg.pq import Format
 from sqlalchemy import Connection, Engine, text
 
-from anomaly_service.db.bulk import OWNER
 from anomaly_service.db.engine import transaction
 from pipelines.records import PointBlock, ScoreBlock, Seconds
 
@@ -109,22 +108,14 @@ class PostgresBulk:
         target, ts, version, *values_ = _columns(rows, [np.int64, np.int64] + [np.float64] * 4)
         return ScoreBlock(target, ts, version, *values_)
 
-    def delete_before(
-        self, connection: Connection, table: str, ts: int, ids: Sequence[int] | None = None
-    ) -> int:
-        """Drop the partitions that lie before the time as a whole, and delete rows from the one it cuts.
-
-        Where it is the time of some only, delete their rows.
-        """
-        if ids is not None:
-            statement = f"DELETE FROM {table} WHERE {OWNER[table]} = ANY(%s) AND ts < %s"
-            return connection.exec_driver_sql(statement, (_ints(ids), int(ts))).rowcount
+    def drop_before(self, connection: Connection, table: str, ts: int) -> int:
+        """Drop the partitions that lie before the time as a whole."""
         deleted = 0
         for name, stop in _partitions(connection, table):
             if stop <= ts:
                 deleted += int(connection.exec_driver_sql(f"SELECT count(*) FROM {name}").scalar_one())
                 connection.exec_driver_sql(f"DROP TABLE {name}")
-        return deleted + connection.exec_driver_sql(f"DELETE FROM {table} WHERE ts < %s", (int(ts),)).rowcount
+        return deleted
 
 
 _UPSERT_SCORES = (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Self
@@ -12,6 +13,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.engine import URL
 
 from anomaly_service.db import (
+    configs,
     deletion,
     event_portraits,
     events,
@@ -22,15 +24,20 @@ from anomaly_service.db import (
     pages,
     points,
     queries,
+    retention,
     reviews,
     runs,
+    storage,
     versions,
 )
 from anomaly_service.db.bulk import Bulk, SqliteBulk
+from anomaly_service.db.configs import InForce
 from anomaly_service.db.deadline import QUERY_SECONDS
 from anomaly_service.db.engine import db_now, is_read_only, make_engine, transaction
 from anomaly_service.db.pages import Asked, Page
 from anomaly_service.db.reviews import Said
+from anomaly_service.db.storage import TableSize
+from anomaly_service.db.tables import Base
 from anomaly_service.errors import DatabaseUnavailableError
 from anomaly_service.failpoints import failpoint
 from anomaly_service.secrets import hidden, hidden_within
@@ -55,6 +62,9 @@ from pipelines.records import (
     VersionRow,
 )
 from pipelines.store import Batch, Deleted, Ingest, Ingested, NewVersion
+
+PAUSE_SECONDS = 0.02
+"""Between two transactions that delete: SQLite's writers look for a gap, and would find none."""
 
 
 class SqlStore:
@@ -168,8 +178,13 @@ class SqlStore:
 
     def delete_points_before(self, ts: int, sources: Collection[str] | None = None) -> int:
         """Delete points before this time, of these sources or of all; return how many."""
+
+        def move(connection: Connection, ids: Sequence[int]) -> None:
+            points.move_first(connection, ts, ids)
+
         with self._write() as connection:
-            return points.delete_before(connection, self._bulk, ts, sources)
+            whose = points.forget_before(connection, ts, sources)
+        return self._delete_before("points", ts, whose, move)
 
     def delete_points(self, series_id: int, start: int, stop: int, *, dry_run: bool = False) -> Deleted:
         """Delete the points of a series in the half-open span, with all that follows from them.
@@ -199,6 +214,18 @@ class SqlStore:
         """Return every monitor by name, the disabled too."""
         with self._read() as connection:
             return monitors.rows(connection)
+
+    def config_in_force(self) -> InForce | None:
+        """Return the config that the service went by last, without secrets; None before the first."""
+        with self._read() as connection:
+            return configs.read(connection)
+
+    def put_in_force(self, file: str, body: Json) -> None:
+        """Remember a config that was put to work, where it is another than before."""
+        known = self.config_in_force()
+        if known is None or (known.file, known.body) != (file, body):
+            with self._write() as connection:
+                configs.write(connection, file, body)
 
     def sync_targets(
         self, monitor_id: int, targets: Sequence[tuple[str, tuple[int, ...]]]
@@ -327,9 +354,7 @@ class SqlStore:
         """Delete scores before this time, of these targets or of all; return how many."""
         with self._write() as connection:
             monitors.forget_scores(connection, ts, target_ids)
-            return self._bulk.delete_before(
-                connection, "scores", ts, None if target_ids is None else sorted(target_ids)
-            )
+        return self._delete_before("scores", ts, None if target_ids is None else sorted(target_ids))
 
     def events(
         self, target_ids: Sequence[int], start: int, stop: int, *, as_reviewed: bool = False
@@ -576,6 +601,72 @@ class SqlStore:
                 return "is read-only" if is_read_only(connection) else ""
         except DatabaseUnavailableError as error:
             return "is read-only" if "readonly" in str(error) else "does not answer as it should"
+
+    # what is old
+
+    def _delete_before(
+        self,
+        table: str,
+        ts: int,
+        of: Sequence[int] | None,
+        after: Callable[[Connection, Sequence[int]], None] = lambda connection, ids: None,
+    ) -> int:
+        """Delete points or scores before a time in short transactions; ``after`` ends each of them."""
+        deleted = 0
+        wanted = list(of or ())
+        if of is None:
+            with self._write() as connection:
+                deleted = self._bulk.drop_before(connection, table, ts)
+            with self._read() as connection:
+                wanted = retention.owners(connection, table, ts)
+        while wanted:
+            with self._write() as connection:
+                found, left = retention.rows_before(connection, table, wanted, ts)
+                after(connection, wanted)
+            deleted, wanted = deleted + found, left
+            time.sleep(PAUSE_SECONDS if wanted else 0)
+        return deleted
+
+    def prune_runs(self, seconds: float) -> int:
+        """Delete runs that ended so long ago and that no schedule goes by; return how many."""
+        return self._bit_by_bit(lambda connection: retention.runs(connection, seconds))
+
+    def prune_revisions(self, seconds: float) -> int:
+        """Delete changes of events that are so old, all but first and newest; return how many."""
+        return self._bit_by_bit(lambda connection: retention.revisions(connection, seconds))
+
+    def prune_events(self, seconds: float) -> int:
+        """Delete events that are outdated or merged since so long, untouched by people; return how many."""
+        return self._bit_by_bit(lambda connection: retention.gone_events(connection, seconds))
+
+    def forget_progress(self, source: str, keys: Sequence[str]) -> int:
+        """Delete what a source remembers under these keys; return how many there were."""
+        with self._write() as connection:
+            return retention.progress(connection, source, keys)
+
+    def _bit_by_bit(self, delete: Callable[[Connection], int]) -> int:
+        """Repeat a transaction until it finds nothing more to delete; return how many rows went."""
+        deleted = 0
+        while True:
+            with self._write() as connection:
+                found = delete(connection)
+            if not found:
+                return deleted
+            deleted += found
+            time.sleep(PAUSE_SECONDS)
+
+    def refresh_statistics(self) -> None:
+        """Let the database count anew what its plans go by, a table at a time."""
+        for table in Base.metadata.tables:
+            with self._write() as connection:
+                retention.refresh_statistics(connection, table)
+        if self.engine.dialect.name == "sqlite":
+            self.engine.dispose()  # a connection reads the counts when it opens
+
+    def storage(self) -> tuple[list[TableSize], tuple[int, int]]:
+        """Return what every table weighs, the largest first; and bytes of the database, all and free ones."""
+        with self._read() as connection:
+            return storage.sizes(connection), storage.whole(connection)
 
     # what people see
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-HEAD = "0009"
+HEAD = "0010"
 """The revision of ``migrations/`` that this code reads and writes; a test compares both."""
 
 Searchable = JSON().with_variant(JSONB(), "postgresql")
@@ -38,6 +38,9 @@ SearchableOrNull = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True)
 
 STANDING = "status NOT IN ('merged_into', 'outdated')"
 """Events that people see. A partial index serves a query that has these very words, as the views do."""
+
+GONE = "status IN ('merged_into', 'outdated')"
+"""Events that no list shows; retention deletes them in time."""
 
 QUEUED = "status IN ('open', 'closed') AND (review_verdict IS NULL OR review_verdict = 'unsure')"
 """Events that wait for a verdict."""
@@ -314,6 +317,9 @@ class EventTable(Base):
         _event_index("open", FIRST, "id", where="status = 'open'"),
         _event_index("open_of_target", "target_id", where="status = 'open'"),
         _event_index("counted", "monitor_id", "version_id", "review_verdict", where=COUNTED),
+        _event_index("gone", "updated_at", where=GONE),
+        # Deleting an event asks who was merged into it.
+        _event_index("merged", "merged_into", where="merged_into IS NOT NULL"),
         CheckConstraint("end_ts >= start_ts", name="ends_after_start"),
         CheckConstraint(
             "status <> 'outdated' OR (review_id IS NULL AND NOT added)", name="reviewed_is_never_outdated"
@@ -355,9 +361,21 @@ class EventTable(Base):
 
 
 class EventRevision(Base):
-    """Append-only (triggers refuse UPDATE and DELETE): every change of an event, with run and reason."""
+    """Every change of an event but that it goes on, with run and reason.
+
+    Triggers refuse UPDATE, and DELETE of the changes of an event that people reviewed or added.
+    """
 
     __tablename__ = "event_revision"
+    __table_args__ = (
+        # The first is never deleted before its event.
+        Index(
+            "ix_event_revision_later",
+            "at",
+            sqlite_where=text("revision > 1"),
+            postgresql_where=text("revision > 1"),
+        ),
+    )
 
     event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), primary_key=True)
     revision: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
@@ -438,3 +456,14 @@ class Run(Base):
     retry_at: Mapped[float | None] = mapped_column(Double)
     outcome: Mapped[dict[str, Any] | None] = mapped_column(Searchable)
     error: Mapped[str] = mapped_column(Text)
+
+
+class ConfigInForceTable(Base):
+    """The one config that the service went by last, without its secrets; its ``id`` is 1."""
+
+    __tablename__ = "config_in_force"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    file: Mapped[str] = mapped_column(Text)
+    body: Mapped[dict[str, Any]] = mapped_column(JSON)
+    since: Mapped[float] = mapped_column(Double)

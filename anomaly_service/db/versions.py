@@ -46,13 +46,16 @@ def _key(version: NewVersion) -> Key:
 
 
 def add(connection: Connection, new: Sequence[NewVersion]) -> list[VersionRow]:
-    """Store fits that do not exist yet; return all as stored, in the order given."""
+    """Store fits that do not exist yet or are made anew; return all as stored, in the order given."""
     stored = _find(connection, new)
-    fresh = {_key(version): version for version in new if _key(version) not in stored}
+    fresh = {_key(version): version for version in new if version.anew or _key(version) not in stored}
     weights = _store_weights(connection, list(fresh.values()))
     for start in range(0, len(fresh), CHUNK):
-        chunk = list(fresh.items())[start : start + CHUNK]
-        _insert(connection, chunk, weights[start : start + CHUNK])
+        chunk = list(
+            zip(list(fresh.items())[start : start + CHUNK], weights[start : start + CHUNK], strict=True)
+        )
+        _insert(connection, [each for each in chunk if each[0][0] not in stored])
+        _replace(connection, {stored[each[0][0]].id: each for each in chunk if each[0][0] in stored})
     if fresh:
         stored = _find(connection, new)
         _add_first_calibrations(connection, {stored[key].id: version for key, version in fresh.items()})
@@ -97,24 +100,41 @@ def _owner(index: int, version: NewVersion) -> tuple[str, int]:
     return "own", index
 
 
-def _insert(connection: Connection, chunk: Sequence[tuple[Key, NewVersion]], weights: Sequence[int]) -> None:
-    rows = [
-        {
-            "target_id": key[0],
-            "detector": version.detector,
-            "train_start": int(version.train_start),
-            "train_stop": key[1],
-            "recipe": version.recipe,
-            "config": version.config,
-            "config_key": key[3],
-            "weights_id": weights_id,
-            "status": version.status,
-            "scored": False,
-            "card": version.card,
-        }
-        for (key, version), weights_id in zip(chunk, weights, strict=True)
-    ]
-    connection.execute(insert(ModelVersion).values(created_at=db_now()), rows)
+Kept = tuple[tuple[Key, NewVersion], int]
+"""A version with its key, and the row of its weights."""
+
+
+def _insert(connection: Connection, chunk: Sequence[Kept]) -> None:
+    if chunk:
+        connection.execute(insert(ModelVersion).values(created_at=db_now()), [_row(each) for each in chunk])
+
+
+def _replace(connection: Connection, chunk: dict[int, Kept]) -> None:
+    """Put versions in the place of those with these ids, and forget what was learned of their scores."""
+    if not chunk:
+        return
+    connection.execute(delete(Calibration).where(among(connection, Calibration.version_id, _ints(chunk))))
+    rows = [{"row_id": id_, **_row(each)} for id_, each in chunk.items()]
+    settable: dict[str, Any] = {name: bindparam(name) for name in rows[0] if name != "row_id"}
+    statement = update(ModelVersion.__table__).where(ModelVersion.id == bindparam("row_id"))  # type: ignore[arg-type]  # a Table, typed as FromClause
+    connection.execute(statement.values(**settable, created_at=db_now()), rows)
+
+
+def _row(kept: Kept) -> dict[str, Any]:
+    (key, version), weights_id = kept
+    return {
+        "target_id": key[0],
+        "detector": version.detector,
+        "train_start": int(version.train_start),
+        "train_stop": key[1],
+        "recipe": version.recipe,
+        "config": version.config,
+        "config_key": key[3],
+        "weights_id": weights_id,
+        "status": version.status,
+        "scored": False,
+        "card": version.card,
+    }
 
 
 def _add_first_calibrations(connection: Connection, versions: dict[int, NewVersion]) -> None:
@@ -274,9 +294,10 @@ def prune(connection: Connection, keep: int, before: int, target_ids: Collection
 
 def remove(connection: Connection, ids: Sequence[int]) -> None:
     """Delete versions, with the weights that no other has."""
-    connection.execute(delete(ModelVersion).where(among(connection, ModelVersion.id, ids)))
+    going = delete(ModelVersion).where(among(connection, ModelVersion.id, ids))
+    freed = set(connection.scalars(going.returning(ModelVersion.weights_id)))
     used = exists().where(ModelVersion.weights_id == Weights.id)
-    connection.execute(delete(Weights).where(~used))
+    connection.execute(delete(Weights).where(among(connection, Weights.id, _ints(freed)), ~used))
 
 
 def _prunable(

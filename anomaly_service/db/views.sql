@@ -238,8 +238,8 @@ SELECT
     scores.live_anomaly AS live_anomaly_score,
     scores.settled_anomaly AS settled_anomaly_score
 FROM target
-JOIN monitor ON monitor.id = target.monitor_id
-JOIN scores ON scores.target_id = target.id
+@then monitor ON monitor.id = target.monitor_id
+@then scores ON scores.target_id = target.id
     AND scores.ts = (SELECT max(newest.ts) FROM scores newest WHERE newest.target_id = target.id);
 
 CREATE VIEW model_cards AS

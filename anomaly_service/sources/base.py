@@ -161,3 +161,12 @@ def unbroken(source: str, batches: Iterator[Ingest]) -> Iterator[Ingest]:
         raise
     except Exception as error:
         raise SourceError(f"{source}: cannot be read any further: {reason(error)}") from error
+
+
+@runtime_checkable
+class Forgets(Protocol):
+    """What a source may be besides: one that can tell which of its memories nobody needs any more."""
+
+    def outlived(self, progress: dict[str, Json], before: int) -> list[str]:
+        """Return the keys of ``progress`` without which nothing newer than ``before`` is read twice."""
+        ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -162,6 +163,13 @@ RECHECK_SECONDS = 3600
 """How long a file is trusted to have done nothing but grow: then its beginning is compared as a whole."""
 
 
+def _newest(record: Json) -> float:
+    """Return up to when a file may hold rows, epoch seconds: by its last row and the time it was written."""
+    state = record.get("state")
+    known = [record.get("before"), state[1] / 1e9 if state else None]
+    return max((at for at in known if at is not None), default=math.inf)
+
+
 @dataclass
 class CsvSource:
     """Polls files; each is remembered by what was read of it, not by its name.
@@ -193,6 +201,14 @@ class CsvSource:
             yield poll.hand_over(1.0)
         if poll.problems:
             raise SourceError("\n".join(poll.problems))
+
+    def outlived(self, progress: dict[str, Json], before: int) -> list[str]:
+        """Return the files that are gone, of which nothing is newer than ``before``.
+
+        One that comes back would be read again: so its rows must be older than the points that are kept. And
+        a share that is not mounted at the moment, or a drop folder emptied for a while, is none that is gone.
+        """
+        return [key for key, record in progress.items() if _newest(record) < before and files.is_gone(key)]
 
 
 class _Poll:

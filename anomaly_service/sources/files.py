@@ -155,6 +155,20 @@ def _matches(pattern: str) -> list[str]:
     return [pattern]
 
 
+def is_gone(path: str) -> bool:
+    """True where a file was taken away from a folder that is there and holds others."""
+    if os.path.lexists(path):
+        return False
+    folder = Path(path).parent
+    while not folder.is_dir():
+        folder = folder.parent
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
+
+
 def stem(path: Path) -> str:
     """Return a file's name without the endings that say how it is written.
 

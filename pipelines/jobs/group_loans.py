@@ -16,7 +16,7 @@ from pipelines.jobs import lines
 from pipelines.jobs.fit_times import fit_days
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import History, fingerprint, histories, loan_slots, still_whole
-from pipelines.jobs.refit import Due, fit_target
+from pipelines.jobs.refit import Due, fit_target, grids_of
 from pipelines.names import Mode
 from pipelines.records import Json, Origin, TargetRow, VersionRow
 from pipelines.steps import bodies, newcomer
@@ -54,6 +54,7 @@ def learn_recipes(task: LendTask) -> list[Recipe | Failed]:
                 season=task.season,
                 start=asked.start,
                 stop=asked.stop,
+                grid=asked.grid,
             )
             for asked in targets
         ]
@@ -205,7 +206,8 @@ def _tasks(job: MonitorJob, wanted: Sequence[Due], models: Models) -> Iterator[L
             low, high = min(each.slot for each in group) - window, max(each.slot for each in group)
             points = job.points([each.target for each in group], low, high)
             incidents = job.confirmed(list(points), low, high)
-            asked = tuple(fit_target(each, points, job.spec, incidents) for each in group)
+            grids = grids_of(job, group, points)
+            asked = tuple(fit_target(each, points, job.spec, incidents, grids) for each in group)
             yield LendTask(asked, usual, job.spec.season, model)
 
 

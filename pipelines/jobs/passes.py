@@ -137,7 +137,8 @@ def _refitted(
     done = refit(job, wanted, generation=generation)
     loans = due_loans(job, until, missing=missing, again_from=again_from)
     done.lent += lend(job, loans, generation=generation)
-    done.refused += recalibrate(job, until, again_from=again_from)
+    since = [at for at in (again_from, done.anew_from) if at is not None]
+    done.refused += recalibrate(job, until, again_from=min(since, default=None))
     job.store.models_stand(job.claim, job.monitor.id)
     return done
 
@@ -270,20 +271,32 @@ def _settled_until(job: MonitorJob, target: TargetRow, stop: int) -> int:
 
 
 def _all_new_spans(job: MonitorJob, done: Refitted, now: int) -> list[Span]:
-    return _new_spans(job, [*done.versions, *done.lent], done.unseen, now)
+    return _new_spans(job, [*done.versions, *done.lent], done.unseen, now, done.anew_from)
 
 
 def _new_spans(
-    job: MonitorJob, versions: Sequence[VersionRow], unseen: Mapping[int, FirstScores], now: int
+    job: MonitorJob,
+    versions: Sequence[VersionRow],
+    unseen: Mapping[int, FirstScores],
+    now: int,
+    anew_from: int | None = None,
 ) -> list[Span]:
-    """Return what new versions score: everything from the end of the earliest one's training on."""
+    """Return what new versions score: everything from the end of the earliest one's training on.
+
+    Args:
+        anew_from: from here on lines are other ones for all targets.
+    """
     reach = _reach(job, now)
     since: dict[int, int] = {}
     for version in versions:
         since[version.target_id] = min(since.get(version.target_id, version.train_stop), version.train_stop)
-    # A loan before the first fit has scored what that fit's unseen scores would.
-    unseen = {i: first for i, first in unseen.items() if first.version.train_stop <= since.get(i, 0)}
     targets = {target.id: target for target in job.targets()}
+    if anew_from is not None:
+        begun = [i for i, target in targets.items() if (target.scored_until or 0) > anew_from]
+        since |= {i: min(since.get(i, anew_from), anew_from) for i in begun}
+    # A loan before the first fit has scored what that fit's unseen scores would.
+    own = job.versions([targets[i] for i in unseen if i in targets])
+    unseen = {i: first for i, first in unseen.items() if i in own and _is_earliest(first.version, own[i])}
     spans = [
         _new_span(job, targets[i], reach[i], start, unseen.get(i), now)
         for i, start in since.items()
@@ -296,15 +309,21 @@ def _new_spans(
     return [span for span in spans if span.start < span.stop]
 
 
+def _is_earliest(version: VersionRow, versions: Sequence[VersionRow]) -> bool:
+    return all(version.train_stop <= each.train_stop for each in versions)
+
+
 def _new_span(
     job: MonitorJob, target: TargetRow, reach: Reach, start: int, first: FirstScores | None, now: int
 ) -> Span:
-    if target.scored_until is None:
-        start = live_from = int(first.scores.ts[0]) if first is not None else start
+    if first is not None:
+        start = live_from = int(first.scores.ts[0])
+    elif target.scored_until is None:
+        live_from = start
     else:
         # Before the new version's time live scores stay what they were when their points came.
         live_from = min(start, target.scored_until)
-        first, start = None, min(live_from, target.settled_until or live_from)
+        start = min(live_from, target.settled_until or live_from)
     stop = max(reach.points, target.scored_until or 0)
     night = _last_night(job, min(stop, now))
     settled = _settled_until(job, target, min(night, stop))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pipelines.batches import batches, targets_per_task
-from pipelines.jobs import lines
+from pipelines.batches import batches, targets_per_group, targets_per_task
+from pipelines.jobs import lines, too_early
 from pipelines.jobs.fit_times import nights
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import (
@@ -21,12 +22,22 @@ from pipelines.jobs.plan import (
     wanted_slots,
 )
 from pipelines.monitor import MonitorSpec
-from pipelines.records import Json, Origin, Points, TargetRow, VersionRow
-from pipelines.steps import bodies, masks
+from pipelines.records import Json, Origin, Points, Seconds, TargetRow, VersionRow
+from pipelines.steps import bodies, masks, prepare
+from pipelines.steps.recipe import Recipe
 from pipelines.store import NewVersion
 from pipelines.times import DAY
 from pipelines.workers import members
-from pipelines.workers.fit import FitOutcome, FitTarget, FitTask, Fitted, NotReady, fit_targets, least_seconds
+from pipelines.workers.fit import (
+    FitOutcome,
+    FitTarget,
+    FitTask,
+    Fitted,
+    NotReady,
+    SharedModel,
+    fit_targets,
+    least_seconds,
+)
 from pipelines.workers.tasks import UnseenScores
 
 TOLD = 5
@@ -35,11 +46,17 @@ TOLD = 5
 
 @dataclass(frozen=True)
 class Due:
-    """One fit that is wanted and not there yet."""
+    """One fit that is wanted and not there yet.
+
+    Attributes:
+        first: nothing is scored before: models that did not see a block score the training span too.
+        anew: one is there that was made before all of its points had come.
+    """
 
     target: TargetRow
     slot: int
     first: bool
+    anew: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,7 @@ class Refitted:
         broken: fits whose card says that they must not be used, with the reason.
         lent: stored versions with a model of the group, of targets that have none of their own.
         refused: reasons why a line could not be drawn as asked.
+        anew_from: end of training of the earliest version that was made anew.
     """
 
     versions: list[VersionRow]
@@ -69,6 +87,7 @@ class Refitted:
     broken: list[NotReady]
     refused: list[str]
     lent: list[VersionRow] = field(default_factory=list)
+    anew_from: int | None = None
 
     def summary(self) -> Json:
         fitted = {version.target_id for version in [*self.versions, *self.lent]}
@@ -100,6 +119,7 @@ def due(job: MonitorJob, until: int, *, missing: bool = False, again_from: int |
     have = _fitted_slots(job, stored)
     broken = _broken_slots(job, stored)
     planned = _slots(job, targets, known, until)
+    early = too_early.slots(job, targets, stored, known)
     found = []
     for target in targets:
         if target.id not in known:
@@ -107,14 +127,23 @@ def due(job: MonitorJob, until: int, *, missing: bool = False, again_from: int |
         done, since = have[target.id]
         slots = sorted({*planned[target.id], *_of_new_step(job, target, stored[target.id], until)})
         tried = broken[target.id]
+        begun = _begun(job, stored[target.id])
         for slot in slots:
-            wanted = slot not in done | tried and (missing or slot > since)
+            anew = slot in early[target.id]
+            wanted = anew or (slot not in done | tried and (missing or slot > since))
             if wanted or (again_from is not None and slot >= again_from):
                 # The second slot counts too, for a target that had too little data on its first night;
                 # one whose fit came out broken does not.
-                first = not done and slot in [each for each in slots if each not in tried][:2]
-                found.append(Due(target, slot, first))
+                opens = not done and slot in [each for each in slots if each not in tried][:2]
+                found.append(Due(target, slot, opens or slot == begun, anew))
     return sorted(found, key=lambda each: each.slot)
+
+
+def _begun(job: MonitorJob, stored: Sequence[VersionRow]) -> int | None:
+    """Return the end of training of a target's earliest version, if the monitor as configured now made it."""
+    earliest = min(stored, key=lambda v: (v.train_stop, v.id), default=None)
+    ours = earliest is not None and earliest.origin.fingerprint == fingerprint(job.spec)
+    return earliest.train_stop if earliest is not None and ours and not earliest.on_loan else None
 
 
 def due_between(job: MonitorJob, start: int, stop: int) -> list[Due]:
@@ -216,9 +245,15 @@ def refit(job: MonitorJob, wanted: Sequence[Due], *, generation: int = 0) -> Ref
         generation: tells the versions of an explicit refit from those they follow.
     """
     done = Refitted([], {}, [], [], [])
-    for task, outcome in job.executor.map(fit_targets, _tasks(job, wanted, done)):
+    done.anew_from = min((each.slot for each in wanted if each.anew), default=None)
+    anew = {(each.target.id, each.slot) for each in wanted if each.anew}
+    weights: dict[int, int] = {}
+    times: dict[tuple[int, int], Seconds] = {}
+    for task, outcome in _outcomes(job, wanted):
         job.check_stop()
-        _store(job, task, outcome, done, generation)
+        stored = _store(job, task, outcome, done, generation, anew, weights, times)
+        if job.spec.scope == "group":
+            weights |= {version.train_stop: version.weights_id for version in stored}
         job.on_progress("fit", len(done.versions) / max(1, len(wanted)))
     drawn = lines.draw(job, sorted({v.train_stop for v in done.versions}))
     job.store.add_lines(job.claim, drawn.rows)
@@ -226,7 +261,46 @@ def refit(job: MonitorJob, wanted: Sequence[Due], *, generation: int = 0) -> Ref
     return done
 
 
-def _tasks(job: MonitorJob, wanted: Sequence[Due], done: Refitted) -> Iterator[FitTask]:
+def _outcomes(job: MonitorJob, wanted: Sequence[Due]) -> Iterator[tuple[FitTask, FitOutcome]]:
+    if job.spec.scope == "group" and not _fits_in_one(job, wanted):
+        for slot in sorted({each.slot for each in wanted}):
+            yield from _of_large_group(job, [each for each in wanted if each.slot == slot])
+    else:
+        yield from job.executor.map(fit_targets, _tasks(job, wanted))
+
+
+def _fits_in_one(job: MonitorJob, wanted: Sequence[Due]) -> bool:
+    """True where a group is small enough for one task a night, and its nights to be read at once."""
+    if not wanted:
+        return True
+    slots, step = {each.slot for each in wanted}, min(each.target.step_seconds for each in wanted)
+    seconds = max(slots) - min(slots) + job.spec.fit_window_seconds
+    return len({each.target.id for each in wanted}) <= targets_per_group(seconds / step)
+
+
+def _of_large_group(job: MonitorJob, wanted: Sequence[Due]) -> Iterator[tuple[FitTask, FitOutcome]]:
+    """Yield the fits of one night: a model of as many targets as fit in a task, then it for the others."""
+    shared, rest = None, list(wanted)
+    steps = job.spec.fit_window_seconds / min(each.target.step_seconds for each in wanted)
+    while rest and shared is None:
+        some, rest = _sampled(rest, targets_per_group(steps))
+        for task, outcome in job.executor.map(fit_targets, _tasks(job, some)):
+            shared = outcome.shared
+            yield task, outcome
+    parts = batches(rest, targets_per_task(steps))
+    yield from job.executor.map(fit_targets, (task for part in parts for task in _tasks(job, part, shared)))
+
+
+def _sampled(wanted: Sequence[Due], size: int) -> tuple[list[Due], list[Due]]:
+    """Return some of the targets, the same every time, and the others; both in order."""
+    drawn = sorted(wanted, key=lambda each: (zlib.crc32(each.target.key.encode()), each.target.key))[:size]
+    chosen = {each.target.id for each in drawn}
+    return [each for each in wanted if each.target.id in chosen], [
+        each for each in wanted if each.target.id not in chosen
+    ]
+
+
+def _tasks(job: MonitorJob, wanted: Sequence[Due], shared: SharedModel | None = None) -> Iterator[FitTask]:
     """Yield tasks, reading the points of a few targets once for all their slots."""
     by_target: dict[int, list[Due]] = {}
     for each in wanted:
@@ -238,11 +312,34 @@ def _tasks(job: MonitorJob, wanted: Sequence[Due], done: Refitted) -> Iterator[F
         span = slots[0] - window, slots[-1]
         points = job.points([dues[0].target for dues in group], *span)
         incidents = job.confirmed(list(points), *span)
+        grids = grids_of(job, asked, points)
         for slot in slots:
-            yield FitTask(
-                job.spec,
-                tuple(fit_target(each, points, job.spec, incidents) for each in asked if each.slot == slot),
-            )
+            own = [each for each in asked if each.slot == slot]
+            fitted = tuple(fit_target(each, points, job.spec, incidents, grids) for each in own)
+            yield FitTask(job.spec, fitted, shared)
+
+
+def grids_of(
+    job: MonitorJob, asked: Sequence[Due], points: Mapping[int, tuple[Points, ...]]
+) -> dict[int, int]:
+    """Return where in a step the grid of every target stands, by id: that of its versions, whichever.
+
+    One without a version has the grid that its first fit learns.
+
+    Args:
+        points: by target id, of all the spans that the fits are learned from.
+    """
+    found: dict[int, int] = {}
+    targets = {each.target.id: each.target for each in asked}
+    for version in job.store.versions(list(targets)):
+        recipe = Recipe.from_json(version.recipe)
+        if recipe.step_seconds == targets[version.target_id].step_seconds:
+            found[version.target_id] = recipe.offset_seconds
+    for each in sorted(asked, key=lambda due: due.slot):
+        start, step = each.slot - job.spec.fit_window_seconds, each.target.step_seconds
+        known = points[each.target.id]
+        found.setdefault(each.target.id, prepare.grid_of(known, start, each.slot, step))
+    return found
 
 
 def _batch_size(job: MonitorJob, wanted: Sequence[Due]) -> int:
@@ -257,12 +354,14 @@ def fit_target(
     points: Mapping[int, tuple[Points, ...]],
     spec: MonitorSpec,
     incidents: Mapping[int, Sequence[tuple[int, int]]],
+    grids: Mapping[int, int],
 ) -> FitTarget:
     """Return a target with its points of the span that a fit is learned from.
 
     Args:
         points: by target id, of at least that span.
         incidents: first and last second of what is not learned from, by target id.
+        grids: as of ``grids_of``.
     """
     target, start = each.target, each.slot - spec.fit_window_seconds
     cut = []
@@ -277,10 +376,26 @@ def fit_target(
         each.slot,
         keep_unseen=each.first,
         masked=tuple(masks.of_steps(a, b, target.step_seconds) for a, b in incidents[target.id]),
+        grid=grids[target.id],
     )
 
 
-def _store(job: MonitorJob, task: FitTask, outcome: FitOutcome, done: Refitted, generation: int) -> None:
+def _store(
+    job: MonitorJob,
+    task: FitTask,
+    outcome: FitOutcome,
+    done: Refitted,
+    generation: int,
+    anew: Collection[tuple[int, int]],
+    weights: Mapping[int, int],
+    times: dict[tuple[int, int], Seconds],
+) -> list[VersionRow]:
+    """Store the fits of a task and note what became of them; return the versions.
+
+    Args:
+        weights: rows of the weights of a group's models that are stored, by end of training.
+        times: of the first scores of other targets, added to.
+    """
     targets = {asked.target.id: asked.target for asked in task.targets}
     for each in outcome.not_ready:
         if each.failed:
@@ -289,10 +404,18 @@ def _store(job: MonitorJob, task: FitTask, outcome: FitOutcome, done: Refitted, 
             done.not_ready.append(each)
 
     def add(some: Sequence[Fitted]) -> list[tuple[Fitted, VersionRow]]:
-        new = [_new_version(job, fitted, generation) for fitted in some]
+        new = [
+            replace(
+                _new_version(job, own, generation),
+                anew=(own.target_id, own.stop) in anew,
+                stored_weights=weights.get(own.stop) if task.shared is not None else None,
+            )
+            for own in some
+        ]
         return list(zip(some, job.store.add_versions(job.claim, new), strict=True))
 
-    for fitted, version in job.each_stored(outcome.fitted, lambda own: targets[own.target_id], add):
+    stored = job.each_stored(outcome.fitted, lambda own: targets[own.target_id], add)
+    for fitted, version in stored:
         if version.status != "accepted":
             why = "; ".join(version.card.get("broken", fitted.broken))
             done.broken.append(NotReady(version.target_id, targets[version.target_id].key, why))
@@ -302,7 +425,23 @@ def _store(job: MonitorJob, task: FitTask, outcome: FitOutcome, done: Refitted, 
         if fitted.unseen is not None and (
             earliest is None or version.train_stop < earliest.version.train_stop
         ):
-            done.unseen[version.target_id] = FirstScores(version, fitted.unseen)
+            done.unseen[version.target_id] = FirstScores(version, _light(fitted.unseen, times))
+    return [version for _, version in stored]
+
+
+def _light(scores: UnseenScores, times: dict[tuple[int, int], Seconds]) -> UnseenScores:
+    """Return scores in a third of the memory: those of all targets wait until all are fitted.
+
+    Args:
+        times: of the steps of other targets, which many share, by first step and number; added to.
+    """
+    ts = times.setdefault((int(scores.ts[0]), len(scores.ts)), scores.ts)
+    return replace(
+        scores,
+        ts=ts if np.array_equal(ts, scores.ts) else scores.ts,
+        live=scores.live.astype(np.float32),
+        settled=scores.settled.astype(np.float32),
+    )
 
 
 def _new_version(job: MonitorJob, fitted: Fitted, generation: int) -> NewVersion:

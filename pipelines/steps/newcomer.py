@@ -108,6 +108,7 @@ def learn(
     season: str,
     start: int,
     stop: int,
+    grid: int | None = None,
 ) -> Recipe:
     """Return the recipe of a target with few points in ``start <= ts < stop``, even none.
 
@@ -116,7 +117,7 @@ def learn(
     Args:
         points: one per channel.
         usual: of each channel's group.
-        step_seconds, timezone, season: as in ``prepare.learn``.
+        step_seconds, timezone, season, grid: as in ``prepare.learn``.
     """
     bare, courses = prepare.courses(
         points,
@@ -125,10 +126,17 @@ def learn(
         timezone=timezone,
         start=start,
         stop=stop,
+        grid=grid,
     )
     if all(course is not None and _seen_seconds(course) >= LEARNED_SECONDS for course in courses):
         return prepare.learn(
-            points, step_seconds=step_seconds, timezone=timezone, season=season, start=start, stop=stop
+            points,
+            step_seconds=step_seconds,
+            timezone=timezone,
+            season=season,
+            start=start,
+            stop=stop,
+            grid=grid,
         )
     channels = tuple(
         each.recipe if course is None else _channel(course, each)

@@ -86,6 +86,7 @@ def learn(
     stop: int,
     recipe: str = "robust",
     regimes: Sequence[str] = (),
+    grid: int | None = None,
 ) -> Recipe:
     """Return what the points of one target with ``start <= ts < stop`` say about normal.
 
@@ -97,6 +98,7 @@ def learn(
         follow: whether a level that wanders is followed; False leaves it in.
         recipe: ``robust``.
         regimes: names of the regimes that the detector tells apart.
+        grid: where in a step the target's grid stands; where its points usually do if None.
 
     Raises:
         ValueError: an unknown season or recipe, or a step that is not positive.
@@ -108,7 +110,7 @@ def learn(
     if step_seconds < 1:
         raise ValueError(f"step must be at least one second, got {step_seconds}")
     inside = [_between(p, start, stop) for p in points]
-    bare = _bare(inside, step_seconds, timezone)
+    bare = _bare(inside, step_seconds, timezone, grid)
     channels = tuple(
         _learn_channel(p, bare, season, number, follow=follow) for number, p in enumerate(inside)
     )
@@ -123,6 +125,7 @@ def courses(
     timezone: str,
     start: int,
     stop: int,
+    grid: int | None = None,
 ) -> tuple[Recipe, list[Course | None]]:
     """Return the grid of a target as a recipe without channels, and the course of each channel on it.
 
@@ -130,9 +133,10 @@ def courses(
 
     Args:
         transforms: that of each channel's group, taken where the values are such that they can have it.
+        grid: as for ``learn``.
     """
     inside = [_between(p, start, stop) for p in points]
-    bare = _bare(inside, step_seconds, timezone)
+    bare = _bare(inside, step_seconds, timezone, grid)
     found = []
     for number, (series, transform) in enumerate(zip(inside, transforms, strict=True)):
         own = _course(series, bare, number)
@@ -141,9 +145,24 @@ def courses(
     return bare, found
 
 
-def _bare(inside: Sequence[Points], step_seconds: int, timezone: str) -> Recipe:
+def grid_of(points: Sequence[Points], start: int, stop: int, step_seconds: int) -> int:
+    """Return where in a step the grid of a target stands that has none yet: where its points usually do."""
+    return _learn_offset(np.concatenate([_between(p, start, stop).ts for p in points]), step_seconds)
+
+
+def _bare(inside: Sequence[Points], step_seconds: int, timezone: str, grid: int | None) -> Recipe:
+    """Return the recipe of a grid without channels.
+
+    The grid of a target stays: rows of two versions are whole steps apart, and what was odd at one is odd at
+    the same. Only where points moved by more than a quarter of a step, too close to the borders of its steps,
+    they are taken as so much late.
+    """
     offset = _learn_offset(np.concatenate([p.ts for p in inside]), step_seconds)
-    return Recipe(step_seconds, offset, timezone, ())
+    if grid is None:
+        return Recipe(step_seconds, offset, timezone, ())
+    half = step_seconds // 2
+    lag = (offset - grid + half) % step_seconds - half if any(len(p.ts) for p in inside) else 0
+    return Recipe(step_seconds, grid, timezone, (), lag_seconds=lag if 4 * abs(lag) > step_seconds else 0)
 
 
 def apply(
@@ -285,7 +304,7 @@ def _learn_offset(ts: Seconds, step_seconds: int) -> int:
 def _regular(points: Points, recipe: Recipe, first: int, end: int) -> Values:
     """Return the values of grid steps ``first <= i < end``, NaN where none; of several, the last."""
     step = recipe.step_seconds
-    shift = recipe.offset_seconds - step // 2
+    shift = recipe.points_from(0)
     low, high = np.searchsorted(points.ts, (first * step + shift, end * step + shift))
     raw = np.full(max(0, end - first), np.nan)
     raw[(points.ts[low:high] - shift) // step - first] = points.value[low:high]
@@ -399,7 +418,7 @@ class Course:
 
 def _course(points: Points, bare: Recipe, number: int, shape: ChannelRecipe | None = None) -> Course | None:
     """Return the course from the first to the last finite point; None where there is none."""
-    step, shift = bare.step_seconds, bare.offset_seconds - bare.step_seconds // 2
+    step, shift = bare.step_seconds, bare.points_from(0)
     finite = np.isfinite(points.value)
     if not finite.any():
         return None
@@ -552,10 +571,19 @@ def _runs(marked: NDArray[np.bool_]) -> tuple[Seconds, Seconds]:
 
 
 def _usual_flat(raw: Values, week: Seconds) -> int:
-    """Return the most steps in a row with one value, in the usual week."""
+    """Return the most steps in a row with one value, in the usual week.
+
+    A short history has not seen its longest runs yet: where runs differ, as those of rare events do, it is
+    at least the longest that a week is to be expected to hold, by a tail as wide as they are.
+    """
     same = raw[1:] == raw[:-1]
     # A run over several weeks is a run in each of them.
     starts, lengths = _runs(same & (week[1:] == week[:-1]))
     longest = np.ones(int(week[-1] - week[0]) + 1, dtype=np.int64)
     np.maximum.at(longest, week[starts] - week[0], lengths + 1)
-    return int(np.median(longest))
+    runs = np.diff(np.flatnonzero(np.concatenate([[True], ~same, [True]])))
+    runs = runs[
+        runs <= np.quantile(runs, 0.99, method="higher")
+    ]  # a fault of the past says nothing of the rest
+    expected = runs.mean() + runs.std() * np.log(max(1.0, len(runs) / len(longest)))
+    return int(max(np.median(longest), expected))

@@ -72,13 +72,21 @@ class ChannelRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What prepare learned of one target: part of its version, JSON round trip."""
+    """What prepare learned of one target: part of its version, JSON round trip.
+
+    Attributes:
+        offset_seconds: where in a step the target's grid stands: the same for all of its versions.
+        lag_seconds: how far behind the grid points usually come; negative where before it. A step has the
+            points that are nearest to its time and this.
+        regimes: names of those that the detector tells apart.
+    """
 
     step_seconds: int
     offset_seconds: int
     timezone: str
     channels: tuple[ChannelRecipe, ...]
     regimes: tuple[str, ...] = ()
+    lag_seconds: int = 0
 
     @property
     def block_steps(self) -> int:
@@ -98,11 +106,16 @@ class Recipe:
         """Return the first step of the grid at or after a moment."""
         return -((self.offset_seconds - ts) // self.step_seconds)
 
+    def points_from(self, index: int) -> int:
+        """Return from when on points are of a step of the grid, or of one after it."""
+        return self.time(index) + self.lag_seconds - self.step_seconds // 2
+
     def to_json(self) -> Json:
         return {
             "format": RECIPE_FORMAT,
             "step_seconds": self.step_seconds,
             "offset_seconds": self.offset_seconds,
+            "lag_seconds": self.lag_seconds,
             "timezone": self.timezone,
             "channels": [channel.to_json() for channel in self.channels],
             "regimes": list(self.regimes),
@@ -124,6 +137,7 @@ class Recipe:
             timezone=values["timezone"],
             channels=tuple(ChannelRecipe.from_json(each) for each in values["channels"]),
             regimes=tuple(values.get("regimes", ())),
+            lag_seconds=values.get("lag_seconds", 0),
         )
 
 

@@ -44,6 +44,7 @@ class FitTarget:
 
     Attributes:
         masked: half-open spans that are scored but not learned from.
+        grid: where in a step the target's grid stands; where its points usually do if None.
     """
 
     target: TargetRow
@@ -52,17 +53,43 @@ class FitTarget:
     stop: int
     keep_unseen: bool = False
     masked: tuple[Span, ...] = ()
+    grid: int | None = None
 
     @cached_property
     def learned(self) -> tuple[Points, ...]:
         """The points that are learned from."""
         return masks.without(self.points, self.masked)
 
+    @property
+    def learned_until(self) -> int:
+        """Time of the newest point of the series that is furthest behind, epoch seconds."""
+        return min(int(each.ts[-1]) if len(each.ts) else self.start for each in self.points)
+
+
+@dataclass(frozen=True)
+class SharedModel:
+    """The model of a group as it was fitted on some of its targets, for the others.
+
+    Attributes:
+        whole: safetensors bytes of the model.
+        blind: of those that did not see a fold each.
+        block: steps of a held-out block.
+        card: how good the model is.
+    """
+
+    whole: bytes
+    blind: tuple[bytes, ...]
+    block: int
+    card: card.Card
+
 
 @dataclass(frozen=True)
 class FitTask:
+    """Targets that are fitted in one call; with ``shared`` they take that model, and are calibrated on it."""
+
     spec: MonitorSpec
     targets: tuple[FitTarget, ...]
+    shared: SharedModel | None = None
 
 
 @dataclass(frozen=True)
@@ -158,8 +185,11 @@ class _Model:
 
 @dataclass
 class FitOutcome:
+    """What became of the targets of a task; of a group, the model that they share."""
+
     fitted: list[Fitted] = field(default_factory=list)
     not_ready: list[NotReady] = field(default_factory=list)
+    shared: SharedModel | None = None
 
 
 def fit_targets(task: FitTask) -> FitOutcome:
@@ -180,7 +210,11 @@ def _fit_targets(task: FitTask) -> FitOutcome:
         if own is not None:
             traits[target.target.id] = own
     for wanted, asked in _alike(task.spec, targets, traits):
-        parts = [_Fits(task.spec, member, leads=at == 0).of(asked) for at, member in enumerate(wanted)]
+        fits = [
+            _Fits(task.spec, member, leads=at == 0, shared=task.shared) for at, member in enumerate(wanted)
+        ]
+        parts = [each.of(asked) for each in fits]
+        outcome.shared = fits[0].shared
         for target in asked:
             models = [part[target.target.id] for part in parts]
             _join(task.spec, target, models, traits.get(target.target.id), outcome)
@@ -293,14 +327,23 @@ def block_steps(n_steps: int, window: int, folds: int) -> int:
 
 
 class _Fits:
-    """The fit of one member for many targets: a model each, or the reason why there is none."""
+    """The fit of one member for many targets: a model each, or the reason why there is none.
 
-    def __init__(self, spec: MonitorSpec, member: Member, *, leads: bool) -> None:
+    Attributes:
+        taken: the model of a group that was fitted on others; None where these are fitted.
+        shared: the model that these share; None where each has its own.
+    """
+
+    def __init__(
+        self, spec: MonitorSpec, member: Member, *, leads: bool, shared: SharedModel | None = None
+    ) -> None:
         self.spec = spec
         self.member = member
         self.leads = leads
         self.cls, self.config = bank.config_of(member.detector, member.params)
         self.pooled = spec.scope == "group"
+        self.shared = shared
+        self.taken = shared
         self.found: dict[int, _Model | str | Failed] = {}
 
     def of(self, targets: Iterable[FitTarget]) -> dict[int, _Model | str | Failed]:
@@ -334,6 +377,7 @@ class _Fits:
             start=start,
             stop=asked.stop,
             regimes=self._regimes(calendar),
+            grid=asked.grid,
         )
         return _Ready(asked, recipe, prepare.apply(recipe, asked.learned, start, asked.stop, calendar))
 
@@ -412,7 +456,7 @@ class _Fits:
         prepared = [own.prepared for own in ready]
         starts = [own.recipe.index(int(own.prepared.ts[0])) for own in ready]
         windows = self._windows(prepared, starts)
-        block = block_steps(min(len(p.ts) for p in prepared), self.config.window, self.cls.folds)
+        block = self._block(prepared)
         fold = (torch.arange(windows.n_points) // block) % self.cls.folds
         whole = self._whole(windows)
         fitted_at = time.perf_counter()
@@ -420,6 +464,9 @@ class _Fits:
         asked = self._asked(ready, blind, fold, starts)
         calibrated_at = time.perf_counter()
         judged = self._judged(whole, blind, windows, fold, block)
+        if self.pooled and self.taken is None:
+            packed = tuple(bank.pack(each, [0]) for each in blind)
+            self.shared = SharedModel(bank.pack(whole, [0]), packed, block, judged[0])
         judged_at = time.perf_counter()
         seconds = {
             "fit_seconds": (fitted_at - began) / len(ready),
@@ -446,6 +493,11 @@ class _Fits:
                 figures={**own_card, **judged[row].figures},
                 broken=judged[row].broken,
             )
+
+    def _block(self, prepared: Sequence[prepare.Prepared]) -> int:
+        if self.taken is not None:
+            return self.taken.block
+        return block_steps(min(len(p.ts) for p in prepared), self.config.window, self.cls.folds)
 
     def _asked(
         self, ready: Sequence[_Ready], blind: Sequence[Detector], fold: Tensor, starts: Sequence[int]
@@ -491,17 +543,27 @@ class _Fits:
         than a score."""
         if not self.leads:
             return [card.Card({}, ())] * windows.n_targets
+        if self.taken is not None:
+            return [self.taken.card] * windows.n_targets
         plain = self._plain(blind, windows, fold)
         return card.judge(card.Trial(whole, blind, plain, windows, block, shared=self.pooled))
 
     def _whole(self, windows: Windows) -> Detector:
         """Return the bank fitted on everything."""
+        if self.taken is not None:
+            return self._copied(self.taken.whole, windows)
         if not self.pooled:
             return self.cls(self.config).fit(windows)
         return self.cls(self.config).fit(windows.pooled()).select([0] * windows.n_targets)
 
+    def _copied(self, weights: bytes, windows: Windows) -> Detector:
+        """Return a model that was fitted on others, for every target."""
+        return bank.unpack(self.cls, self.config, [weights]).select([0] * windows.n_targets)
+
     def _blind(self, windows: Windows, fold: Tensor) -> list[Detector]:
         """Return one bank per fold that did not see it."""
+        if self.taken is not None:
+            return [self._copied(each, windows) for each in self.taken.blind]
         folds = fold.expand(windows.n_targets, -1)
         if not self.pooled:
             return list(self.cls(self.config).cross_fit(windows, folds))
@@ -572,7 +634,10 @@ def _fitted(spec: MonitorSpec, asked: FitTarget, models: Sequence[_Model], trait
         stop=asked.stop,
         recipe=members.recipe_of(own),
         weights=weights,
-        card=_joint_card(models, scores[Mode.SETTLED], weights, traits),
+        card={
+            **_joint_card(models, scores[Mode.SETTLED], weights, traits),
+            "learned_until": asked.learned_until,
+        },
         calibrations=_calibrations(spec, models, scores, echo),
         status="candidate" if lead.broken else "accepted",
         broken=lead.broken,

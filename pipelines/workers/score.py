@@ -194,6 +194,8 @@ def _seen_steps(row: _Row, models: Detector, windows: Windows, at: int) -> Score
     ts = row.prepared.ts[inside]
     found = np.minimum(np.searchsorted(unseen.ts, ts), len(unseen.ts) - 1)
     known = unseen.ts[found] == ts
-    live, settled = (np.where(known, each[found], np.nan) for each in (unseen.live, unseen.settled))
+    live, settled = (
+        np.where(known, each[found], np.nan).astype(np.float64) for each in (unseen.live, unseen.settled)
+    )
     echoes = (known & each[found] for each in (unseen.echo_live, unseen.echo_settled))
     return ScoredSteps(row, inside, live, settled, models, windows, at, *echoes)

@@ -258,6 +258,18 @@ def test_points_of_one_source_are_deleted_and_when_a_series_began_is_remembered(
     assert (live.first_ts, live.last_ts, live.begun) == (None, days[-1], days[0])
 
 
+def test_a_first_point_that_is_deleted_by_hand_is_not_when_the_series_began(store: SqlStore) -> None:
+    days = [T0 + k * 86400 for k in range(20)]
+    put(store, [(0, ts, 1.0) for ts in (0, *days)])
+    (series,) = [row for row in store.series() if row.first_ts is not None]
+    assert series.begun == 0
+    store.delete_points(series.id, 0, 1000)
+    store.delete_points_before(days[5])
+    store.delete_points(series.id, days[5], days[6])
+    (series,) = [row for row in store.series() if row.first_ts is not None]
+    assert (series.first_ts, series.begun) == (days[6], days[0])
+
+
 def test_scores_versions_and_lines_are_deleted_of_some_and_that_is_remembered(store: SqlStore) -> None:
     first, second = watch(store)
     store.commit(None, Batch(scores=score_block([(i, T0, 1, 1.0, 1.0, NAN, NAN) for i in (first, second)])))

@@ -28,7 +28,7 @@ COMMANDS = (
     "try", "init", "validate", "status", "migrate", "ingest", "backfill", "fit", "score", "rescore", "daemon",
     "intervals", "review", "add", "undo", "series", "runs", "monitors", "detectors", "simulate", "demo",
     "backtest", "replay", "models", "sample", "similar", "explain",
-    "points delete",
+    "points delete", "plan",
 )  # fmt: skip
 START = datetime(2025, 1, 6, tzinfo=UTC)
 NOW = START + timedelta(weeks=4)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from monitor_jobs import END, HOUR, START, Course, events, hours, ingest, job, monitor, readiness_of, spans
 
 from anomaly_service.db.store import SqlStore
+from pipelines import batches
+from pipelines.executor import Inline
 from pipelines.jobs import passes
 from pipelines.jobs.group_loans import due_loans
 from pipelines.jobs.monitor_job import MonitorJob
@@ -19,6 +22,7 @@ from pipelines.records import VersionRow
 from pipelines.steps.bodies import CalibrationEntry
 from pipelines.store import NewVersion
 from pipelines.times import DAY
+from pipelines.workers.fit import fit_targets
 
 # Both serve passes alike: test_passes holds them to that, and the contract of the store to what is asked.
 pytestmark = pytest.mark.databases("sqlite")
@@ -314,3 +318,55 @@ def test_an_explicit_refit_lends_the_new_models(store: SqlStore) -> None:
     for version in again:
         assert version.origin.generation == 1
         assert version.weights_id == newest[max(stop for stop in newest if stop <= version.train_stop)]
+
+
+def test_a_large_group_is_fitted_on_some_and_the_others_take_the_model(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_steps = SPEC.fit_window_seconds // HOUR
+    monkeypatch.setattr(batches, "STEPS_PER_GROUP", 3 * n_steps)
+    monkeypatch.setattr(batches, "STEPS_PER_TASK", 2 * n_steps)
+    many = {f"{seed:02}": course(seed, hours(), 1.0 + seed) for seed in range(8)}
+    many["05"][1][-30:-24] *= 0.3
+    ingest(store, "load", many)
+    sizes: list[int] = []
+
+    class Counting(Inline):
+        def map(self, work: Any, tasks: Any) -> Any:
+            for task, result in super().map(work, tasks):
+                sizes.append(len(task.targets) if work is fit_targets else 0)
+                yield task, result
+
+    at = replace(job(store, SPEC), executor=Counting())
+    done = passes.backfill(at, END)
+    assert max(sizes) == 3
+    assert done["not_ready"] == 0
+    found = at.versions(at.targets())
+    nights = {v.train_stop for rows in found.values() for v in rows}
+    assert len(nights) > 2
+    for night in nights:
+        own = [v for rows in found.values() for v in rows if v.train_stop == night]
+        assert len(own) == len(many)
+        assert len({v.weights_id for v in own}) == 1
+        assert not any(v.on_loan for v in own)
+    assert len(store.weights({v.weights_id for rows in found.values() for v in rows})) == len(nights)
+    assert any(e.interval.direction == "below_expected" for e in events(at, Kind.ANOMALY)["05"])
+    scored = store.scores([t.id for t in at.targets()], 0, 2**40)
+    assert {int(np.count_nonzero(scored.target == t.id)) for t in at.targets()} == {572}
+    before = {v.id for rows in found.values() for v in rows}
+    assert passes.backfill(at, END)["fitted"] == 0
+    assert {v.id for rows in at.versions(at.targets()).values() for v in rows} == before
+
+
+def test_where_those_chosen_have_too_little_the_next_ones_are_fitted(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "STEPS_PER_GROUP", SPEC.fit_window_seconds // HOUR)
+    ts = hours()
+    gaps = {f"gap {n}": (ts[::40], course(n, ts)[1][::40]) for n in range(4)}
+    ingest(store, "load", {**MEMBERS, **gaps})
+    passes.backfill(job(store, SPEC), END)
+    own = [v for rows in job(store, SPEC).versions(job(store, SPEC).targets()).values() for v in rows]
+    assert {v.target_id for v in own if not v.on_loan} == {
+        t.id for t in job(store, SPEC).targets() if "gap" not in t.key
+    }

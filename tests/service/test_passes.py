@@ -652,3 +652,85 @@ def test_a_flatline_is_one_by_the_model_of_its_time_whatever_span_is_scored(stor
         outcome = passes.rescore(job(store), low, high, END)
         assert [outcome.appeared, outcome.changed, outcome.vanished] == [[], [], []]
     assert_same(before, left(store))
+
+
+@pytest.mark.databases("sqlite")
+@pytest.mark.parametrize(
+    ("phases", "unscored"),
+    [((600, 1500), 0), ((600, 2700), 1)],
+    ids=["a quarter of a step", "more than half a step"],
+)
+def test_scores_stay_on_the_grid_of_the_series_where_its_points_move(
+    new_store: Callable[[], SqlStore], phases: tuple[int, int], unscored: int
+) -> None:
+    n, moved = DAYS * 24, 14 * 24
+    ts = START + np.arange(n) * STEP + np.where(np.arange(n) < moved, *phases)
+    value = 100 + np.random.default_rng(7).normal(0, 3, n)
+    nights = [slot for slot in fit_slots(SPEC, "", START + 12 * DAY, END) if slot > ts[moved]]
+    # One odd point just before a night at which a fit sees that points have moved, and one just after.
+    borders = [int(np.searchsorted(ts, night)) for night in nights]
+    odd = sorted({at + k for at in borders[:3] for k in (-1, 0)})
+    value[odd] += 90
+    found = []
+    for stops in (range(moved, n, 20), []):
+        store = new_store()
+        specs = [SeriesSpec("load", {"host": "0"}, STEP, source="t")]
+        store.ingest(Ingest("t", specs, PointBlock(np.zeros(n, dtype=np.int64), ts, value)))
+        passes.backfill(job(store), int(ts[moved - 1]) + 1)
+        for stop in stops:
+            passes.nightly(job(store), int(ts[stop]), int(ts[stop]) + 1)
+        passes.backfill(job(store), END)
+        passes.nightly(job(store), END, END)
+        ids = {e.id: e.interval.start for e in events(store, job(store))}
+        passes.rescore(job(store), START, END, END)
+        assert {e.id: e.interval.start for e in events(store, job(store))} == ids
+        found.append(left(store))
+        assert {int(at) % STEP for _, at in found[-1][1]} == {phases[0]}
+        # No point has two scores; one that comes before the time of its step waits for the next.
+        block = store.scores([t.id for t in job(store).targets()], 0, 2**40)
+        assert np.count_nonzero(ts > block.ts.min() - STEP / 2) - len(block.ts) == unscored
+    assert_same(found[0], found[1])
+
+
+@pytest.mark.parametrize("known_until", [4, 9, 12])
+def test_a_fit_of_a_history_that_was_half_there_is_made_anew_once_it_is_whole(
+    new_store: Callable[[], SqlStore], calm: Left, known_until: int
+) -> None:
+    # A file in order of series is half written, or half read: of one series the end is still to come.
+    store, block = new_store(), TELEMETRY.block
+    first_look = START + 14 * DAY
+    half = np.where(block.series == 1, START + known_until * DAY, first_look)
+    ingest(store, part(block.ts < half))
+    passes.nightly(job(store), first_look, first_look)
+    before = store.versions([t.id for t in job(store).targets()])
+    ingest(store)
+    passes.nightly(job(store), first_look + DAY, first_look + DAY)
+    passes.backfill(job(store), END)
+    passes.nightly(job(store), END, END)
+    versions = store.versions([t.id for t in job(store).targets()])
+    assert len({(v.target_id, v.train_stop) for v in versions}) == len(versions)
+    assert {v.id for v in before} <= {v.id for v in versions}
+    assert_same(calm, left(store))
+    assert passes.nightly(job(store), END, END)["fitted"] == 0
+
+
+@pytest.mark.databases("sqlite")
+def test_a_fit_that_is_made_anew_is_scored_though_its_process_died_in_between(
+    store: SqlStore, calm: Left, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_look = START + 14 * DAY
+    half = np.where(TELEMETRY.block.series == 1, START + 9 * DAY, first_look)
+    ingest(store, part(TELEMETRY.block.ts < half))
+    passes.nightly(job(store), first_look, first_look)
+    ingest(store)
+
+    def died(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(passes, "_all_new_spans", died)
+        with pytest.raises(KeyboardInterrupt):
+            passes.nightly(job(store), first_look + DAY, first_look + DAY)
+    passes.nightly(job(store), first_look + DAY, first_look + DAY)
+    passes.nightly(job(store), END, END)
+    assert_same(calm, left(store))
