@@ -84,7 +84,7 @@ class Worker:
         """Return how the run ended."""
         try:
             with (
-                self._telemetry.vitals.leased(claim.run_id, self.lease_seconds) as kept,
+                self._telemetry.vitals.leased(self.lease_seconds) as kept,
                 Lease(load.store, claim, self.lease_seconds, kept, lambda: progress.is_stuck) as lease,
             ):
                 return self._settled(load, claim, progress, lease, log)

@@ -42,7 +42,7 @@ class Health:
         self._monotonic = monotonic
         self._beaten_at = self._answered_at = monotonic()
         self._trouble = ""
-        self._leases: dict[int, tuple[float, float]] = {}
+        self._leases: dict[object, tuple[float, float]] = {}
         self._restarts: deque[float] = deque(maxlen=RESTARTS)
         self._facts: Facts | None = None
         self._since: datetime | None = None
@@ -72,19 +72,21 @@ class Health:
         self._restarts.append(self._monotonic())
 
     @contextmanager
-    def leased(self, run_id: int, lease_seconds: float) -> Iterator[Callable[[], None]]:
+    def leased(self, lease_seconds: float) -> Iterator[Callable[[], None]]:
         """Note a run at work while the context lasts; yield what to call when its lease was renewed."""
+        # Not by the run: its next attempt may begin before this one has left.
+        attempt = object()
 
         def kept() -> None:
             with self._lock:
-                self._leases[run_id] = self._monotonic(), lease_seconds
+                self._leases[attempt] = self._monotonic(), lease_seconds
 
         kept()
         try:
             yield kept
         finally:
             with self._lock:
-                del self._leases[run_id]
+                del self._leases[attempt]
 
     # -- what others ask ----------------------------------------------------------------
 

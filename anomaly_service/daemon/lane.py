@@ -28,7 +28,7 @@ class Bell:
     def ring(self) -> None:
         self._rung.put(None)
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float | None = None) -> None:
         """Wait until it rings, or so long; whatever rang since the last time is one ring."""
         try:
             self._rung.get(timeout=seconds)
@@ -75,7 +75,7 @@ class Lane:
 
     Args:
         at_once: how many runs are at work at a time; None for all that are due.
-        poll_seconds: between two looks at the run table; what failed is left alone for so long.
+        poll_seconds: how long what failed is left alone; whoever has the lane rings its bell as often.
     """
 
     def __init__(self, name: str, orders: Orders, *, at_once: int | None, poll_seconds: float) -> None:
@@ -114,14 +114,16 @@ class Lane:
     def _run(self) -> None:
         while not self._orders.is_stopping():
             self._look(self._poll_seconds)
-            self.bell.wait(self._poll_seconds)
+            self.bell.wait()
 
     def _look(self, rest_seconds: float) -> None:
         """Begin what is due, and leave behind what gets nowhere."""
         self._leave_behind()
         self._forget_failures(rest_seconds)
         while not self._orders.is_stopping() and self._has_room():
-            job = self._orders.claim({*self._failed, *(each.claim.run_id for each in self._hung)})
+            # A run that failed is free for its next attempt before the thread of this one has ended.
+            busy = (each.claim.run_id for each in [*self._hung, *self._at_work])
+            job = self._orders.claim({*self._failed, *busy})
             if job is None:
                 break
             self._at_work.append(job)

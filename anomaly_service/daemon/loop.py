@@ -125,12 +125,12 @@ class Daemon:
 
     def run(self) -> bool:
         """Work until told to stop, see :meth:`stop`; return True."""
-        with self._in_charge(), self._watching(), self._ended_lanes():
+        with self._in_charge(), self._watching(), self._ticking(), self._ended_lanes():
             for lane in self._lanes:
                 lane.start()
             while not self._stopping:
                 self._watch()
-                self._bell.wait(self.settings.poll_seconds)
+                self._bell.wait()
         self._raise_trouble()
         return True
 
@@ -199,6 +199,31 @@ class Daemon:
             if self._held_load is not None:
                 self._loaded.close()
             self._log.info("stopped", owner=self.owner)
+
+    @contextmanager
+    def _ticking(self) -> Iterator[None]:
+        """Ring for a look at the run table every few seconds while the context lasts."""
+        from apscheduler.executors.pool import ThreadPoolExecutor
+        from apscheduler.jobstores.memory import MemoryJobStore
+        from apscheduler.schedulers.background import BackgroundScheduler
+
+        scheduler = BackgroundScheduler(
+            jobstores={"default": MemoryJobStore()},
+            executors={"default": ThreadPoolExecutor(1)},
+            timezone=UTC,
+        )
+        scheduler.add_job(
+            self._ring,
+            "interval",
+            seconds=self.settings.poll_seconds,
+            coalesce=True,
+            misfire_grace_time=None,
+        )
+        scheduler.start()
+        try:
+            yield
+        finally:
+            scheduler.shutdown(wait=False)
 
     @contextmanager
     def _ended_lanes(self) -> Iterator[None]:

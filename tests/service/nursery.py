@@ -28,6 +28,7 @@ LOADED = (
     "anomaly_service.daemon.loop",
     "anomaly_service.service",
     "anomaly_service.sources.csv",
+    "apscheduler.schedulers.background",
     "detectors.gaussian",
     "detectors.robust_z",
     "pipeline_harness",

@@ -209,7 +209,8 @@ def test_a_killed_daemons_run_is_done_by_the_next_once_the_lease_ends(
     store: SqlStore, start: Start, tmp_path: Path
 ) -> None:
     with start("first", "--seconds=60", "--lease=2") as first:
-        eventually(lambda: noted(tmp_path / "work") != [], "a run started")
+        begun = f"start {RunKind.NIGHTLY} "
+        eventually(lambda: any(begun in line for line in noted(tmp_path / "work")), "the night began")
         first.signal(signal.SIGKILL)
         first.wait()
     assert ("nightly", "running", 1) in states(store)

@@ -164,11 +164,16 @@ def test_a_lease_that_ended_and_workers_that_die_again_and_again_are_told() -> N
     telemetry = Telemetry(stale_after_seconds=1000, monotonic=lambda: seconds[0])
     telemetry.vitals.began(lambda: NOW)
     telemetry.vitals.keep(facts())
-    with telemetry.vitals.leased(1, 60) as kept:
+    with telemetry.vitals.leased(60) as kept:
         seconds[0] = 61
         assert not telemetry.vitals.healthy()[0]
         kept()
         assert telemetry.vitals.healthy()[0]
+    # The next attempt of a run may begin before the thread of the last one has left.
+    with telemetry.vitals.leased(60), telemetry.vitals.leased(60):
+        seconds[0] = 122
+        assert not telemetry.vitals.healthy()[0]
+    assert telemetry.vitals.healthy()[0]
     for _ in range(3):
         telemetry.restarted()
     assert "workers died 3 times" in telemetry.vitals.ready()[1]["parts"]["workers"]["reason"]
