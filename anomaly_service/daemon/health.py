@@ -42,6 +42,7 @@ class Health:
         self._monotonic = monotonic
         self._beaten_at = self._answered_at = monotonic()
         self._trouble = ""
+        self.is_replaced = False
         self._leases: dict[object, tuple[float, float]] = {}
         self._restarts: deque[float] = deque(maxlen=RESTARTS)
         self._facts: Facts | None = None
@@ -131,7 +132,9 @@ class Health:
     def _database(self) -> Iterator[Said]:
         silent = self._monotonic() - self._answered_at
         mend = "see the daemon's log for what the database says, and mend that"
-        if self._trouble:
+        if self.is_replaced:
+            yield Said("the database was replaced by one that cannot be used", mend)
+        elif self._trouble:
             yield Said(f"the database {self._trouble}", mend)
         elif silent > self.stale_after_seconds:
             yield Said(f"the database has not answered for {silent:.0f} s", mend)

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -125,7 +125,13 @@ class Daemon:
 
     def run(self) -> bool:
         """Work until told to stop, see :meth:`stop`; return True."""
-        with self._in_charge(), self._watching(), self._ticking(), self._ended_lanes():
+        with (
+            suppress(LeavingError),
+            self._in_charge(),
+            self._watching(),
+            self._ticking(),
+            self._ended_lanes(),
+        ):
             for lane in self._lanes:
                 lane.start()
             while not self._stopping:
@@ -143,7 +149,7 @@ class Daemon:
             DatabaseUnavailableError: the database was away for longer than a minute.
         """
         self._patiently.limit_seconds = ONCE_SECONDS
-        with self._in_charge():
+        with suppress(LeavingError), self._in_charge():
             self._do_what_is_due()
         self._raise_trouble()
         return not self._undone
@@ -178,7 +184,11 @@ class Daemon:
 
     @contextmanager
     def _in_charge(self) -> Iterator[None]:
-        """Hold a workload while the context lasts, and leave quietly when told to."""
+        """Hold a workload while the context lasts.
+
+        Raises:
+            LeavingError: told to stop while the database was away.
+        """
         self.telemetry.vitals.began(self._clock)
         try:
             self._take(self._patiently(self._load))
@@ -189,8 +199,6 @@ class Daemon:
                 sources=len(self._loaded.sources),
             )
             yield
-        except LeavingError:
-            pass
         except Exception as error:
             if is_bug(error):
                 log_failure(self._log, "ended by a bug", error)
@@ -420,6 +428,7 @@ class Daemon:
     def _reopen(self, error: DatabaseReplacedError) -> None:
         """Open the database again before the next run: another one lies in its place."""
         self.telemetry.database(str(error))
+        self.telemetry.vitals.is_replaced = True
         self._undone.add(NOT_OPENED)
         self._reload_wanted = True
         self._bell.ring()
@@ -441,6 +450,7 @@ class Daemon:
         self._reload_trouble = None
         self._undone.discard(NOT_OPENED)
         self.telemetry.database()
+        self.telemetry.vitals.is_replaced = False
         self._log.info("config reloaded", monitors=len(fresh.monitors), sources=len(fresh.sources))
         self._ring()
 
@@ -449,7 +459,11 @@ class Daemon:
         before, self._reload_trouble = self._reload_trouble, repr(error)
         if before == repr(error):
             return
-        told = "config not reloaded, the old one stays in force"
+        told = (
+            "the database was replaced by one that cannot be used"
+            if NOT_OPENED in self._undone
+            else "config not reloaded, the old one stays in force"
+        )
         if is_bug(error):
             log_failure(self._log, told, error)
         else:

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, MetaData, inspect, text
@@ -95,6 +96,19 @@ def current(connection: Connection) -> str:
     if not inspect(connection).has_table("alembic_version"):
         return ""
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or ""
+
+
+def check_there(url: URL) -> None:
+    """Refuse an SQLite file that is not there: opening it would make an empty one in its place.
+
+    Raises:
+        SchemaError: there is none.
+    """
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+        raise SchemaError(
+            f"there is no database {shown(url)}; `anomaly migrate` makes a new one. Where there was one "
+            "before, put it back, or restore a backup"
+        )
 
 
 def check_head(connection: Connection) -> None:

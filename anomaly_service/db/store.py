@@ -86,6 +86,7 @@ class SqlStore:
         self.max_attempts = max_attempts
         self._bulk: Bulk = _bulk(self.engine.dialect.name)
         try:
+            migrate.check_there(self.engine.url)
             with self._read() as connection:
                 migrate.check_head(connection)
         except BaseException:

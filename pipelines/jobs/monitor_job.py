@@ -66,7 +66,8 @@ class MonitorJob:
     def series(self) -> dict[int, SeriesRow]:
         """Return every series by id, read once per job."""
         if not self._series:
-            self._series = {row.id: row for row in self.store.series()}
+            # In place: a copy of this job with other settings is the same job.
+            self._series.update((row.id, row) for row in self.store.series())
         return self._series
 
     def versions(self, targets: Sequence[TargetRow]) -> dict[int, list[VersionRow]]:

@@ -311,8 +311,9 @@ def test_what_a_person_can_get_wrong_is_no_bug(place: Place, args: tuple[object,
 def test_a_database_that_is_not_migrated_is_no_bug(fresh: Place) -> None:
     done = fresh("series")
     assert done.code == 1
-    assert "run `anomaly migrate`" in done.err
+    assert "`anomaly migrate`" in done.err
     assert "bug" not in done.err
+    assert not fresh.config.with_name("anomaly.db").exists()
 
 
 @pytest.mark.parametrize(

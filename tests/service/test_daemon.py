@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -30,7 +31,7 @@ from anomaly_service.daemon.loop import Daemon, Settings
 from anomaly_service.daemon.telemetry import Telemetry, configure_logging, serving
 from anomaly_service.daemon.workload import Workload
 from anomaly_service.db.store import SqlStore
-from anomaly_service.errors import BudgetError
+from anomaly_service.errors import BudgetError, DatabaseUnavailableError
 from pipelines.names import RunKind
 from pipelines.records import Claim, Json
 
@@ -486,3 +487,16 @@ def test_a_failpoint_kills_at_the_pass_that_was_asked_for() -> None:
     )
     assert done.returncode == -signal.SIGKILL
     assert done.stdout.split() == ["0", "1"]
+
+
+def test_a_stop_while_the_database_was_never_there_is_quiet() -> None:
+    def load_work() -> Workload:
+        raise DatabaseUnavailableError("no answer")
+
+    daemon = Daemon(load_work, settings=Settings(poll_seconds=daemon_harness.POLL))
+    thread = threading.Thread(target=daemon.run)
+    thread.start()
+    daemon.stop()
+    thread.join(PATIENCE_SECONDS)
+    assert not thread.is_alive()
+    assert daemon.run()

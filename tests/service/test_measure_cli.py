@@ -278,7 +278,7 @@ def test_series_without_a_model_are_named(place: Place, detector: str) -> None:
         ),
         (["--data", "{data}", "--monitor", "m"], "--monitor goes with --config or --reviewed"),
         (["--data", "{data}", "--alarms-per-week", "0"], "--alarms-per-week must be above 0, got 0"),
-        (["--data", "{data}", "--alarms-per-week", "inf"], "--alarms-per-week must be above 0, got inf"),
+        (["--data", "{data}", "--alarms-per-week", "inf"], "expected a finite number such as 1.5, got 'inf'"),
         (["--data", "{data}", "--json", "{data}"], "is a directory"),
         (["--data", "{data}", "--report", "{config}"], "is a file"),
         (["--reviewed", "--split", "train"], "--split train needs training rows"),

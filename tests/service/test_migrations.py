@@ -151,8 +151,12 @@ def test_all_views_of_the_contract_exist(database_url: str) -> None:
 
 
 def test_a_store_on_an_empty_database_says_to_migrate(empty_database_url: str) -> None:
-    with pytest.raises(SchemaError, match=r"has no tables yet; run `anomaly migrate`"):
+    with pytest.raises(
+        SchemaError, match=r"(has no tables yet; run|there is no database .*;) `anomaly migrate`"
+    ):
         SqlStore(empty_database_url)
+    if empty_database_url.startswith("sqlite"):
+        assert not Path(empty_database_url.removeprefix("sqlite:///")).exists()
 
 
 def test_a_store_refuses_the_schema_of_a_newer_release(empty_database_url: str) -> None:
