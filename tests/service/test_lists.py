@@ -165,7 +165,7 @@ def test_names_and_words_that_there_are_none_of_are_refused(store: SqlStore) -> 
         intervals.page(store, Filters(monitor="nope"))
     with pytest.raises(UnknownSeriesError, match=r"the nearest is 'ccu\{realm=77\}'"):
         intervals.page(store, Filters(series="cc{realm=77}"))
-    with pytest.raises(AskedError, match="--kind must be one of anomaly, flatline, .*, unscored; got 'x'"):
+    with pytest.raises(AskedError, match=r"--kind must be one of anomaly, flatline, .*, unscored; got 'x'"):
         intervals.page(store, Filters(kind="x"))
     with pytest.raises(AskedError, match="--order must be one of newest, worst"):
         intervals.page(store, Filters(order="best"))
