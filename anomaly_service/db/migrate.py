@@ -104,7 +104,11 @@ def check_there(url: URL) -> None:
     Raises:
         SchemaError: there is none.
     """
-    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return
+    path = Path(url.database)
+    # Where its folder is missing too a disk may come back: that is waited for.
+    if path.parent.exists() and not path.exists():
         raise SchemaError(
             f"there is no database {shown(url)}; `anomaly migrate` makes a new one. Where there was one "
             "before, put it back, or restore a backup"
