@@ -34,7 +34,7 @@ def last_good(path: Path | str) -> InForce | None:
     None where it names no database, or one that cannot be asked or knows of none.
     """
     url = database_of(path)
-    if url is None or not _is_there(url):
+    if url is None:
         return None
     try:
         with SqlStore(url) as store:
@@ -92,9 +92,3 @@ def _place(url: str) -> str:
     except ValueError:
         return "***"
     return f"{parts.scheme}://{host}{parts.path}" if parts.scheme else "***"
-
-
-def _is_there(url: str) -> bool:
-    """False of an SQLite file that opening it would only create."""
-    scheme, _, file = url.partition(":///")
-    return scheme != "sqlite" or Path(file.partition("?")[0]).is_file()

@@ -116,10 +116,20 @@ def _source(source: SourceFacts, now: datetime, since: datetime | None) -> Itera
         late := _missed(source.reads.last_done, source.plan.every_seconds, now, since)
     ):
         every = duration_text(source.plan.every_seconds)
-        yield Said(f"source {name} was not read for {late}, and should be every {every}", DAEMON)
+        ago = "was never read" if late == NEVER else f"was not read for {late}"
+        yield Said(f"source {name} {ago}, and should be every {every}", _daemon(since))
 
 
 DAEMON = "is the daemon running? anomaly daemon; its log says what it does"
+OWN = "the daemon's log says what it is at; anomaly runs shows what hangs"
+NEVER = "ever"
+
+
+def _daemon(since: datetime | None) -> str:
+    """Return what to look at where nothing is done: the daemon itself knows that it runs."""
+    return DAEMON if since is None else OWN
+
+
 RUNS = "see the reason: anomaly status; the daemon's log has the traceback"
 
 
@@ -132,9 +142,9 @@ def _tick(monitor: MonitorFacts, facts: Facts, now: datetime, since: datetime | 
         # Of an archive that commands work on, nobody expects that a daemon ticks.
         never = not monitor.ticks.runs and since is None
         if not never or any(each.health.get("live") for each in facts.sources):
+            ago = "was ever done" if late == NEVER else f"was done for {late}"
             yield Said(
-                f"no tick of monitor {plan.name} was done for {late}, and one should be every {every}",
-                DAEMON,
+                f"no tick of monitor {plan.name} {ago}, and one should be every {every}", _daemon(since)
             )
 
 
@@ -142,7 +152,7 @@ def _missed(last: datetime | None, every_seconds: int, now: datetime, since: dat
     """Return for how long nothing was done where that is too long; empty where it is not."""
     begun = max((each for each in (last, since) if each is not None), default=None)
     if begun is None:
-        return "ever"
+        return NEVER
     late = now - begun
     return _length(late) if late > timedelta(seconds=MISSED_INTERVALS * every_seconds) else ""
 
@@ -160,7 +170,7 @@ def _night(monitor: MonitorFacts, now: datetime, since: datetime | None) -> Iter
     done = past.last_done is not None and past.last_done.timestamp() >= slot
     allowed = timedelta(hours=24 if _is_at_work(monitor) else BLOCKED_HOURS)
     if past.runs and not done and late > allowed:
-        yield Said(f"the night of monitor {name} was due {_length(late)} ago and is not done", DAEMON)
+        yield Said(f"the night of monitor {name} was due {_length(late)} ago and is not done", _daemon(since))
 
 
 def _is_at_work(monitor: MonitorFacts) -> bool:

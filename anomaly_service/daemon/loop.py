@@ -558,9 +558,13 @@ def run(
         telemetry=telemetry,
         settings=settings,
     )
+    if once:
+        # It is gone before anybody asks, and may come beside a daemon that has the port.
+        with signals_to(daemon):
+            return _beside_signals(daemon.drain)
     http = config.http
     with serving(telemetry, http.host, http.port) as port, signals_to(daemon):
         structlog.get_logger("anomaly.daemon").info(
             "serving /metrics, /livez, /healthz and /readyz", host=http.host, port=port
         )
-        return _beside_signals(daemon.drain if once else daemon.run)
+        return _beside_signals(daemon.run)

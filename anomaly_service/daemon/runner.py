@@ -52,12 +52,21 @@ class ServiceRunner:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._kept_for: datetime | None = None
 
     def run(self, claim: Claim, now: datetime, should_stop: Callable[[], bool] = lambda: False) -> Json:
-        """Do the work of one claimed run and return what was done."""
+        """Do the work of one claimed run and return what was done.
+
+        What retention no longer keeps goes once a night, however many monitors have theirs at that time.
+        """
         if claim.kind not in WORK:
             raise ValueError(f"no run of kind {claim.kind.value!r} is worked off by the daemon")
-        return WORK[claim.kind](Task(self._service, claim, now, should_stop))
+        task = Task(self._service, claim, now, should_stop)
+        done = WORK[claim.kind](task)
+        if claim.kind is RunKind.NIGHTLY and self._kept_for != claim.scheduled_for:
+            done["pruned"] = prune(self._service, task.at) | tidy(self._service, task.at)
+            self._kept_for = claim.scheduled_for
+        return done
 
 
 def ingest(task: Task) -> Json:
@@ -91,13 +100,12 @@ def tick(task: Task) -> Json:
 
 
 def nightly(task: Task) -> Json:
-    """Fit what is due, rescore with hindsight, and delete what retention no longer keeps."""
+    """Fit what is due, then rescore with hindsight."""
     from pipelines.jobs import passes
 
     scheduled_for = int(task.claim.scheduled_for.timestamp())
     done = {job.spec.name: passes.nightly(job, scheduled_for, task.at) for job in task.jobs()}
-    pruned = prune(task.service, task.at) | tidy(task.service, task.at)
-    return task.service.told({**done, "pruned": pruned})
+    return task.service.told(done)
 
 
 def backfill(task: Task) -> Json:

@@ -26,8 +26,6 @@ SPACED, SPACED_STEPS = 5, 48
 WHOLE = {"nightly", "backfill"}
 """Kinds of runs that fit and score all there is: what an earlier run left out, they tried again."""
 
-READS_LOOKED_AT = 20
-"""Newest reads of a source among which is the last that ended: others wait or are at work."""
 
 RUNS_AT_ONCE = 500
 """How many ended runs are read at a time: a day of a monitor that is scored every five minutes has 288."""
@@ -143,18 +141,19 @@ def _read(store: SqlStore, source: str) -> Json | None:
 
     None where it was never read.
     """
-    runs = store.page(Asked("run_log", "newest", where=[{"source": source}], limit=READS_LOOKED_AT)).rows
-    if not runs:
-        return None
-    ended = (run for run in runs if run["state"] in ("done", "failed") or run["error"])
-    at_work = (run for run in runs if run["state"] == "running")
-    return {"source": source, "last": next(ended, None), "at_work": next(at_work, None)}
+    last = _newest(store, "ended", {"source": source})
+    at_work = _newest(store, "newest", {"source": source, "state": "running"})
+    return {"source": source, "last": last, "at_work": at_work} if last or at_work else None
 
 
 def _last(store: SqlStore, kind: str) -> Json | None:
-    """Return the newest run of a kind that was done."""
-    done = {"kind": kind, "state": "done"}
-    return next(iter(store.page(Asked("run_log", "newest", where=[done], limit=1)).rows), None)
+    """Return the run of a kind that was done last."""
+    return _newest(store, "ended", {"kind": kind, "state": "done"})
+
+
+def _newest(store: SqlStore, order: str, where: Json) -> Json | None:
+    # What ended last, and not what was scheduled for the latest time: a clock may have been ahead.
+    return next(iter(store.page(Asked("run_log", order, where=[where], limit=1)).rows), None)
 
 
 def _left_out(store: SqlStore, monitors: set[str]) -> list[Json]:

@@ -224,6 +224,7 @@ class _Poll:
         self.problems = list(found.problems)
         self.batch = Collected(source.name, source.config)
         self.batch.notes += [f"{pattern}: no file matches" for pattern in found.unmatched]
+        self.batch.notes += [f"{name}: no regular file, passed over" for name in found.irregular]
         for record in progress.values():
             self.remember(Reached(**record))
 

@@ -86,12 +86,14 @@ class Found:
             hold the same point.
         roots: by path, the folder that was named, as it really is; not of files that were named themselves.
         unmatched: patterns and folders without a file.
+        irregular: what is named as a file of data and is a folder, a pipe, a device or a link to nothing.
         problems: what cannot be looked into.
     """
 
     paths: list[Path]
     roots: dict[Path, str]
     unmatched: list[str]
+    irregular: list[str]
     problems: list[str]
 
     def leads_away(self, path: Path) -> bool:
@@ -103,13 +105,19 @@ class Found:
 def find(patterns: Iterable[str]) -> Found:
     """Return the files of files, folders and patterns."""
     times: dict[str, int] = {}
-    found = Found([], {}, [], [])
+    found = Found([], {}, [], [], [])
     for pattern in patterns:
         try:
-            names = _matches(pattern)
+            matched = _matches(pattern)
         except (SourceError, OSError) as error:
             found.problems.append(_told(pattern, error))
             continue
+        names = [name for name in matched if os.path.isfile(name)]
+        found.irregular.extend(
+            name
+            for name in matched
+            if name.endswith(SUFFIXES) and os.path.lexists(name) and not os.path.isfile(name)
+        )
         if not names:
             found.unmatched.append(pattern)
         root = _root(pattern)
@@ -143,10 +151,9 @@ def _root(pattern: str) -> str | None:
 def _matches(pattern: str) -> list[str]:
     if os.path.isdir(pattern):
         names = [os.path.join(pattern, name) for name in os.listdir(pattern)]
-        wanted = [n for n in names if n.endswith(SUFFIXES) and not os.path.basename(n).startswith(".")]
-        return [name for name in wanted if os.path.isfile(name)]
+        return [n for n in names if n.endswith(SUFFIXES) and not os.path.basename(n).startswith(".")]
     if glob.has_magic(pattern):
-        return [name for name in glob.glob(pattern, recursive=True) if os.path.isfile(name)]
+        return glob.glob(pattern, recursive=True)
     if not os.path.exists(pattern):
         raise SourceError(f"{pattern}: no such file; correct `path`, or use a pattern such as drop/*.csv")
     if not os.path.isfile(pattern):

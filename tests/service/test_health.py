@@ -68,7 +68,7 @@ FAILED = run(2, RunState.FAILED, "cannot reach db-7.corp")
             "ticks",
             "the last tick of monitor players failed",
         ),
-        (facts(ticks=()), "ticks", "no tick of monitor players was done for ever"),
+        (facts(ticks=()), "ticks", "no tick of monitor players was ever done"),
         (facts(nights=(night(RunState.FAILED, "x"), night(days_ago=1))), "nights", "failed and was given up"),
         (facts(nights=(night(RunState.WAITING, "x"),)), "nights", "failed and is tried again"),
         (

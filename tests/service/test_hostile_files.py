@@ -186,6 +186,19 @@ def test_a_pattern_that_matches_nothing_is_said(watched: Watched) -> None:
     assert (outcome["error"], outcome["notes"]) == ("", [f"{watched.folder}/*.cvs: no file matches"])
 
 
+def test_what_only_looks_like_a_file_is_passed_over_with_a_word(watched: Watched) -> None:
+    (watched.folder / "good.csv").write_bytes(HEADER + GOOD)
+    os.mkfifo(watched.folder / "pipe.csv")
+    (watched.folder / "folder.csv").mkdir()
+    (watched.folder / "link.csv").symlink_to("nowhere.csv")
+    outcome = watched.look()
+    assert (outcome["new"], outcome["error"]) == (1, "")
+    assert sorted(outcome["notes"]) == [
+        f"{watched.folder / name}: no regular file, passed over"
+        for name in ("folder.csv", "link.csv", "pipe.csv")
+    ]
+
+
 # -- the rejects file -------------------------------------------------------------------
 
 

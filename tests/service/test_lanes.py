@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -275,6 +276,24 @@ def test_once_that_could_not_do_its_work_exits_with_one(config: Path, tmp_path: 
     assert anomaly("daemon", "--once", "--config", config, f"--now={later}").code == 0
 
 
+def test_once_comes_beside_a_daemon_that_has_the_port(config: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config.write_text(config.read_text().replace("port: 0", f"port: {taken.getsockname()[1]}"))
+        assert anomaly("daemon", "--once", "--config", config, f"--now={NOW.isoformat()}").code in (0, 1)
+    assert anomaly("runs", "--config", config, "--json").rows
+
+
+def test_status_tells_what_was_last_and_not_what_was_scheduled_for_the_latest_time(
+    config: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "drop" / "ccu.csv").write_text("ts,value\n2024-06-05T12:00:00Z,1\n")
+    for at in (NOW + timedelta(days=365), NOW):
+        anomaly("daemon", "--once", "--config", config, f"--now={at.isoformat()}")
+    said = anomaly("status", "--config", config, "--json", f"--now={NOW.isoformat()}").rows
+    slots = [said["last_tick"]["scheduled_for"], said["reads"][0]["last"]["scheduled_for"]]
+    assert [slot[:4] for slot in slots] == ["2024", "2024"]
+
+
 def test_once_ends_with_one_where_a_source_hangs(light: SqlStore, tmp_path: Path) -> None:
     work = Patient(light, tmp_path / "work", waits=frozenset({"ingest"}))
     with capture_logs():
@@ -346,6 +365,35 @@ def test_a_file_that_is_replaced_under_the_daemon_is_opened_anew(
         with SqlStore(url) as store:
             eventually(lambda: done(store, "nightly") == 1, "the night, in the second file")
         assert daemon.telemetry.health()[0]
+
+
+def test_a_file_that_is_replaced_by_rubbish_is_told_until_a_good_one_is_back(
+    light: SqlStore, tmp_path: Path, migrated_sqlite: Path
+) -> None:
+    file, url = Path(str(light.engine.url.database)), str(light.engine.url)
+    light.close()
+
+    def load() -> Workload:
+        store = SqlStore(url)
+        return workload(store, NotedWork(store, tmp_path / "work"), ["players"])
+
+    def replace_by(content: bytes) -> None:
+        file.with_suffix(".new").write_bytes(content)
+        os.replace(file.with_suffix(".new"), file)
+        for beside in ("-wal", "-shm"):
+            Path(f"{file}{beside}").unlink(missing_ok=True)
+
+    daemon = Daemon(load, clock=lambda: NOW, settings=FAST)
+    vitals = daemon.telemetry.vitals
+    with at_work(daemon):
+        eventually(lambda: work_done(tmp_path) == 2, "the work on the first file")
+        replace_by(b"rubbish " * 1024)
+        eventually(lambda: not vitals.healthy()[0], "red")
+        assert "replaced by one that cannot be used" in str(vitals.ready()[1])
+        daemon.reload()  # a look at the config does not hide it
+        replace_by(migrated_sqlite.read_bytes())
+        eventually(lambda: work_done(tmp_path) == 4, "the work on the second file")
+        eventually(lambda: vitals.healthy()[0], "green")
 
 
 def work_done(folder: Path) -> int:
