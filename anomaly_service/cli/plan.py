@@ -104,6 +104,11 @@ def _source_lines(source: Json) -> Iterator[str]:
     }[source["action"]]
     yield f"{SIGNS[source['action']]} source {source['source']}: {after}"
     yield from (f"    {line}" for line in _changed(source["changed"]))
+    if "step" in source["changed"] and source["series"]:
+        yield (
+            "    their models see another step: the next night fits those anew whose points keep to it, and "
+            "until then the old ones score what they can"
+        )
 
 
 def _monitor_lines(monitor: Json) -> Iterator[str]:

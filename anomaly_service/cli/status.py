@@ -184,10 +184,13 @@ def _history(targets: Sequence[Json]) -> Iterator[str]:
     ready = len(known) - len(learning)
     if ready:
         yield f"Ready: {ready}."
-    if learning:
-        dates = sorted(target["ready_by"] for target in learning)
+    due = [target for target in learning if target["ready_by"] <= target["last_at"]]
+    if due:
+        yield f"Without a model yet: {len(due)}; `anomaly backfill`, or the daemon's next night, fits theirs."
+    if len(due) < len(learning):
+        dates = sorted(target["ready_by"] for target in learning if target not in due)
         by = dates[0] if dates[0] == dates[-1] else f"between {dates[0]} and {dates[-1]}"
-        yield f"Learning: {len(learning)}; their first models can be fitted {by}."
+        yield f"Learning: {len(dates)}; their first models can be fitted {by}."
     if len(known) < len(targets):
         yield f"Without a single point: {len(targets) - len(known)}."
     yield from (f"Not watched: {target['target']}: {target['why']}." for target in waiting)

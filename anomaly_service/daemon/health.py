@@ -42,7 +42,7 @@ class Health:
         self._monotonic = monotonic
         self._beaten_at = self._answered_at = monotonic()
         self._trouble = ""
-        self.is_replaced = False
+        self.is_replaced = self.is_config_broken = False
         self._leases: dict[object, tuple[float, float]] = {}
         self._restarts: deque[float] = deque(maxlen=RESTARTS)
         self._facts: Facts | None = None
@@ -119,7 +119,11 @@ class Health:
     def _parts(self) -> list[Part]:
         idle = self._monotonic() - self._beaten_at
         stuck = [Said(self._stuck(idle), parts.DAEMON)] if idle > self.stale_after_seconds else []
-        own = [parts.of("loop", stuck), parts.of("database", [*self._database()])]
+        own = [
+            parts.of("loop", stuck),
+            parts.of("config", [*self._config()]),
+            parts.of("database", [*self._database()]),
+        ]
         if self._facts is None:
             return [*own, parts.of("sources", [Said("the daemon has not looked yet", "wait a moment")])]
         known = parts.judged(self._facts, self.clock(), self._since, frozen=self.frozen)
@@ -128,6 +132,14 @@ class Health:
 
     def _stuck(self, idle: float) -> str:
         return f"no loop for {idle:.0f} s; expected one every {self.stale_after_seconds / 3:.0f} s"
+
+    def _config(self) -> Iterator[Said]:
+        if self.is_config_broken:
+            yield Said(
+                "the config file was not taken over, the one before it stays in force",
+                "`anomaly validate` says what is wrong with the file; then send SIGHUP again",
+                blind=False,
+            )
 
     def _database(self) -> Iterator[Said]:
         silent = self._monotonic() - self._answered_at

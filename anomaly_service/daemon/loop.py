@@ -448,6 +448,7 @@ class Daemon:
         if old is not None:
             old.retire()
         self._reload_trouble = None
+        self.telemetry.vitals.is_config_broken = False
         self._undone.discard(NOT_OPENED)
         self.telemetry.database()
         self.telemetry.vitals.is_replaced = False
@@ -457,6 +458,7 @@ class Daemon:
     def _tell_why_not_reloaded(self, error: Exception) -> None:
         """Say it once, however often it is tried."""
         before, self._reload_trouble = self._reload_trouble, repr(error)
+        self.telemetry.vitals.is_config_broken = NOT_OPENED not in self._undone
         if before == repr(error):
             return
         told = (

@@ -59,14 +59,27 @@ def postgres_engine(url: URL, seconds: float | None, *, idle_too: bool = True, *
 def _connecting(url: URL, seconds: float | None) -> dict[str, Any]:
     """Return what the driver is told of connections, but for what the URL says of it."""
     wanted = {
-        "connect_timeout": max(2, int(min(CONNECT_SECONDS, seconds or CONNECT_SECONDS))),
         "keepalives": 1,
         "keepalives_idle": 15,
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "tcp_user_timeout": int(1000 * (seconds or QUERY_SECONDS)),
     }
-    return {name: value for name, value in wanted.items() if name not in url.query}
+    unsaid = {name: value for name, value in wanted.items() if name not in url.query}
+    return unsaid | _letting_in(url.query.get("connect_timeout", f"{CONNECT_SECONDS:.0f}"), seconds)
+
+
+def _letting_in(said: object, seconds: float | None) -> dict[str, Any]:
+    """Return how long a server may take to let us in: what the URL says, but no longer than the deadline.
+
+    >>> _letting_in("120", 60.0), _letting_in("5", 60.0), _letting_in("0", 60.0), _letting_in("0", None)
+    ({'connect_timeout': 60}, {'connect_timeout': 5}, {'connect_timeout': 60}, {})
+    """
+    if not isinstance(said, str) or not said.isdecimal():
+        return {}  # the driver says what is wrong with it
+    # 0 is libpq's word for no limit, and 1 is taken for 2.
+    limits = [limit for limit in (int(said), seconds) if limit]
+    return {"connect_timeout": max(2, int(min(limits)))} if limits else {}
 
 
 def _tell(connection: Any, seconds: float, idle_too: bool) -> None:

@@ -631,13 +631,24 @@ def test_validate_says_what_every_monitor_watches(place: Place) -> None:
     assert "Ready: 2." in said
 
 
-def test_validate_says_when_a_learning_series_will_be_ready(fresh: Place, tmp_path: Path) -> None:
+def test_validate_says_which_series_only_wait_for_their_fit(tmp_path: Path) -> None:
     write_points(tmp_path)
     (tmp_path / "anomaly.yaml").write_text(CONFIG)
     new = Place(tmp_path)
     assert new("migrate").code == 0
     assert new("ingest").code == 0
-    assert "Learning: 2; their first models can be fitted 2025-01-2" in new("validate").out
+    assert "Without a model yet: 2; `anomaly backfill`" in new("validate").out
+
+
+def test_validate_says_when_a_learning_series_will_be_ready(tmp_path: Path) -> None:
+    write_points(tmp_path)
+    drop = tmp_path / "drop" / "logins.csv"
+    drop.write_text("".join(drop.read_text().splitlines(keepends=True)[:30]))
+    (tmp_path / "anomaly.yaml").write_text(CONFIG)
+    new = Place(tmp_path)
+    assert new("migrate").code == 0
+    assert new("ingest").code == 0
+    assert "Learning: 1; their first models can be fitted 2025-01-" in new("validate").out
 
 
 def test_validate_refuses_a_setting_that_the_detector_does_not_take(tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def test_while_the_database_is_away_the_daemon_waits_and_says_so_once(
             time.sleep(1.0)
         store.schedule(RunKind.TICK, 1, NOW)
         eventually(lambda: states(store)[-1] == ("tick", "done", 1), "the run that came meanwhile is done")
-        assert health(port)[0] == 200
+        eventually(lambda: health(port)[0] == 200, "healthy again")
         assert daemon.said("database away, trying until it is back") == 1
         assert daemon.said("database back") == 1
         daemon.signal(signal.SIGTERM)
@@ -470,6 +470,9 @@ def test_a_bug_met_while_reloading_leaves_the_old_config_in_force_and_its_traceb
     assert "StopIteration" in line["exception"]
     assert "report it" in line["bug"]
     assert both_done(light)
+    _, said = daemon.telemetry.vitals.ready()
+    assert said["parts"]["config"]["ready"]
+    assert "not taken over" in said["parts"]["config"]["reason"]
 
 
 def test_a_failpoint_kills_at_the_pass_that_was_asked_for() -> None:

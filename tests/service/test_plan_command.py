@@ -231,6 +231,15 @@ def test_a_changed_night_is_told_once_and_not_with_every_monitor(seen: World) ->
 # -- how it is asked -----------------------------------------------------------------------------
 
 
+def test_a_changed_step_says_what_becomes_of_the_models(seen: World) -> None:
+    told = anomaly("plan", "--config", seen.other(("step: 1h}", "step: 30min}")), "--no-intervals").out
+    assert "the next night fits those anew whose points keep to it" in told
+    assert (
+        "fits those anew"
+        not in anomaly("plan", "--config", seen.other(("step: 1h}", "step: 1h, delay: 2h}"))).out
+    )
+
+
 def test_changes_are_told_in_sentences_and_by_the_exit_status_where_asked_for(seen: World) -> None:
     path = seen.other(("params: {window: 6}", "params: {window: 12}"))
     done = seen.command("--detailed-exitcode", path=path)

@@ -120,6 +120,13 @@ def test_a_server_that_falls_silent_ends_the_read_with_a_reason(telemetry_url: s
             take(reader, {})
 
 
+def test_a_url_that_would_wait_for_ten_minutes_waits_for_the_deadline(telemetry_url: str) -> None:
+    with proxy_to(telemetry_url) as proxy:
+        proxy.is_silent.set()
+        with pytest.raises(SourceError, match=r"telemetry: .*timeout expired"):
+            take(source(f"{proxy.url}?connect_timeout=600", timeout="1s"), {})
+
+
 def test_a_query_that_takes_too_long_is_ended_with_a_reason(telemetry_url: str) -> None:
     slow = "SELECT * FROM point WHERE at >= :since AND at < :until AND pg_sleep(3600) IS NOT NULL"
     with pytest.raises(SourceError, match=r"telemetry: .*statement timeout"):
