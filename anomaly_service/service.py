@@ -103,7 +103,8 @@ class Service:
             spec = specs[row.name]
             self.store.sync_targets(row.id, channels.made(channels.wanted(spec, series)))
             found.append((row, spec))
-        return found
+        decided = {row.id: row for row in self.store.monitors()}
+        return [(decided[row.id], spec.staggered(decided[row.id].stagger)) for row, spec in found]
 
     def waiting(self) -> list[Json]:
         """Return the targets of several series that are asked for and not scored, each with the reason."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pipelines.records import Json, Policy
-from pipelines.times import WEEK
+
+AUTO_SPAN = 0
+"""In place of a number of seconds: as the step and the history ask for (``pipelines.jobs.fit_spans``)."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,10 @@ class MonitorSpec:
         params: fields of the detector's Config.
         scope: ``series`` (a model each) or ``group`` (one model shared by the selected series).
         season: ``none``, ``daily``, ``weekly`` or ``auto``.
-        stagger: refits are spread over the nights of ``fit_every``; False fits all on one night.
+        fit_every_seconds, fit_window_seconds, fit_first_seconds: between two fits, learned from, and waited
+            for by a first model; ``AUTO_SPAN`` where step and history decide.
+        stagger: refits are spread over the nights between two fits by the targets' keys; None, which the
+            service decides once for a monitor, fits all on one night.
         scores: ``dense``, ``near_events`` or ``auto``.
         device: ``auto``, ``cpu`` or ``cuda``: where models are fitted and score.
         channels: metrics whose series are one target together, in this order; none for a target per series.
@@ -92,9 +97,10 @@ class MonitorSpec:
     params: Json = field(default_factory=dict)
     scope: str = "series"
     season: str = "auto"
-    fit_every_seconds: int = WEEK
-    fit_window_seconds: int = 6 * WEEK
-    stagger: bool = True
+    fit_every_seconds: int = AUTO_SPAN
+    fit_window_seconds: int = AUTO_SPAN
+    fit_first_seconds: int = AUTO_SPAN
+    stagger: bool | None = None
     infer_every_seconds: int = 300
     threshold: Threshold = Threshold()
     policy: Policy = Policy()
@@ -121,6 +127,10 @@ class MonitorSpec:
             "calendar": tuple(Period.from_json(each) for each in values.get("calendar", ())),
         }
         return cls(**{**known, **nested})
+
+    def staggered(self, decided: bool | None) -> MonitorSpec:
+        """Return the monitor with what was decided of its refits, where its config leaves that open."""
+        return self if self.stagger is not None else replace(self, stagger=bool(decided))
 
     def selects(self, metric: str, labels: dict[str, str]) -> bool:
         """True where every condition of the selector holds and, with channels, the series can be one."""

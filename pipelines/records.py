@@ -273,12 +273,17 @@ class EventChange:
 
 @dataclass(frozen=True)
 class MonitorRow:
-    """A monitor as declared; ``config`` is its section of the config file, JSON."""
+    """A monitor as declared; ``config`` is its section of the config file, JSON.
+
+    ``stagger`` says whether its refits are spread over nights where the config leaves that open; None until
+    it has a target.
+    """
 
     id: int
     name: str
     config: Json
     enabled: bool = True
+    stagger: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pydantic import (
 from anomaly_service.config.document import Document, parse_document, read_document
 from anomaly_service.config.errors import ConfigError, Loc, Problem
 from anomaly_service.config.messages import problem_of
-from anomaly_service.config.sections import Config, FitSection, RetentionSection
+from anomaly_service.config.sections import Config, RetentionSection
 from anomaly_service.config.values import (
     duration_text,
     parse_duration,
@@ -106,8 +106,8 @@ def _disagreements(values: dict[str, Any]) -> Iterator[tuple[Loc, str]]:
         kept = monitors.get(renamed_from) if isinstance(renamed_from, str) else None
         if kept is not None and not _mapping(kept).get("renamed_from"):
             yield loc, f"{renamed_from!r} is still in the file; remove it there, or this key"
-        window = _duration_of(_mapping(_mapping(section).get("fit")).get("window")) or FitSection().window
-        if window > points:
+        window = _duration_of(_mapping(_mapping(section).get("fit")).get("window"))
+        if window is not None and window > points:
             limit = f"the {duration_text(points)} of retention.points"
             message = f"expected at most {limit}, got {duration_text(window)}; lower it or keep points longer"
             yield ("monitors", name, "fit", "window"), message

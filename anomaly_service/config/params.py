@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from anomaly_service.config.errors import ConfigError, Loc, Problem, one_of, unknown_key
 from anomaly_service.config.sections import Config, MonitorSection
 from anomaly_service.config.values import MOST, duration_text, whole_seconds
+from pipelines.jobs.fit_spans import fit_window
 from pipelines.names import AUTO
 
 
@@ -112,11 +113,12 @@ def _window_problems(
     loc: Loc, monitor: MonitorSection, window: int, step_seconds: int
 ) -> list[tuple[Loc, str]]:
     """Refuse a window that no fit could ever hold."""
-    most = max(1, whole_seconds(monitor.fit.window) // step_seconds)
+    learned = fit_window(monitor.fit.window_seconds, step_seconds)
+    most = max(1, learned // step_seconds)
     if window <= most:
         return []
     message = (
         f"expected at most {most:,} steps, as many of {duration_text(step_seconds)} as fit.window "
-        f"({duration_text(monitor.fit.window)}) holds; got {window:,}"
+        f"({duration_text(learned)}) holds; got {window:,}"
     )
     return [((*loc, "window"), message)]

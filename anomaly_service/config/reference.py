@@ -20,6 +20,7 @@ from anomaly_service.config import sections as configs
 from anomaly_service.config.messages import inside
 from anomaly_service.config.values import Section, duration_text
 from anomaly_service.sources.base import SourceConfig
+from pipelines.names import AUTO
 
 SCHEMA_FILE = "config.schema.json"
 PAGE_FILE = "config.md"
@@ -170,7 +171,7 @@ monitors:
     series: {metric: ccu, region: [eu, kr]}
     detector: gaussian
     params: {window: 24}
-    fit: {every: 7d, window: 42d}
+    fit: {every: auto, window: auto}
     infer_every: 5min
     threshold: {alarms_per_week: 5, per: monitor}
     policy:
@@ -274,6 +275,9 @@ def _code(value: Any) -> str:
 def _values(value: Schema) -> str:
     """Return in a few words what a key may hold."""
     options = [one for one in value.get("anyOf", [value]) if one != VARIABLE]
+    if {"const": AUTO} in options:
+        others = {**value, "anyOf": [one for one in options if one != {"const": AUTO}]}
+        return f"`{AUTO}`, {_values(others)}"
     if "examples" in value:
         return "share" if "5%" in value["examples"] else "duration"
     for one in options:

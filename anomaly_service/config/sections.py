@@ -25,6 +25,7 @@ from anomaly_service import sources
 from anomaly_service.config.document import Document
 from anomaly_service.config.errors import one_of
 from anomaly_service.config.values import (
+    Choice,
     ClockTime,
     Duration,
     Number,
@@ -34,6 +35,7 @@ from anomaly_service.config.values import (
     SecretFile,
     Section,
     Share,
+    Span,
     Text,
     Whole,
     Zone,
@@ -46,7 +48,7 @@ from anomaly_service.config.values import (
 from anomaly_service.secrets import hidden
 from anomaly_service.sources.base import Source, SourceConfig
 from detectors.spelling import did_you_mean
-from pipelines.monitor import MonitorSpec, NightlyPlan, Period, Threshold
+from pipelines.monitor import AUTO_SPAN, MonitorSpec, NightlyPlan, Period, Threshold
 from pipelines.names import AUTO
 from pipelines.records import Json, Policy
 
@@ -65,18 +67,38 @@ def detector_names() -> list[str]:
     return sorted([AUTO, *(entry.name for entry in entry_points(group=DETECTORS))])
 
 
+def _seconds_of(value: timedelta | str) -> int:
+    return AUTO_SPAN if isinstance(value, str) else whole_seconds(value)
+
+
 class FitSection(Section):
     """When models are fitted, and on how much history."""
 
-    every: PositiveDuration = Field(
-        default=timedelta(days=7), description="Time between two fits of a target."
+    every: Span = Field(
+        default=AUTO,
+        description="Time between two fits of a target; `auto`: a week, more rarely where steps are long, "
+        "and more often while the history is young.",
     )
-    window: PositiveDuration = Field(
-        default=timedelta(days=42), description="History a fit learns from, before the moment of the fit."
+    window: Span = Field(
+        default=AUTO,
+        description="History a fit learns from, before the moment of the fit; `auto`: six weeks or 1,000 "
+        "steps, what is longer, and all of a shorter history.",
     )
-    stagger: bool = Field(
-        default=True, description="Spread the refits over the nights of `every`; false fits all on one night."
+    first: Span = Field(
+        default=AUTO,
+        description="History that a first model waits for; `auto`: two weeks, so that every hour of the week "
+        "was there twice, or what the detector needs, if that is longer.",
     )
+    stagger: Choice = Field(
+        default=AUTO,
+        description="Spread the refits over the nights of `every` by the names of targets; false fits all on "
+        "one night; `auto` spreads where the monitor began with more than 500.",
+    )
+
+    @property
+    def window_seconds(self) -> int:
+        """Return ``window`` as the jobs see it."""
+        return _seconds_of(self.window)
 
 
 class ThresholdSection(Section):
@@ -318,9 +340,10 @@ class MonitorSection(Section):
             params=self.params,
             scope=self.scope,
             season=self.season,
-            fit_every_seconds=whole_seconds(self.fit.every),
-            fit_window_seconds=whole_seconds(self.fit.window),
-            stagger=self.fit.stagger,
+            fit_every_seconds=_seconds_of(self.fit.every),
+            fit_window_seconds=self.fit.window_seconds,
+            fit_first_seconds=_seconds_of(self.fit.first),
+            stagger=None if isinstance(self.fit.stagger, str) else self.fit.stagger,
             infer_every_seconds=whole_seconds(self.infer_every),
             threshold=self.threshold.rule(),
             policy=self.policy.rule(),

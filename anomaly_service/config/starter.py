@@ -69,8 +69,9 @@ def starter(
     series: Mapping[str, Any] | None = None,
     detector: str = AUTO,
     season: str = "auto",
-    fit_every: str = "7d",
-    fit_window: str = "42d",
+    fit_every: str | None = None,
+    fit_window: str | None = None,
+    fit_first: str | None = None,
     alarms_per_week: float | None = None,
     retention: str = "400d",
 ) -> str:
@@ -90,7 +91,7 @@ def starter(
         series=_flow(dict(series or {})),
         detector=detector,
         season=season,
-        fit=_flow({"every": fit_every, "window": fit_window}),
+        fit=_flow(_fit(fit_every, fit_window, fit_first)),
         infer_every=infer_every(step),
         alarms_per_week=usual_alarms(step) if alarms_per_week is None else alarms_per_week,
         merge_max_gap=merge_max_gap(step),
@@ -110,11 +111,16 @@ def starter_for(guess: Guess, *, folder: Path | None = None, **choices: Any) -> 
 
     guessed = {
         "source": guess.section(folder),
-        "fit_every": duration_text(guess.fit_every_seconds),
-        "fit_window": duration_text(guess.fit_window_seconds),
+        "fit_first": None if guess.fit_first_seconds is None else duration_text(guess.fit_first_seconds),
         "retention": duration_text(guess.retention_seconds),
     }
     return starter(**(guessed | {name: value for name, value in choices.items() if value is not None}))
+
+
+def _fit(every: str | None, window: str | None, first: str | None) -> dict[str, str]:
+    """Return the section of fits: what the history asks for where nothing is said."""
+    said = {"every": every or AUTO, "window": window or AUTO}
+    return said if first is None else said | {"first": first}
 
 
 def infer_every(step: str) -> str:

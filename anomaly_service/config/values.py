@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     ValidationInfo,
     WithJsonSchema,
     model_validator,
@@ -27,6 +28,7 @@ from anomaly_service.config.errors import Loc, one_of
 from anomaly_service.secrets import remember
 from detectors.errors import InvalidError
 from detectors.spelling import did_you_mean
+from pipelines.names import AUTO
 
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _DURATION = r"(?:\d+(?:\.\d+)?\s*(?:sec|min|s|m|h|d|w)\s*)+"
@@ -111,6 +113,21 @@ def _positive(value: timedelta) -> timedelta:
     if value <= timedelta(0):
         raise expected("expected a duration above zero")
     return value
+
+
+def _span(value: object) -> timedelta | str:
+    if value == AUTO:
+        return AUTO
+    try:
+        return _positive(_duration(value))
+    except PydanticCustomError as error:
+        raise expected(str(error).replace("expected", "expected `auto` or", 1)) from None
+
+
+def _choice(value: object) -> bool | str:
+    if isinstance(value, bool) or value == AUTO:
+        return value
+    raise expected("expected `auto`, true or false")
 
 
 def _storable(value: timedelta) -> timedelta:
@@ -205,6 +222,16 @@ Duration = Annotated[
 ]
 """Zero or longer."""
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+Span = Annotated[
+    timedelta | str,
+    PlainValidator(_span),
+    WithJsonSchema({**_DURATION_SCHEMA, "anyOf": [{"const": AUTO}, _DURATION_SCHEMA["anyOf"][0]]}),
+]
+"""A positive duration, or ``auto``."""
+Choice = Annotated[
+    bool | str, PlainValidator(_choice), WithJsonSchema({"anyOf": [{"const": AUTO}, {"type": "boolean"}]})
+]
+"""True, false, or ``auto``."""
 Step = Annotated[PositiveDuration, AfterValidator(_storable)]
 Delay = Annotated[Duration, AfterValidator(_storable)]
 Share = Annotated[

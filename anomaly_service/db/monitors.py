@@ -17,10 +17,17 @@ from pipelines.records import Json, MonitorRow, TargetRow
 
 LEFT = "its monitor left the config"
 
+STAGGERED_FROM = 500
+"""A monitor that begins with more targets spreads their refits over nights: a night must hold them.
+
+With fewer, equal values are to give equal intervals, whatever they are called."""
+
 
 def rows(connection: Connection) -> list[MonitorRow]:
     """Return all monitors by name, the disabled too."""
-    query = select(Monitor.id, Monitor.name, Monitor.config, Monitor.enabled).order_by(Monitor.name)
+    query = select(Monitor.id, Monitor.name, Monitor.config, Monitor.enabled, Monitor.stagger).order_by(
+        Monitor.name
+    )
     return [MonitorRow(*row) for row in connection.execute(query)]
 
 
@@ -96,10 +103,17 @@ def sync_targets(
     known = set(connection.scalars(select(Target.key).where(Target.monitor_id == monitor_id)))
     new = {key: tuple(int(one) for one in ids) for key, ids in wanted if key not in known}
     if new:
+        _decide_stagger(connection, monitor_id, len(new))
         rows = [{"monitor_id": monitor_id, "key": key} for key in new]
         add(connection, Target, rows, ["monitor_id", "key"])
         _add_members(connection, monitor_id, new)
     return targets(connection, monitor_id)
+
+
+def _decide_stagger(connection: Connection, monitor_id: int, n_targets: int) -> None:
+    """Note, once and for good, whether a monitor's refits are spread over nights by its targets' names."""
+    undecided = (Monitor.id == monitor_id) & Monitor.stagger.is_(None)
+    connection.execute(update(Monitor).where(undecided).values(stagger=n_targets > STAGGERED_FROM))
 
 
 def _add_members(connection: Connection, monitor_id: int, new: dict[str, tuple[int, ...]]) -> None:

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-HEAD = "0010"
+HEAD = "0011"
 """The revision of ``migrations/`` that this code reads and writes; a test compares both."""
 
 Searchable = JSON().with_variant(JSONB(), "postgresql")
@@ -176,6 +176,7 @@ class Monitor(Base):
     config: Mapped[dict[str, Any]] = mapped_column(Searchable)
     enabled: Mapped[bool]
     models: Mapped[int] = mapped_column(Integer, server_default="0")
+    stagger: Mapped[bool | None]
 
 
 class Target(Base):

@@ -28,6 +28,9 @@ TAIL_BYTES = 1 << 16
 LEARNING_STEPS = 250
 """A first model of the default window needs 192 points; some may be missing."""
 
+FORTNIGHT_AND_A_NIGHT = 15 * DAY
+"""With so much history a first model has two weeks of it."""
+
 TIME_NAMES = (
     "timestamp",
     "ts",
@@ -131,27 +134,23 @@ class Guess:
         return str(whole.relative_to(folder.absolute()) if whole.is_relative_to(folder.absolute()) else whole)
 
     @property
-    def fit_window_seconds(self) -> int:
-        """Return a span to fit on: six weeks, less where there is little history, more for long steps.
+    def fit_first_seconds(self) -> int | None:
+        """Return what a first model should wait for where there are no two weeks of history; else None.
 
-        A quarter of the history leaves enough to be scored as the daemon would have, but a short
-        history gives what a first model needs.
+        Three quarters of what there is leave something that a model has not seen, but a first model needs
+        its steps.
         """
-        wanted = max(42 * DAY, 1000 * self.step_seconds)
-        quarter = (self.stop - self.start) // 4
-        seconds = min(wanted, max(quarter, LEARNING_STEPS * self.step_seconds))
-        unit = DAY if seconds >= DAY else 60
-        return max(round(seconds / unit), 1) * unit
-
-    @property
-    def fit_every_seconds(self) -> int:
-        """Return a time between two fits: a week, or a day where there is no month of history."""
-        return 7 * DAY if self.stop - self.start >= 28 * DAY else DAY
+        span = self.stop - self.start
+        if span >= FORTNIGHT_AND_A_NIGHT:
+            return None
+        wanted = max(span * 3 // 4, LEARNING_STEPS * self.step_seconds)
+        unit = DAY if wanted >= DAY else 60
+        return max(wanted // unit, 1) * unit
 
     @property
     def retention_seconds(self) -> int:
         """Return how long points must be kept for all of the history to stay."""
-        span = max(int((self.stop - self.start) * 1.1), self.fit_window_seconds)
+        span = int((self.stop - self.start) * 1.1)
         return max(400 * DAY, (span // DAY + 1) * DAY)
 
 

@@ -7,11 +7,12 @@ later has the training span it would have had on its night.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, time
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+from pipelines.jobs.fit_spans import fit_days
 from pipelines.monitor import MonitorSpec, NightlyPlan
 from pipelines.times import DAY
 
@@ -28,43 +29,45 @@ def nights(plan: NightlyPlan, start: int, stop: int) -> list[int]:
     Returns:
         Epoch seconds, ascending.
     """
-    return _slots(plan, start, stop, every=1, phase=0)
+    return _slots(plan, start, stop, lambda day: True)
 
 
-def fit_slots(spec: MonitorSpec, key: str, start: int, stop: int) -> list[int]:
+def fit_slots(
+    spec: MonitorSpec, key: str, start: int, stop: int, *, step_seconds: int = 0, begun: int = 0
+) -> list[int]:
     """Return when a target's scheduled fits fall: the ends of their training spans.
 
-    Fits happen on nights, every ``fit_every`` rounded up to whole days. Where the monitor
-    staggers, the targets are spread evenly over those days by their key, so that every night
-    refits about the same share of them.
+    Fits happen on nights, every ``fit_every`` rounded up to whole days, or as ``fit_spans`` says for a
+    history of that age. Where the monitor staggers, the targets are spread evenly over those days by
+    their key, so that every night refits about the same share of them; else equal points are fitted on
+    equal nights, whatever they are called.
 
     Args:
         key: the target's key.
         start, stop: half-open span, epoch seconds.
+        step_seconds, begun: the target's step, and when its history begins, epoch seconds.
 
     Returns:
         Epoch seconds, ascending.
     """
-    every = fit_days(spec)
-    phase = zlib.crc32(key.encode()) % every if spec.stagger else 0
-    return _slots(spec.nightly, start, stop, every, phase)
+    spread, born = zlib.crc32(key.encode()) if spec.stagger else 0, _day_number(begun)
+
+    def is_fit(day: int) -> bool:
+        every = fit_days(spec, step_seconds, max(0, day - born) * DAY)
+        return (day + spread % every) % every == 0
+
+    return _slots(spec.nightly, start, stop, is_fit)
 
 
-def fit_days(spec: MonitorSpec) -> int:
-    """Return the days between two scheduled fits of a target."""
-    return max(1, -(-spec.fit_every_seconds // DAY))
-
-
-def _slots(plan: NightlyPlan, start: int, stop: int, every: int, phase: int) -> list[int]:
-    slots = (_night(plan.at_seconds, plan.timezone, day) for day in _days(start, stop, every, phase))
+def _slots(plan: NightlyPlan, start: int, stop: int, counts: Callable[[int], bool]) -> list[int]:
+    slots = (_night(plan.at_seconds, plan.timezone, day) for day in _days(start, stop) if counts(day))
     return [slot for slot in slots if start <= slot < stop]
 
 
-def _days(start: int, stop: int, every: int, phase: int) -> Iterator[int]:
-    """Yield the proleptic numbers of the days that may hold a slot, (day + phase) % every == 0."""
+def _days(start: int, stop: int) -> Iterator[int]:
+    """Yield the proleptic numbers of the days that may hold a slot."""
     # Local days differ from UTC days by at most one (time zones) and a skipped hour.
-    first, last = _day_number(start) - 2, _day_number(stop) + 2
-    return iter(range(first + (-(first + phase)) % every, last + 1, every))
+    return iter(range(_day_number(start) - 2, _day_number(stop) + 3))
 
 
 def _day_number(ts: int) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pipelines.batches import batches, targets_per_task
 from pipelines.failures import Failed, each_alone
 from pipelines.jobs import lines
-from pipelines.jobs.fit_times import fit_days
+from pipelines.jobs.fit_spans import fit_window
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import History, fingerprint, histories, loan_slots, still_whole
 from pipelines.jobs.refit import Due, fit_target, grids_of
@@ -131,7 +131,7 @@ def _slots(
     mark = fingerprint(job.spec)
     ours = [v for v in versions if v.origin.fingerprint == mark]
     own = [v.train_stop for v in ours if not v.on_loan]
-    last = min([until, history.newest + fit_days(job.spec) * DAY, *(stop - 1 for stop in own)])
+    last = min([until, history.newest + history.fit_days(job.spec) * DAY, *(stop - 1 for stop in own)])
     slots = loan_slots(job.spec, history, list(models), job.window * target.step_seconds, last)
     return still_whole(job.spec, target, history, slots, min(own, default=None))
 
@@ -199,8 +199,8 @@ def _tasks(job: MonitorJob, wanted: Sequence[Due], models: Models) -> Iterator[L
         step_seconds = each.target.step_seconds
         model = max(stop for stop in by_step[step_seconds] if stop <= each.slot)
         alike.setdefault((model, step_seconds), []).append(each)
-    window = job.spec.fit_window_seconds
     for (model, step_seconds), dues in alike.items():
+        window = fit_window(job.spec.fit_window_seconds, step_seconds)
         usual = _usual(by_step[step_seconds][model])
         for group in batches(dues, targets_per_task(window / step_seconds)):
             low, high = min(each.slot for each in group) - window, max(each.slot for each in group)

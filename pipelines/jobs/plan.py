@@ -8,16 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pipelines.jobs.fit_times import fit_days, fit_slots, nights
+from pipelines.jobs.fit_spans import first_wait, fit_days, fit_window
+from pipelines.jobs.fit_times import fit_slots, nights
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Json, SeriesRow, TargetRow, VersionRow
 from pipelines.times import DAY
 
 NEVER = 0
 """Before all points: nothing was deleted."""
-
-FIRST_FIT_SECONDS = 14 * DAY
-"""A first model waits for two weeks, so that it has seen every hour of the week twice, or for fit.window."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +26,18 @@ class History:
         first: from here on all its series have points.
         whole: the newest point of the series that is furthest behind; None where there is but one.
         kept_from: from here on all points are there that ever were; retention has deleted others.
+        step_seconds: the target's.
     """
 
     first: int
     newest: int
     whole: int | None = None
     kept_from: int = NEVER
+    step_seconds: int = 0
+
+    def fit_days(self, spec: MonitorSpec) -> int:
+        """Return the days between its newest fits."""
+        return fit_days(spec, self.step_seconds, self.complete - self.first)
 
     @property
     def complete(self) -> int:
@@ -50,7 +54,7 @@ def histories(targets: Iterable[TargetRow], series: Mapping[int, SeriesRow]) -> 
         newest = [row.last_ts for row in rows if row.last_ts is not None]
         kept_from = max(NEVER if row.whole_from is None else row.whole_from for row in rows)
         if len(firsts) == len(rows):
-            found[target.id] = History(max(firsts), max(newest), min(newest), kept_from)
+            found[target.id] = History(max(firsts), max(newest), min(newest), kept_from, target.step_seconds)
     return found
 
 
@@ -72,7 +76,8 @@ def still_whole(
             whatever is left.
     """
     scores_from = NEVER if target.pruned_before is None else target.pruned_before
-    whole_from = history.kept_from + (spec.fit_window_seconds if history.kept_from > NEVER else 0)
+    window = fit_window(spec.fit_window_seconds, history.step_seconds)
+    whole_from = history.kept_from + (window if history.kept_from > NEVER else 0)
     newest = [] if followed_at is not None else slots[-1:]
     ends = slots if followed_at is None else [*slots, followed_at]
     due = [slot for slot, end in pairwise(ends) if slot >= whole_from and end > scores_from]
@@ -86,8 +91,7 @@ def ready_by(spec: MonitorSpec, history: History, least: int = 0) -> int:
         least: the shortest span a model can be learned from, seconds; longer than two weeks where
             points are far apart.
     """
-    wait = min(spec.fit_window_seconds, max(FIRST_FIT_SECONDS, least))
-    after = history.first + wait
+    after = history.first + first_wait(spec, history.step_seconds, least)
     return nights(spec.nightly, after, after + 3 * DAY)[0]
 
 
@@ -100,8 +104,14 @@ def wanted_slots(spec: MonitorSpec, key: str, history: History, until: int, leas
     first = ready_by(spec, history, least)
     if first > until:
         return []
-    last = min(until, history.complete + fit_days(spec) * DAY)
-    return [first, *fit_slots(spec, key, first + 1, last + 1)]
+    last = min(until, history.complete + history.fit_days(spec) * DAY)
+    return [first, *_later_slots(spec, key, history, first, last)]
+
+
+def _later_slots(spec: MonitorSpec, key: str, history: History, first: int, last: int) -> list[int]:
+    """Return the regular fits after the first one of a history."""
+    step, begun = history.step_seconds, history.first
+    return fit_slots(spec, key, first + 1, last + 1, step_seconds=step, begun=begun)
 
 
 def group_slots(
@@ -119,8 +129,11 @@ def group_slots(
     """
     ready = {i: ready_by(spec, history, least[i]) for i, history in known.items()}
     first = min(ready.values(), default=until + 1)
-    slots = [first, *fit_slots(spec, spec.name, first + 1, until + 1)] if first <= until else []
-    last = {i: history.newest + fit_days(spec) * DAY for i, history in known.items()}
+    if first > until:
+        return {i: [] for i in known}
+    leader = min(known, key=lambda i: (ready[i], known[i].first, known[i].step_seconds))
+    slots = [first, *_later_slots(spec, spec.name, known[leader], first, until)]
+    last = {i: history.newest + known[leader].fit_days(spec) * DAY for i, history in known.items()}
     return {i: [slot for slot in slots if ready[i] - DAY <= slot <= max(last[i], first)] for i in known}
 
 

@@ -37,7 +37,7 @@ def _readiness(spec: MonitorSpec, target: Wanted, fitted: bool, why: str, *, len
     ready = None
     if len(firsts) == len(target.series) and not why:
         least = least_seconds(spec, step)
-        ready = ready_by(spec, History(max(firsts), max(lasts)), least)
+        ready = ready_by(spec, History(max(firsts), max(lasts), step_seconds=step), least)
         if lends:
             # A group that has a model lends it to a target once its first window is there.
             ready = min(ready, max(firsts) + least // MIN_WINDOWS)

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.batches import batches, targets_per_group, targets_per_task
 from pipelines.jobs import lines, too_early
+from pipelines.jobs.fit_spans import fit_window
 from pipelines.jobs.fit_times import nights
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import (
@@ -274,14 +275,14 @@ def _fits_in_one(job: MonitorJob, wanted: Sequence[Due]) -> bool:
     if not wanted:
         return True
     slots, step = {each.slot for each in wanted}, min(each.target.step_seconds for each in wanted)
-    seconds = max(slots) - min(slots) + job.spec.fit_window_seconds
+    seconds = max(slots) - min(slots) + _window(job, wanted)
     return len({each.target.id for each in wanted}) <= targets_per_group(seconds / step)
 
 
 def _of_large_group(job: MonitorJob, wanted: Sequence[Due]) -> Iterator[tuple[FitTask, FitOutcome]]:
     """Yield the fits of one night: a model of as many targets as fit in a task, then it for the others."""
     shared, rest = None, list(wanted)
-    steps = job.spec.fit_window_seconds / min(each.target.step_seconds for each in wanted)
+    steps = _window(job, wanted) / min(each.target.step_seconds for each in wanted)
     while rest and shared is None:
         some, rest = _sampled(rest, targets_per_group(steps))
         for task, outcome in job.executor.map(fit_targets, _tasks(job, some)):
@@ -308,8 +309,7 @@ def _tasks(job: MonitorJob, wanted: Sequence[Due], shared: SharedModel | None = 
     for group in batches(by_target.values(), _batch_size(job, wanted)):
         asked = [each for dues in group for each in dues]
         slots = sorted({each.slot for each in asked})
-        window = job.spec.fit_window_seconds
-        span = slots[0] - window, slots[-1]
+        span = slots[0] - _window(job, asked), slots[-1]
         points = job.points([dues[0].target for dues in group], *span)
         incidents = job.confirmed(list(points), *span)
         grids = grids_of(job, asked, points)
@@ -336,7 +336,8 @@ def grids_of(
         if recipe.step_seconds == targets[version.target_id].step_seconds:
             found[version.target_id] = recipe.offset_seconds
     for each in sorted(asked, key=lambda due: due.slot):
-        start, step = each.slot - job.spec.fit_window_seconds, each.target.step_seconds
+        step = each.target.step_seconds
+        start = each.slot - fit_window(job.spec.fit_window_seconds, step)
         known = points[each.target.id]
         found.setdefault(each.target.id, prepare.grid_of(known, start, each.slot, step))
     return found
@@ -345,8 +346,15 @@ def grids_of(
 def _batch_size(job: MonitorJob, wanted: Sequence[Due]) -> int:
     if job.spec.scope == "group":
         return max(1, len(wanted))
-    step = min((each.target.step_seconds for each in wanted), default=1)
-    return min(64, targets_per_task(job.spec.fit_window_seconds / step))
+    if not wanted:
+        return 1
+    step = min(each.target.step_seconds for each in wanted)
+    return min(64, targets_per_task(_window(job, wanted) / step))
+
+
+def _window(job: MonitorJob, wanted: Sequence[Due]) -> int:
+    """Return the longest span that one of some fits, at least one, learns from; seconds."""
+    return max(fit_window(job.spec.fit_window_seconds, each.target.step_seconds) for each in wanted)
 
 
 def fit_target(
@@ -363,7 +371,8 @@ def fit_target(
         incidents: first and last second of what is not learned from, by target id.
         grids: as of ``grids_of``.
     """
-    target, start = each.target, each.slot - spec.fit_window_seconds
+    target = each.target
+    start = each.slot - fit_window(spec.fit_window_seconds, target.step_seconds)
     cut = []
     for whole in points[target.id]:
         a, b = np.searchsorted(whole.ts, [start, each.slot])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pipelines.jobs.fit_spans import fit_window
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import History, fingerprint
 from pipelines.records import TargetRow, VersionRow
@@ -55,7 +56,9 @@ def _has_more(
 ) -> bool:
     """True where a training span has points by now, before or after those that were learned from."""
     until = version.card.get("learned_until")
-    start = max(version.train_stop - job.spec.fit_window_seconds, history.first)
+    start = max(
+        version.train_stop - fit_window(job.spec.fit_window_seconds, target.step_seconds), history.first
+    )
     if until is None or start < history.kept_from:
         return False
     if version.train_start - start > target.step_seconds:

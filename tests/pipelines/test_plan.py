@@ -23,7 +23,9 @@ from pipelines.monitor import MonitorSpec
 from pipelines.records import VersionRow
 from pipelines.times import DAY, WEEK
 
-SPEC = MonitorSpec("m", {"metric": ["ccu"]})
+SPEC = MonitorSpec(
+    "m", {"metric": ["ccu"]}, fit_every_seconds=WEEK, fit_window_seconds=6 * WEEK, stagger=True
+)
 
 
 def version(train_stop: int, id: int | None = None, **changes: object) -> VersionRow:

@@ -200,13 +200,21 @@ def test_what_is_no_time_series_is_refused_with_what_is_missing(
         guess(path)
 
 
-def test_the_fit_window_leaves_most_of_the_history_to_be_scored(write: Writer) -> None:
-    short = guess(write("short.csv", ["ts", "v"], [[epoch(i, 3600), i] for i in range(24 * 56)]))
-    long = guess(write("long.csv", ["ts", "v"], [[epoch(i, 3600), i] for i in range(24 * 365)]))
+def test_a_history_of_two_weeks_leaves_fits_to_themselves_and_a_shorter_one_is_not_waited_for(
+    write: Writer,
+) -> None:
+    long = guess(write("long.csv", ["ts", "v"], [[epoch(i, 3600), i] for i in range(24 * 56)]))
+    short = guess(write("short.csv", ["ts", "v"], [[epoch(i, 300), i] for i in range(288 * 8)]))
+    few = guess(write("few.csv", ["ts", "v"], [[epoch(i, 300), i] for i in range(288)]))
+    assert long.fit_first_seconds is None
+    assert short.fit_first_seconds == 5 * 86400
+    assert few.fit_first_seconds == 250 * 300
+    assert "fit: {every: auto, window: auto}" in starter_for(long)
+    assert "fit: {every: auto, window: auto, first: 5d}" in starter_for(short)
+
+
+def test_points_are_kept_for_as_long_as_the_history_goes_back(write: Writer) -> None:
     daily = guess(write("daily.csv", ["ts", "v"], [[epoch(i, 86400), i] for i in range(2000)]))
-    assert short.fit_window_seconds == 14 * 86400
-    assert long.fit_window_seconds == 42 * 86400
-    assert daily.fit_window_seconds == 500 * 86400
     assert daily.retention_seconds > 2000 * 86400
 
 
@@ -224,13 +232,6 @@ def test_a_day_without_a_time_carries_no_zone(write: Writer) -> None:
     path = write("days.csv", ["day", "v"], [[f"{at(i, 86400):%Y-%m-%d}", i] for i in range(50)])
     assert guess(path).section()["timezone"] == "UTC"
     assert guess(path, timezone="Asia/Seoul").section()["timezone"] == "Asia/Seoul"
-
-
-def test_a_short_history_still_gives_what_a_first_model_needs(write: Writer) -> None:
-    hourly = guess(write("weeks.csv", ["ts", "v"], [[epoch(i, 3600), i] for i in range(21 * 24)]))
-    daily = guess(write("year.csv", ["ts", "v"], [[epoch(i, 86400), i] for i in range(365)]))
-    assert hourly.fit_window_seconds == 10 * 86400
-    assert daily.fit_window_seconds == 250 * 86400
 
 
 def test_the_config_written_for_a_guess_reads_the_file(write: Writer, tmp_path: Path) -> None:

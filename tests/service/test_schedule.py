@@ -34,7 +34,7 @@ from pipelines.records import LastRead, SeriesSpec
 
 BERLIN = ZoneInfo("Europe/Berlin")
 DAY = 86400
-SPEC = MonitorSpec(name="players", selector={"metric": ["ccu"]})
+SPEC = MonitorSpec("players", {"metric": ["ccu"]}, fit_every_seconds=7 * DAY, stagger=True)
 
 
 def epoch(text: str) -> int:
