@@ -45,7 +45,7 @@ monitors:
     series: {series:<32} # {{}} takes all; or such as {{metric: ccu, region: [eu, kr]}}
     detector: {detector:<30} # `anomaly detectors` lists them
     season: {season:<32} # none | daily | weekly | auto, in the source's timezone
-    fit: {fit}
+    fit: {fit:<37} # how often, on how much history, and what a first model waits for
     infer_every: {infer_every}
     threshold: {{alarms_per_week: {alarms_per_week:g}, per: monitor}}
     policy:
@@ -111,7 +111,7 @@ def starter_for(guess: Guess, *, folder: Path | None = None, **choices: Any) -> 
 
     guessed = {
         "source": guess.section(folder),
-        "fit_first": None if guess.fit_first_seconds is None else duration_text(guess.fit_first_seconds),
+        "fit_first": duration_text(guess.fit_first_seconds),
         "retention": duration_text(guess.retention_seconds),
     }
     return starter(**(guessed | {name: value for name, value in choices.items() if value is not None}))

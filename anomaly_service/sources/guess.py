@@ -19,7 +19,7 @@ from anomaly_service.sources.csv_text import cells as split
 from anomaly_service.sources.door import stray_count
 from anomaly_service.sources.reasons import Reason
 from pipelines.records import Seconds
-from pipelines.times import DAY
+from pipelines.times import DAY, WEEK
 
 SAMPLE_BYTES = 4 << 20
 """What is looked at of a file's beginning, 4 MiB: ten thousand rows at least."""
@@ -27,9 +27,6 @@ SAMPLE_BYTES = 4 << 20
 TAIL_BYTES = 1 << 16
 LEARNING_STEPS = 250
 """A first model of the default window needs 192 points; some may be missing."""
-
-FORTNIGHT_AND_A_NIGHT = 15 * DAY
-"""With so much history a first model has two weeks of it."""
 
 TIME_NAMES = (
     "timestamp",
@@ -134,16 +131,14 @@ class Guess:
         return str(whole.relative_to(folder.absolute()) if whole.is_relative_to(folder.absolute()) else whole)
 
     @property
-    def fit_first_seconds(self) -> int | None:
-        """Return what a first model should wait for where there are no two weeks of history; else None.
+    def fit_first_seconds(self) -> int:
+        """Return what a first model should wait for: three weeks, or all but a day of a shorter history.
 
-        Three quarters of what there is leave something that a model has not seen, but a first model needs
-        its steps.
+        Three weeks tell a habit from an incident by which of the weeks differ; what a first model learned
+        from is scored as well, by models that did not see it. One of a short history needs its steps.
         """
-        span = self.stop - self.start
-        if span >= FORTNIGHT_AND_A_NIGHT:
-            return None
-        wanted = max(span * 3 // 4, LEARNING_STEPS * self.step_seconds)
+        all_but_a_day = max(self.stop - self.start - DAY, (self.stop - self.start) * 3 // 4)
+        wanted = max(min(3 * WEEK, all_but_a_day), LEARNING_STEPS * self.step_seconds)
         unit = DAY if wanted >= DAY else 60
         return max(wanted // unit, 1) * unit
 

@@ -26,6 +26,7 @@ from pipelines.steps import calibrate, flag, masks, prepare, regimes
 from pipelines.steps.bodies import Body
 from pipelines.steps.masks import Span
 from pipelines.steps.recipe import Recipe
+from pipelines.times import WEEK
 from pipelines.workers import auto, bank, card, members
 from pipelines.workers.auto import Member, Traits, View
 from pipelines.workers.members import FittedMember, MemberScale
@@ -318,8 +319,14 @@ def least_seconds(spec: MonitorSpec, step_seconds: int) -> int:
     return MIN_WINDOWS * members.shortest_window(spec.detector, spec.params) * step_seconds
 
 
-def block_steps(n_steps: int, window: int, folds: int) -> int:
-    """Return the length of a held-out block, in steps."""
+def block_steps(n_steps: int, window: int, folds: int, step_seconds: int = 0) -> int:
+    """Return the length of a held-out block, in steps.
+
+    A fold has several blocks of a history, and one of two to three weeks: two of a fortnight would
+    lie a week apart, and a weekend be judged by what saw none.
+    """
+    if 2 * WEEK <= n_steps * step_seconds < 3 * WEEK:
+        return int(max(window, -(-n_steps // folds)))
     return int(max(window, min(BLOCK_WINDOWS * window, n_steps // (2 * folds))))
 
 
@@ -409,7 +416,7 @@ class _Fits:
         """Group targets whose held-out blocks are equally long; a pooled group stays whole."""
         groups: dict[int, list[_Ready]] = defaultdict(list)
         for own in ready:
-            block = block_steps(len(own.prepared.ts), self.config.window, self.cls.folds)
+            block = self._block([own])
             groups[0 if self.pooled else block].append(own)
         return list(groups.values())
 
@@ -456,7 +463,7 @@ class _Fits:
         prepared = [own.prepared for own in ready]
         starts = [own.recipe.index(int(own.prepared.ts[0])) for own in ready]
         windows = self._windows(prepared, starts)
-        block = self._block(prepared)
+        block = self._block(ready)
         fold = (torch.arange(windows.n_points) // block) % self.cls.folds
         whole = self._whole(windows)
         fitted_at = time.perf_counter()
@@ -494,10 +501,12 @@ class _Fits:
                 broken=judged[row].broken,
             )
 
-    def _block(self, prepared: Sequence[prepare.Prepared]) -> int:
+    def _block(self, ready: Sequence[_Ready]) -> int:
         if self.taken is not None:
             return self.taken.block
-        return block_steps(min(len(p.ts) for p in prepared), self.config.window, self.cls.folds)
+        n_steps = min(len(own.prepared.ts) for own in ready)
+        step_seconds = min(own.recipe.step_seconds for own in ready)
+        return block_steps(n_steps, self.config.window, self.cls.folds, step_seconds)
 
     def _asked(
         self, ready: Sequence[_Ready], blind: Sequence[Detector], fold: Tensor, starts: Sequence[int]

@@ -203,3 +203,13 @@ def test_of_several_series_nobody_asks_whether_they_drift() -> None:
     spec = MonitorSpec("m", {}, detector="auto", params={}, channels=("a", "b"))
     (fitted,) = fit_targets(FitTask(spec, (together(1, (0, STEPS), (0, STEPS)),))).fitted
     assert fitted.card["drift"] is None
+
+
+def test_no_fold_of_a_fortnight_hides_both_of_its_weekends() -> None:
+    n_steps = 14 * 24
+    block = block_steps(n_steps, 24, GaussianDetector.folds, HOUR)
+    fold = np.arange(n_steps) // block % GaussianDetector.folds
+    assert all(
+        not (np.any(fold[:168] == k) and np.any((fold[:168] == k) & (fold[168:] == k)))
+        for k in range(GaussianDetector.folds)
+    )

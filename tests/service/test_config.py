@@ -342,7 +342,7 @@ WRONG = [
     ),
     (
         MONITOR + "    fit:\n      every: 7",
-        "anomaly.yaml:5: monitors.a.fit.every: expected a duration such as 90s, 5min, "
+        "anomaly.yaml:5: monitors.a.fit.every: expected `auto` or a duration such as 90s, 5min, "
         "2h, 7d or 1h30min; got '7'",
     ),
     (

@@ -200,17 +200,14 @@ def test_what_is_no_time_series_is_refused_with_what_is_missing(
         guess(path)
 
 
-def test_a_history_of_two_weeks_leaves_fits_to_themselves_and_a_shorter_one_is_not_waited_for(
-    write: Writer,
-) -> None:
+def test_a_first_model_waits_for_three_weeks_or_for_what_there_is(write: Writer) -> None:
     long = guess(write("long.csv", ["ts", "v"], [[epoch(i, 3600), i] for i in range(24 * 56)]))
     short = guess(write("short.csv", ["ts", "v"], [[epoch(i, 300), i] for i in range(288 * 8)]))
     few = guess(write("few.csv", ["ts", "v"], [[epoch(i, 300), i] for i in range(288)]))
-    assert long.fit_first_seconds is None
-    assert short.fit_first_seconds == 5 * 86400
+    assert long.fit_first_seconds == 21 * 86400
+    assert short.fit_first_seconds == 6 * 86400
     assert few.fit_first_seconds == 250 * 300
-    assert "fit: {every: auto, window: auto}" in starter_for(long)
-    assert "fit: {every: auto, window: auto, first: 5d}" in starter_for(short)
+    assert "fit: {every: auto, window: auto, first: 6d}" in starter_for(short)
 
 
 def test_points_are_kept_for_as_long_as_the_history_goes_back(write: Writer) -> None:
