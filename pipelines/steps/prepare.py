@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.monitor import Period
 from pipelines.records import Points, Seconds, Values
+from pipelines.steps import presence
 from pipelines.steps import season as seasons
 from pipelines.steps.recipe import ChannelRecipe, Recipe, packed_profile, packed_spread
 from pipelines.steps.regimes import Regimes, of_steps
@@ -112,7 +113,11 @@ def learn(
     inside = [_between(p, start, stop) for p in points]
     bare = _bare(inside, step_seconds, timezone, grid)
     channels = tuple(
-        _learn_channel(p, bare, season, number, follow=follow) for number, p in enumerate(inside)
+        replace(
+            _learn_channel(p, bare, season, number, follow=follow),
+            habit=presence.learn(p.ts, start, stop, timezone, step_seconds),
+        )
+        for number, p in enumerate(inside)
     )
     return replace(bare, channels=channels, regimes=tuple(regimes))
 
