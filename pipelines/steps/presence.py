@@ -65,7 +65,9 @@ def _told(counts: NDArray[np.int64], first: int, size: int, step_seconds: int) -
     n_there = np.bincount(of_week, counts > 0, minlength=WEEK // size)
     share = n_there / np.maximum(n_seen, 1)
     always = float(np.quantile(share[n_there > 0], 0.9)) if n_there.any() else 1.0
-    absent = np.where(n_seen < WEEKS, (n_there == 0) & (n_seen > 1), share < USUAL * always)
+    # What was seen once goes by the other days.
+    never = np.tile(n_there.reshape(7, -1).sum(axis=0) == 0, 7)
+    absent = np.where(n_seen < WEEKS, (n_there == 0) & ((n_seen > 1) | never), share < USUAL * always)
     fill = np.bincount(of_week, counts, minlength=WEEK // size) / np.maximum(n_there, 1) * step_seconds / size
     words = np.where(absent, ABSENT, np.where((fill < FULL) & (n_there > 0), SPARSE, HERE))
     return "" if (words == HERE).all() else "".join(words.tolist())
