@@ -46,4 +46,7 @@ def learn(shape: ChannelRecipe, moved: Values, ts: Seconds) -> ChannelRecipe:
 
 def line(channel: ChannelRecipe, ts: Seconds) -> Values | float:
     """Return what a steady trend adds at every moment."""
-    return channel.slope * (ts - channel.slope_from) if channel.slope else 0.0
+    if not channel.slope:
+        return 0.0
+    seconds: Values = (ts - channel.slope_from).astype(np.float64)
+    return channel.slope * seconds
