@@ -60,7 +60,9 @@ def _section(section: Section) -> Json:
     """Return a section's values, of its secrets the place they lead to."""
     secret = section.secrets()
     values = {
-        name: _plain(getattr(section, name)) for name in type(section).model_fields if name not in secret
+        field.alias or name: _plain(getattr(section, name))
+        for name, field in type(section).model_fields.items()
+        if name not in secret
     }
     return values | {name: _place(getattr(section, name)) for name in secret}
 

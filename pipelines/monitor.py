@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from pipelines.records import Json, Policy
@@ -71,6 +72,38 @@ class Period:
 
 
 @dataclass(frozen=True)
+class Meaning:
+    """What the points of a source stand for, where that is not each its own value.
+
+    Attributes:
+        zero: a step without a point had nothing to count; False: its point is missing.
+        rates: metrics, or the columns they are named after, that are counters, watched as their rise a
+            second; ``*`` for every one.
+    """
+
+    zero: bool = False
+    rates: tuple[str, ...] = ()
+
+    def is_rate(self, metric: str) -> bool:
+        """Return whether a metric is a counter.
+
+        >>> Meaning(rates=("bytes_in",)).is_rate("router.bytes_in")
+        True
+        """
+        names = (metric, metric.rpartition(".")[2])
+        return any(fnmatchcase(name, wanted) for name in names for wanted in self.rates)
+
+    @classmethod
+    def from_json(cls, values: Json) -> Meaning:
+        """Return the meaning that ``to_json`` of a monitor wrote."""
+        return cls(**{**values, "rates": tuple(values.get("rates", ()))})
+
+
+PLAIN = Meaning()
+"""Each point is its own value, and one that did not come is missing."""
+
+
+@dataclass(frozen=True)
 class MonitorSpec:
     """Everything a job needs to know of a monitor; plain values, JSON round trip.
 
@@ -89,6 +122,7 @@ class MonitorSpec:
         channels: metrics whose series are one target together, in this order; none for a target per series.
         group_by: with channels, the labels that tell their targets apart.
         calendar: regimes beside workday and weekend, of two at a time the later one counts; and masked times.
+        meanings: what the points of sources stand for, by name; those that are not named mean themselves.
     """
 
     name: str
@@ -110,6 +144,7 @@ class MonitorSpec:
     channels: tuple[str, ...] = ()
     group_by: tuple[str, ...] = ()
     calendar: tuple[Period, ...] = ()
+    meanings: dict[str, Meaning] = field(default_factory=dict)
 
     def to_json(self) -> Json:
         return asdict(self)
@@ -125,6 +160,7 @@ class MonitorSpec:
             "channels": tuple(values.get("channels", ())),
             "group_by": tuple(values.get("group_by", ())),
             "calendar": tuple(Period.from_json(each) for each in values.get("calendar", ())),
+            "meanings": {name: Meaning.from_json(each) for name, each in values.get("meanings", {}).items()},
         }
         return cls(**{**known, **nested})
 
@@ -137,6 +173,10 @@ class MonitorSpec:
         if self.channels and not (metric in self.channels and labels.keys() >= set(self.group_by)):
             return False
         return _selects(self.selector, {"metric": metric, **labels})
+
+    def meaning_of(self, source: str) -> Meaning:
+        """Return what the points of a source stand for."""
+        return self.meanings.get(source, PLAIN)
 
     def calendar_of(self, labels: dict[str, str]) -> tuple[Period, ...]:
         """Return the periods that are for a series with these labels, its ``metric`` among them."""

@@ -29,11 +29,12 @@ ORDERS = ("newest", "worst")
 SERIES_COLUMNS = (
     "series_id", "series", "metric", "labels", "source", "step_seconds", "delay_seconds", "timezone",
     "first_at", "last_at", "behind_seconds", "state", "monitors", "scored_until", "open_events",
+    "habit",
 )  # fmt: skip
 SPARE_OF_INTERVALS = ("monitor", "kind", "status", "yhat_at_peak", "y_at_peak", "direction", "channel")
 SPARE_OF_SERIES = (
     "series_id", "metric", "labels", "timezone", "delay_seconds", "step_seconds", "first_at", "monitors",
-    "behind_seconds", "scored_until", "source",
+    "behind_seconds", "scored_until", "source", "habit",
 )  # fmt: skip
 SPARE_OF_RUNS = (
     "lease_until", "outcome", "owner", "attempts", "started_at", "scheduled_for", "error", "duration_seconds",
@@ -161,11 +162,11 @@ def series(
     now: Now = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the series with their newest point and state."""
-    from anomaly_service.insight import lists
+    """List the series with their newest point and state, and when they are usually absent."""
+    from anomaly_service.insight import habits, lists
 
     with usage(), opened(config, now, quiet=True) as service:
-        found = lists.series(service.store, limit=limit, after=after)
+        found = habits.with_habits(service.store, lists.series(service.store, limit=limit, after=after))
     empty = "No series yet; run: anomaly ingest"
     tables.page(found, SERIES_COLUMNS, as_json=as_json, empty=empty, spare=SPARE_OF_SERIES)
 

@@ -75,7 +75,8 @@ def message_of(error: Mapping[str, Any], values: Any, shown: str) -> str:
 
 def _unknown_key(loc: Loc, values: Any) -> str:
     section = _section_at(loc[:-1], values)
-    allowed = list(section.model_fields) if section is not None else []
+    fields = section.model_fields if section is not None else {}
+    allowed = [field.alias or name for name, field in fields.items()]
     below = {name: inside(section, name) for name in allowed}
     paths = [
         f"{name}.{key}" for name, each in below.items() if _is_section(each) for key in each.model_fields

@@ -84,7 +84,8 @@ def _give_secret_or_file(found: Schema, cls: type[Section]) -> None:
 def _tidy(found: Schema, cls: type[Section]) -> None:
     """Write a section's schema in the words of the file: durations, no titles, variables allowed."""
     found.pop("title", None)
-    for name, field in cls.model_fields.items():
+    for field_name, field in cls.model_fields.items():
+        name = field.alias or field_name
         value: Schema = found["properties"][name]
         value.pop("title", None)
         if isinstance(field.default, timedelta):
@@ -252,7 +253,8 @@ def page() -> str:
 def _table(title: str, cls: type[Section], found: Schema) -> str:
     lines = [f"### {title}", (cls.__doc__ or "").split("\n")[0], "", "| key | values | default | meaning |"]
     lines.append("|---|---|---|---|")
-    for name, field in cls.model_fields.items():
+    for field_name, field in cls.model_fields.items():
+        name = field.alias or field_name
         value = found["properties"][name]
         text = value.get("description") or _of_section(cls, name)
         default = (

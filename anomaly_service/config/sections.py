@@ -48,7 +48,7 @@ from anomaly_service.config.values import (
 from anomaly_service.secrets import hidden
 from anomaly_service.sources.base import Source, SourceConfig
 from detectors.spelling import did_you_mean
-from pipelines.monitor import AUTO_SPAN, MonitorSpec, NightlyPlan, Period, Threshold
+from pipelines.monitor import AUTO_SPAN, PLAIN, MonitorSpec, NightlyPlan, Period, Threshold
 from pipelines.names import AUTO
 from pipelines.records import Json, Policy
 
@@ -562,8 +562,12 @@ class Config(Section):
         """Return every monitor as the jobs see it, by name."""
         plan = self.nightly.plan()
         calendar = tuple(section.period(name) for name, section in self.calendar.items())
+        known = {name: source.meaning() for name, source in self.sources.items()}
+        meanings = {name: meaning for name, meaning in known.items() if meaning != PLAIN}
         return {
-            name: replace(section.spec(name, plan, self.scores, self.device), calendar=calendar)
+            name: replace(
+                section.spec(name, plan, self.scores, self.device), calendar=calendar, meanings=meanings
+            )
             for name, section in self.monitors.items()
         }
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from anomaly_service.config.values import Delay, Section, Step, Text, Zone, whole_seconds
+from anomaly_service.config.values import Delay, Section, Step, Text, Zone, expected, whole_seconds
 from anomaly_service.errors import SourceError
 from pipelines.failures import reason
+from pipelines.monitor import Meaning
 from pipelines.records import Json, Seconds, SeriesSpec
 from pipelines.store import Ingest
 
 BATCH_ROWS = 500_000
 """Rows of one batch: one transaction of a few seconds, some tens of megabytes."""
+
+
+AS: dict[str, tuple[str, ...]] = {"value": (), "rate": ("*",), "auto": ("*_total",)}
+"""Which metrics each word makes rates of; who names counters at all names them ``_total``."""
 
 
 class SourceConfig(Section):
@@ -38,6 +43,36 @@ class SourceConfig(Section):
         description="Time between two reads; the shortest `infer_every` of the monitors that read it where "
         "not given.",
     )
+
+    absent: Literal["missing", "zero"] = Field(
+        default="missing",
+        description="What a step without a point stands for: `missing`, or `zero` where the source leaves "
+        "out what counted nothing, as a `GROUP BY` does. A whole source that is silent is never zero.",
+    )
+    as_: Literal["value", "rate", "auto"] | dict[Text, Literal["value", "rate"]] = Field(
+        default="value",
+        alias="as",
+        description="How values are watched: `value` as they are, `rate` (of counters, which only rise until "
+        "they start anew) as their rise a second, `auto` as a rate where the metric's name ends in `_total`; "
+        "or by metric, such as `{requests_total: rate}`.",
+    )
+
+    @field_validator("as_", mode="before")
+    @classmethod
+    def _known_kinds(cls, value: object) -> object:
+        kinds = value.values() if isinstance(value, dict) else ()
+        if value in AS if isinstance(value, str) else kinds and {"value", "rate"} >= {*map(str, kinds)}:
+            return value
+        raise expected(
+            "expected value, rate or auto, or metrics with value or rate each, such as {requests_total: rate}"
+        )
+
+    def meaning(self) -> Meaning:
+        """Return what the source's points stand for."""
+        if isinstance(self.as_, str):
+            return Meaning(self.absent == "zero", AS[self.as_])
+        rates = tuple(name for name, kind in self.as_.items() if kind == "rate")
+        return Meaning(self.absent == "zero", rates)
 
     @property
     def every_seconds(self) -> int | None:

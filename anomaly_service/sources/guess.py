@@ -18,6 +18,8 @@ from anomaly_service.sources.columns import NO_VALUES, Layout, read_table
 from anomaly_service.sources.csv_text import cells as split
 from anomaly_service.sources.door import stray_count
 from anomaly_service.sources.reasons import Reason
+from anomaly_service.sources.steps import usual_step
+from anomaly_service.sources.watched import Watched, watched
 from pipelines.records import Seconds
 from pipelines.times import DAY, WEEK
 
@@ -64,9 +66,6 @@ FORMATS = (
 )  # fmt: skip
 """Formats tried where a column is no ISO 8601; of those that fit all rows the first."""
 
-ROUND_STEPS = (1, 2, 5, 10, 15, 20, 30, 60, 120, 180, 300, 600, 900, 1200, 1800, 3600, 7200, 10800, 14400,
-               21600, 28800, 43200, DAY, 7 * DAY)  # fmt: skip
-
 SURE = 0.95
 """Share of the cells of a column that must be of a kind."""
 
@@ -86,6 +85,7 @@ class Guess:
         start, stop: first and last time seen, epoch seconds.
         n_series: series in the part that was looked at.
         words: what was guessed, one sentence each.
+        watched: what values and their absence stand for; None where each is its own value.
     """
 
     path: str
@@ -98,6 +98,7 @@ class Guess:
     stop: int
     n_series: int
     words: tuple[str, ...]
+    watched: Watched | None = None
 
     def section(self, folder: Path | None = None) -> dict[str, Any]:
         """Return the source's section of a config file that lies in ``folder``, the current one if None."""
@@ -119,6 +120,7 @@ class Guess:
         if self.delimiter != ",":
             section["delimiter"] = self.delimiter
         section["step"] = duration_text(self.step_seconds)
+        section |= {} if self.watched is None else self.watched.section()
         if self.timezone is not None:
             section["timezone"] = self.timezone
         return section
@@ -453,6 +455,9 @@ class _Guesser:
         start, stop = self._span(np.concatenate([rows.ts, self._last_times(layout, timezone)]))
         n_series = len(np.unique(rows.series))
         self._say(layout, file_label, step, start, stop, n_series)
+        metrics = [name[0] or files.stem(self.file) for name in rows.names]
+        meant = watched(metrics, rows.series, rows.ts, rows.value, step)
+        self.words += meant.words()
         return Guess(
             path=self.path,
             layout=layout,
@@ -464,6 +469,7 @@ class _Guesser:
             stop=stop,
             n_series=n_series,
             words=tuple(self.words),
+            watched=meant,
         )
 
     def _span(self, ts: Seconds) -> tuple[int, int]:
@@ -510,7 +516,7 @@ class _Guesser:
             self.words.append(f"labels: {', '.join(layout.labels)}")
         if file_label is not None:
             self.words.append(f"label {file_label}: the file's name, such as {files.stem(self.file)}")
-        self.words.append(f"step: {duration_text(step)}, the median distance of a series' points")
+        self.words.append(f"step: {duration_text(step)}, the distance that a series' points keep")
         first, last = (datetime.fromtimestamp(at, UTC) for at in (start, stop))
         self.words.append(
             f"history: {n_series} series from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"
@@ -528,18 +534,3 @@ def _named(names: Sequence[str], columns: Iterable[str]) -> str | None:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
-def usual_step(series: np.ndarray[Any, Any], ts: np.ndarray[Any, Any]) -> int:
-    """Return the median distance of neighbouring points of a series, seconds, rounded where that is near.
-
-    A file with one point a series has no distance; 300 is taken then.
-    """
-    order = np.lexsort((ts, series))
-    distance = np.diff(ts[order])[np.diff(series[order]) == 0]
-    distance = distance[distance > 0]
-    if not len(distance):
-        return 300
-    step = max(1, round(float(np.median(distance))))
-    nearest = min(ROUND_STEPS, key=lambda one: abs(one - step))
-    return nearest if abs(nearest - step) <= 0.02 * step else step

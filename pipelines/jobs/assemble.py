@@ -10,6 +10,7 @@ from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.refit import FirstScores
 from pipelines.records import CalibrationRow, TargetRow, VersionRow
 from pipelines.steps.bodies import Body, CalibrationEntry
+from pipelines.steps.meaning import silent_seconds
 from pipelines.workers.tasks import Piece, ScoreTarget, SeenAt
 
 Part = tuple[VersionRow, int, int]
@@ -45,6 +46,7 @@ def assemble(
     points = job.points([each.target for each in asked], low - context, high)
     lines = book.of([each.target.id for each in asked], low, high)
     series = job.series()
+    patient = job.leaving_out_zeros([each.target for each in asked])
     targets = tuple(
         ScoreTarget(
             target=each.target,
@@ -54,6 +56,7 @@ def assemble(
             settled_until=each.settled_until,
             observed_until=each.observed_until,
             newest=tuple(series[i].last_ts or 0 for i in each.target.series_ids),
+            patience_seconds=silent_seconds(each.target.step_seconds) if each.target.id in patient else 0,
         )
         for each in asked
     )

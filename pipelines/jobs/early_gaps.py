@@ -9,18 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from pipelines.batches import batches
 from pipelines.errors import StaleEventsError
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import History, histories
 from pipelines.names import Kind
 from pipelines.records import Event, EventChange, Interval, Points, TargetRow
-from pipelines.steps import absence, masks
+from pipelines.steps import absence, masks, presence
+from pipelines.steps.masks import Span
+from pipelines.steps.meaning import silent_seconds
 from pipelines.steps.reconcile import reconcile
 from pipelines.store import Batch
+from pipelines.times import WEEK
 
 STEPS = 2_000_000
 """How many points of history are read at once."""
+
+HABIT_SECONDS = 6 * WEEK
+"""How far back of a look habits are told from."""
 
 ABSENCE = (Kind.DATA_MISSING, Kind.STALE)
 
@@ -100,15 +108,36 @@ def _start(
 
 def _commit(job: MonitorJob, looks: Sequence[_Watched]) -> list[EventChange]:
     targets = [look.target for look in looks]
-    points = job.points(targets, min(look.start for look in looks), max(look.stop for look in looks))
-    changes = [change for look in looks for change in _changes(job, look, points[look.target.id])]
+    # Habits are told from what came before, too.
+    start = min(look.start for look in looks) - HABIT_SECONDS
+    points = job.points(targets, start, max(look.stop for look in looks))
+    patient = job.leaving_out_zeros(targets)
+    changes = [
+        change
+        for look in looks
+        for change in _changes(job, look, points[look.target.id], is_patient=look.target.id in patient)
+    ]
     if changes:
         expect = {event.id: event.revision for look in looks for event in look.events}
         job.store.commit(job.claim, Batch(changes=changes, expect=expect))
     return changes
 
 
-def _changes(job: MonitorJob, look: _Watched, points: Sequence[Points]) -> list[EventChange]:
+def _usually_absent(look: _Watched, points: Points, *, is_patient: bool) -> list[Span]:
+    """Return the spans in which a series usually has no point, or its source may have none."""
+    if not len(points.ts):
+        return []
+    step, timezone = look.target.step_seconds, look.target.timezone
+    first, last = int(points.ts[0]), int(points.ts[-1])
+    habit = presence.learn(points.ts, first, look.stop, timezone, step)
+    grid = np.arange(first, look.stop, step)
+    patience = silent_seconds(step) if is_patient else 0
+    return [*presence.excused(habit, grid, points.ts, timezone, step), (last + 1, last + 1 + patience)]
+
+
+def _changes(
+    job: MonitorJob, look: _Watched, points: Sequence[Points], *, is_patient: bool
+) -> list[EventChange]:
     target = look.target
     calendar = job.spec.calendar_of(target.labels)
     found = absence.between_points(
@@ -119,6 +148,7 @@ def _changes(job: MonitorJob, look: _Watched, points: Sequence[Points]) -> list[
         stop=look.stop,
         names=job.spec.channels,
         masked=masks.of_calendar(calendar, target.timezone, look.start, look.stop),
+        usual=[_usually_absent(look, each, is_patient=is_patient) for each in points],
     )
     return reconcile(
         look.events,

@@ -207,7 +207,8 @@ def _tasks(job: MonitorJob, wanted: Sequence[Due], models: Models) -> Iterator[L
             points = job.points([each.target for each in group], low, high)
             incidents = job.confirmed(list(points), low, high)
             grids = grids_of(job, group, points)
-            asked = tuple(fit_target(each, points, job.spec, incidents, grids) for each in group)
+            zeros = job.leaving_out_zeros([each.target for each in group])
+            asked = tuple(fit_target(each, points, job.spec, incidents, grids, zeros) for each in group)
             yield LendTask(asked, usual, job.spec.season, model)
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from pipelines.batches import T, split
+from pipelines.batches import T
 from pipelines.errors import StoppedError
 from pipelines.executor import Executor
 from pipelines.failures import reason
-from pipelines.jobs import channels
+from pipelines.jobs import channels, meant
 from pipelines.monitor import MonitorSpec
 from pipelines.names import Verdict
 from pipelines.records import Claim, Json, MonitorRow, Points, SeriesRow, TargetRow, VersionRow
@@ -64,10 +64,10 @@ class MonitorJob:
         return channels.is_target(self.spec, target.key, [series[i] for i in target.series_ids])
 
     def series(self) -> dict[int, SeriesRow]:
-        """Return every series by id, read once per job."""
+        """Return every series by id, with how far what is watched of it goes; read once per job."""
         if not self._series:
             # In place: a copy of this job with other settings is the same job.
-            self._series.update((row.id, row) for row in self.store.series())
+            self._series.update((row.id, row) for row in meant.series(self.spec, self.store.series()))
         return self._series
 
     def versions(self, targets: Sequence[TargetRow]) -> dict[int, list[VersionRow]]:
@@ -80,10 +80,17 @@ class MonitorJob:
         return {target_id: current(self.spec, rows) for target_id, rows in by_target.items()}
 
     def points(self, targets: Sequence[TargetRow], start: int, stop: int) -> dict[int, tuple[Points, ...]]:
-        """Return the points of every target's series in a span, by target id."""
+        """Return what is watched of every target's series in a span, by target id."""
         ids = sorted({i for target in targets for i in target.series_ids})
-        by_series = split(self.store.points(ids, start, stop), ids)
+        by_series = meant.points(self.store, self.spec, self.series(), ids, start, stop)
         return {t.id: tuple(by_series[i] for i in t.series_ids) for t in targets}
+
+    def leaving_out_zeros(self, targets: Sequence[TargetRow]) -> set[int]:
+        """Return the ids of the targets of which a step without a point is a zero."""
+        known = self.series()
+        return {
+            t.id for t in targets if any(meant.leaves_out_zeros(self.spec, known[i]) for i in t.series_ids)
+        }
 
     def confirmed(self, target_ids: Sequence[int], start: int, stop: int) -> dict[int, list[tuple[int, int]]]:
         """Return what people confirmed as anomalous in a span, first and last second, by target id."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 from pipelines.jobs.fit_spans import first_wait, fit_days, fit_window
@@ -169,6 +169,9 @@ def fingerprint(spec: MonitorSpec) -> str:
         "season": spec.season,
         "fit_window": spec.fit_window_seconds,
     }
+    if spec.meanings:
+        # Only where there are any: the versions of before stay those of this monitor.
+        parts["meanings"] = {name: asdict(each) for name, each in spec.meanings.items()}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

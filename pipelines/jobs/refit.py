@@ -24,7 +24,7 @@ from pipelines.jobs.plan import (
 )
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Json, Origin, Points, Seconds, TargetRow, VersionRow
-from pipelines.steps import bodies, masks, prepare
+from pipelines.steps import bodies, masks, meaning, prepare
 from pipelines.steps.recipe import Recipe
 from pipelines.store import NewVersion
 from pipelines.times import DAY
@@ -315,7 +315,8 @@ def _tasks(job: MonitorJob, wanted: Sequence[Due], shared: SharedModel | None = 
         grids = grids_of(job, asked, points)
         for slot in slots:
             own = [each for each in asked if each.slot == slot]
-            fitted = tuple(fit_target(each, points, job.spec, incidents, grids) for each in own)
+            zeros = job.leaving_out_zeros([each.target for each in own])
+            fitted = tuple(fit_target(each, points, job.spec, incidents, grids, zeros) for each in own)
             yield FitTask(job.spec, fitted, shared)
 
 
@@ -363,6 +364,7 @@ def fit_target(
     spec: MonitorSpec,
     incidents: Mapping[int, Sequence[tuple[int, int]]],
     grids: Mapping[int, int],
+    zeros: Collection[int] = (),
 ) -> FitTarget:
     """Return a target with its points of the span that a fit is learned from.
 
@@ -370,13 +372,15 @@ def fit_target(
         points: by target id, of at least that span.
         incidents: first and last second of what is not learned from, by target id.
         grids: as of ``grids_of``.
+        zeros: ids of the targets whose sources leave zeros out.
     """
     target = each.target
     start = each.slot - fit_window(spec.fit_window_seconds, target.step_seconds)
     cut = []
     for whole in points[target.id]:
         a, b = np.searchsorted(whole.ts, [start, each.slot])
-        cut.append(Points(whole.ts[a:b], whole.value[a:b]))
+        part = Points(whole.ts[a:b], whole.value[a:b])
+        cut.append(meaning.sure(part, each.slot, target.step_seconds) if target.id in zeros else part)
     calendar = spec.calendar_of(target.labels)
     return FitTarget(
         target,

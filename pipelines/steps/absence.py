@@ -29,6 +29,7 @@ def on_grid(
     newest: Sequence[int],
     names: Sequence[str] = (),
     masked: Sequence[Span] = (),
+    usual: Sequence[Sequence[Span]] = (),
 ) -> list[Interval]:
     """Return the gaps of a target's steps, in order of time.
 
@@ -40,20 +41,25 @@ def on_grid(
         newest: time of every channel's newest point, which may lie beyond ``points``.
         names: the channels' metrics, for the shares.
         masked: half-open spans in which no point is missing, once the first one came.
+        usual: for every channel the spans in which it usually has none; none where left out.
     """
     half = step_seconds // 2
-    excused = masks.within(ts, masked)
 
     def gaps(channel: int) -> list[Interval]:
-        seen = _seen(points[channel].ts, masked, int(ts[0]), step_seconds, observed_until)
+        spans = [*masked, *(usual[channel] if usual else ())]
+        seen = _seen(points[channel].ts, spans, int(ts[0]), step_seconds, observed_until)
         before, after = seen[seen < ts[0] - half], seen[seen >= ts[-1] + half]
+        own_missing, steps = missing[:, channel] & ~masks.within(ts, spans), ts
         later: int | None = int(after[0]) if len(after) else None
-        if later is None and newest[channel] >= ts[-1] + half:
+        if newest[channel] >= ts[-1] + half:
             # Points come later than what was read: a gap at the border is seen whole in a wider span.
-            later = int(ts[-1]) + step_seconds
+            later = int(ts[-1]) + step_seconds if later is None else later
+        elif (quiet := _excused_rest(after, ts, policy, step_seconds, observed_until)) is not None:
+            later, steps = None, np.concatenate([ts, quiet])
+            own_missing = np.concatenate([own_missing, np.zeros(len(quiet), dtype=np.bool_)])
         return flag.data_missing(
-            missing[:, channel] & ~excused,
-            ts,
+            own_missing,
+            steps,
             policy,
             step_seconds,
             observed_until=observed_until - 1,
@@ -62,6 +68,22 @@ def on_grid(
         )
 
     return joined([gaps(channel) for channel in range(len(points))], policy, step_seconds, names)
+
+
+def _excused_rest(
+    excused: Seconds, ts: Seconds, policy: Policy, step_seconds: int, observed_until: int
+) -> Seconds | None:
+    """Return the steps behind the last point at which none is missing, up to where it has stopped.
+
+    None where it has not: fewer steps are missing than count.
+
+    Args:
+        excused: times behind ``ts`` at which no point is missing, ascending.
+    """
+    edges = np.concatenate([ts[-1:], excused, [observed_until + step_seconds - 1]])
+    n_missing = np.diff(edges) // step_seconds - 1
+    stopped = np.flatnonzero(n_missing >= max(1, policy.missing_after_steps))
+    return excused[: stopped[0]] if len(stopped) else None
 
 
 def between_points(
@@ -73,20 +95,29 @@ def between_points(
     stop: int,
     names: Sequence[str] = (),
     masked: Sequence[Span] = (),
+    usual: Sequence[Sequence[Span]] = (),
 ) -> list[Interval]:
     """Return the gaps between the points of a half-open span, for a target that has no grid yet.
 
     Args:
         masked: half-open spans in which no point is missing.
+        usual: for every channel the spans in which it usually has none; none where left out.
     """
 
-    def gaps(ts: Seconds) -> list[Interval]:
+    def gaps(channel: int) -> list[Interval]:
+        ts = points[channel].ts
         ts = ts[(ts >= start) & (ts < stop)]
-        ts = _seen(ts, masked, int(ts[0]) if len(ts) else 0, step_seconds, stop)
+        ts = _seen(
+            ts,
+            [*masked, *(usual[channel] if usual else ())],
+            int(ts[0]) if len(ts) else 0,
+            step_seconds,
+            stop,
+        )
         none_missing = np.zeros(len(ts), dtype=np.bool_)
         return flag.data_missing(none_missing, ts, policy, step_seconds, observed_until=stop - 1)
 
-    return joined([gaps(each.ts) for each in points], policy, step_seconds, names)
+    return joined([gaps(channel) for channel in range(len(points))], policy, step_seconds, names)
 
 
 def _seen(ts: Seconds, masked: Sequence[Span], phase: int, step_seconds: int, stop: int) -> Seconds:

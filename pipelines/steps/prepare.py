@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.monitor import Period
 from pipelines.records import Points, Seconds, Values
+from pipelines.steps import presence, steady
 from pipelines.steps import season as seasons
 from pipelines.steps.recipe import ChannelRecipe, Recipe, packed_profile, packed_spread
 from pipelines.steps.regimes import Regimes, of_steps
@@ -112,7 +113,11 @@ def learn(
     inside = [_between(p, start, stop) for p in points]
     bare = _bare(inside, step_seconds, timezone, grid)
     channels = tuple(
-        _learn_channel(p, bare, season, number, follow=follow) for number, p in enumerate(inside)
+        replace(
+            _learn_channel(p, bare, season, number, follow=follow),
+            habit=presence.learn(p.ts, start, stop, timezone, step_seconds),
+        )
+        for number, p in enumerate(inside)
     )
     return replace(bare, channels=channels, regimes=tuple(regimes))
 
@@ -331,7 +336,7 @@ def _apply_channel(
     here = slice(first - before, None)
     raw = _regular(points, recipe, before, first + n)
     ts = _times(recipe, before, first + n)
-    moved = transformed(channel, raw, dither(ts, number))
+    moved = transformed(channel, raw, dither(ts, number)) - steady.line(channel, ts)
     usual, spread = _usual(recipe, channel, ts, here)
     level: Values | float = channel.center
     if channel.level_blocks:
@@ -340,6 +345,7 @@ def _apply_channel(
     baseline = usual[here] + level
     with np.errstate(over="ignore"):  # what overflows is clipped like any other huge value
         scaled = np.clip((moved[here] - baseline) / spread, -LIMIT, LIMIT)
+    baseline = baseline + steady.line(channel, ts[here])
     return raw[here], np.where(np.isnan(scaled), 0.0, scaled), baseline, spread
 
 
@@ -426,7 +432,7 @@ def _course(points: Points, bare: Recipe, number: int, shape: ChannelRecipe | No
     raw = _regular(points, bare, first, last + 1)
     ts = _times(bare, first, last + 1)
     shape = shape or learn_transform(raw)
-    moved = transformed(shape, raw, dither(ts, number))
+    moved = transformed(shape, raw, dither(ts, number)) - steady.line(shape, ts)
     return Course(number, first, raw, moved, Clock.of(ts, bare.timezone, step), shape)
 
 
@@ -434,6 +440,7 @@ def _learn_channel(points: Points, bare: Recipe, wanted: str, number: int, *, fo
     course = _course(points, bare, number)
     if course is None:
         return ChannelRecipe()
+    course = _without_steady_trend(course, bare)
     detrended = course.moved - _trend(course.moved, bare.step_seconds)
     kind, usual = seasons.choose(detrended, course.clock, course.seconds, wanted)
     spread_kind = seasons.spread_kind(course.seconds, bare.step_seconds, kind, wanted)
@@ -445,6 +452,14 @@ def _learn_channel(points: Points, bare: Recipe, wanted: str, number: int, *, fo
         kinds=min(len(np.unique(course.raw[~np.isnan(course.raw)])), 3),
     )
     return _scaled(course, shape, usual, bare, np.zeros(len(course.raw), dtype=bool), follow=follow)
+
+
+def _without_steady_trend(course: Course, bare: Recipe) -> Course:
+    """Return the course without a trend that only goes on: what is odd about it is that it stops."""
+    ts = _times(bare, course.first, course.first + len(course.raw))
+    # Without dither: a slope that is off by a part of it in a week is off by far more in a year.
+    shape = steady.learn(course.shape, transformed(course.shape, course.raw, NO_DITHER), ts)
+    return replace(course, moved=course.moved - steady.line(shape, ts), shape=shape)
 
 
 def _scaled(

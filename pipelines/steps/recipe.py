@@ -37,6 +37,9 @@ class ChannelRecipe:
         usual_flat: most steps in a row with the same raw value in a usual week (median over the weeks), so
             that one stuck sensor in the history does not hide the next.
         kinds: how many different values there are, 3 for more than two; 0 where nobody counted.
+        slope: of a steady trend, transformed units a second; 0 where there is none.
+        slope_from: when that trend is 0, epoch seconds.
+        habit: when in the week it usually has points, as of ``steps.presence``; empty where always.
     """
 
     resolution: float = 0.0
@@ -52,6 +55,9 @@ class ChannelRecipe:
     level_blocks: int = 0
     usual_flat: int = 0
     kinds: int = 0
+    habit: str = ""
+    slope: float = 0.0
+    slope_from: int = 0
 
     @cached_property
     def profile_values(self) -> Values:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from pipelines.failures import Failed, each_alone
 from pipelines.monitor import MonitorSpec
 from pipelines.names import Kind, Mode
 from pipelines.records import Interval, Seconds, Values
-from pipelines.steps import absence, blind, flag, masks, prepare
+from pipelines.steps import absence, blind, flag, masks, prepare, presence
 from pipelines.steps.bodies import Body, Line
 from pipelines.steps.evidence import Seen
 from pipelines.steps.line import Calibrated
@@ -130,12 +131,31 @@ def _judged(
         newest=target.newest,
         names=spec.channels,
         masked=masked_spans(spec, target),
+        usual=_usually_absent(target, steps, ts),
     )
     found += _flat(steps, ts, raw, step_seconds)
     found += _blind(
         spec, target, steps, ts, raw, np.isfinite(joined["live"]) | np.isfinite(joined["settled"])
     )
     return tuple(_dated(each, ts, joined) for each in found)
+
+
+def _usually_absent(target: ScoreTarget, steps: Sequence[ScoredSteps], ts: Seconds) -> list[list[Span]]:
+    """Return for every channel the spans in which it usually has no point, by the version of each time."""
+    step, timezone = target.target.step_seconds, target.target.timezone
+    starts = [int(s.row.prepared.ts[s.inside][0]) for s in steps if len(s.live)]
+    edges = [int(ts[0]) - WEEK, *starts[1:], max(target.observed_until, int(ts[-1]) + 1)]
+    phase = int(ts[0])
+    found = []
+    for channel, points in enumerate(target.points):
+        spans: list[Span] = []
+        recipes = [s.row.recipe for s in steps if len(s.live)]
+        for recipe, (a, b) in zip(recipes, pairwise(edges), strict=True):
+            grid = np.arange(a + (phase - a) % step, b, step)
+            spans += presence.excused(recipe.channels[channel].habit, grid, points.ts, timezone, step)
+        last = int(target.newest[channel])
+        found.append([*spans, (last + 1, last + 1 + target.patience_seconds)])
+    return found
 
 
 def _flat(steps: Sequence[ScoredSteps], ts: Seconds, raw: np.ndarray, step_seconds: int) -> list[Interval]:

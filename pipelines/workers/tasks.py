@@ -67,6 +67,7 @@ class ScoreTarget:
         settled_until: below this the settled score is what counts, from it on the live one.
         observed_until: the grid goes up to here; a trailing gap up to here is a stopped series.
         newest: time of every series' newest point, which may lie beyond the points given.
+        patience_seconds: for how long after that none is missing: its source leaves zeros out.
     """
 
     target: TargetRow
@@ -76,6 +77,7 @@ class ScoreTarget:
     settled_until: int
     observed_until: int
     newest: tuple[int, ...]
+    patience_seconds: int = 0
 
 
 @dataclass(frozen=True)

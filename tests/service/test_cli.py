@@ -420,7 +420,7 @@ def test_json_rows_have_the_columns_of_the_view(place: Place) -> None:
     with SqlStore(load(place.config).database) as store:
         columns = {view: set(store.rows(view)[0]) for view in ("flagged_intervals", "series_health")}
     assert set(intervals(place)[0]) == columns["flagged_intervals"] | {"cursor"}
-    assert set(place("series", "--json").rows[0]) == columns["series_health"] | {"cursor"}
+    assert set(place("series", "--json").rows[0]) == columns["series_health"] | {"cursor", "habit"}
 
 
 def test_json_stays_json_when_there_is_nothing(place: Place) -> None:
