@@ -68,12 +68,19 @@ def _told(account: Account, seed: int) -> str:
 
 def _measured() -> str:
     """Return at which commit, when and on what it was measured."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    commit = _git("rev-parse", "--short", "HEAD") or "unknown"
+    # The page itself is written while the storm goes on.
+    if _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)docs/reliability.md"):
+        commit += " with changes"
     return (
         f"commit {commit}, {datetime.now(UTC):%Y-%m-%d}, on {os.cpu_count()} cores with Python "
         f"{platform.python_version()}"
     )
+
+
+def _git(*asked: str) -> str:
+    git = ["git", "-C", str(Path(__file__).parent), *asked]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _write(part: str, make: Callable[[dict[str, Any]], tuple[dict[str, Any], str]]) -> None:
