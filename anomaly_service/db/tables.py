@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-HEAD = "0010"
+HEAD = "0011"
 """The revision of ``migrations/`` that this code reads and writes; a test compares both."""
 
 Searchable = JSON().with_variant(JSONB(), "postgresql")
@@ -375,6 +375,8 @@ class EventRevision(Base):
             sqlite_where=text("revision > 1"),
             postgresql_where=text("revision > 1"),
         ),
+        # The daemon tells what each of its runs did.
+        Index("ix_event_revision_run", "run_id"),
     )
 
     event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), primary_key=True)
