@@ -160,13 +160,13 @@ def intervals(
         columns,
         as_json=as_json,
         empty="No interval is flagged.",
-        in_words=_in_words,
-        short=_short_intervals(found.rows),
+        in_words=in_words,
+        short=short_intervals(found.rows),
         wide=wide,
     )
 
 
-def _short_intervals(rows: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
+def short_intervals(rows: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
     """Return what a terminal shows of intervals: suggestions and monitors where they tell rows apart."""
     head = f"start ({_clock(rows)})"
     columns = [replace(each, head=head) if each.name == "start" else each for each in SHORT_INTERVALS]
@@ -191,7 +191,7 @@ def _labels(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _in_words(row: Mapping[str, Any]) -> dict[str, str]:
+def in_words(row: Mapping[str, Any]) -> dict[str, str]:
     """Return what a table of intervals says of a row in other words than the view."""
     return {
         "start": f"{wording.local(row['start_ts'], row['timezone']):%Y-%m-%d %H:%M}",

@@ -861,7 +861,9 @@ def test_try_says_what_it_guessed_and_finds_the_outage(files: Path) -> None:
     assert "metric: column metric" in done.err
     assert f"{OUTAGE:%Y-%m-%dT%H}" in done.out
     assert "logins{realm=kr-1}" in done.out
-    assert "below_expected" in done.out
+    assert "below expected" in done.out
+    assert "logins{realm=kr-1} fell to" in done.err
+    assert "Found: anomalies" in done.err
     assert "--keep DIR" in done.err
     assert [path.name for path in files.parent.iterdir()] == [files.name]
 
