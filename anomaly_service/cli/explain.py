@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from anomaly_service import wording
 from anomaly_service.cli import similar, tables
 from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Event, Now, app, opened, whole
 
@@ -56,6 +57,7 @@ def _plain(found: Explanation) -> dict[str, Any]:
 
 def _lines(found: Explanation) -> Iterator[str]:
     """Yield what can be said in sentences, the most important first."""
+    yield f"{wording.sentence(found.event)}."
     yield similar.heading(found.event)
     if found.rule is not None:
         yield found.rule

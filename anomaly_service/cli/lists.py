@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
+from anomaly_service import wording
 from anomaly_service.cli import tables
+from anomaly_service.cli.fitted import Column
 from anomaly_service.cli.options import (
     CONFIG,
     AsJson,
@@ -31,15 +35,6 @@ SERIES_COLUMNS = (
     "first_at", "last_at", "behind_seconds", "state", "monitors", "scored_until", "open_events",
     "habit",
 )  # fmt: skip
-SPARE_OF_INTERVALS = ("monitor", "kind", "status", "yhat_at_peak", "y_at_peak", "direction", "channel")
-SPARE_OF_SERIES = (
-    "series_id", "metric", "labels", "timezone", "delay_seconds", "step_seconds", "first_at", "monitors",
-    "behind_seconds", "scored_until", "source", "habit",
-)  # fmt: skip
-SPARE_OF_RUNS = (
-    "lease_until", "outcome", "owner", "attempts", "started_at", "scheduled_for", "error", "duration_seconds",
-)  # fmt: skip
-SPARE_OF_MONITORS = ("new_trend", "unsure", "expected", "reviewed", "confirmed", "false_positive")
 RUN_COLUMNS = (
     "run_id", "kind", "monitor", "scheduled_for", "state", "attempts", "owner", "started_at", "finished_at",
     "duration_seconds", "lease_until", "outcome", "error",
@@ -47,6 +42,55 @@ RUN_COLUMNS = (
 
 CELL = 80
 """Characters of a run's outcome and error in a table."""
+
+SHORT_INTERVALS = (
+    Column("event_id", "id", 1, right=True),
+    Column("start", "start", 2),
+    Column("duration", "duration", 4, right=True),
+    Column("series", "series", 3, least=10, middle=True),
+    Column("what", "what", 0, least=12),
+    Column("score", "score", 5, right=True),
+    Column("review_verdict", "verdict", 6),
+)
+SUGGESTED = Column("suggestion", "suggestion", 7)
+MONITOR = Column("monitor", "monitor", 8, least=8, middle=True)
+SHORT_SERIES = (
+    Column("series", "series", 0, least=16, middle=True),
+    Column("state", "state", 1),
+    Column("newest", "newest", 2),
+    Column("behind", "behind", 3, right=True),
+    Column("step", "step", 4, right=True),
+    Column("open_events", "open", 5, right=True),
+    Column("source", "source", 6, least=8, middle=True),
+    Column("monitors", "monitors", 7),
+    Column("habit", "habit", 8),
+)
+SHORT_RUNS = (
+    Column("run_id", "id", 1, right=True),
+    Column("at", "due (UTC)", 2),
+    Column("kind", "kind", 0),
+    Column("whose", "of", 4, least=8, middle=True),
+    Column("state", "state", 3),
+    Column("took", "took", 5, right=True),
+    Column("told", "outcome", 6, least=16),
+)
+SHORT_MONITORS = (
+    Column("monitor", "monitor", 0, least=10, middle=True),
+    Column("detector", "detector", 2),
+    Column("flagged", "flagged", 1, right=True),
+    Column("reviewed", "reviewed", 3, right=True),
+    Column("confirmed", "confirmed", 4, right=True),
+    Column("false_positive", "false", 5, right=True),
+    Column("expected", "expected", 7, right=True),
+    Column("new_trend", "new trend", 8, right=True),
+    Column("unsure", "unsure", 9, right=True),
+    Column("precision", "precision", 6, right=True),
+)
+"""What a terminal shows of each row, in one line."""
+
+Wide = Annotated[
+    bool, typer.Option("--wide", "-w", help="Every column, however narrow the terminal; so does a pipe.")
+]
 
 Limit = Annotated[int, typer.Option("--limit", "-n", parser=whole(1), help="At most so many rows.")]
 After = Annotated[
@@ -80,6 +124,7 @@ def intervals(
     order: Annotated[str, typer.Option("--order", help=", ".join(ORDERS) + ".")] = "newest",
     limit: Limit = 50,
     after: After = None,
+    wide: Wide = False,
     config: ConfigPath = CONFIG,
     now: Now = None,
     as_json: AsJson = False,
@@ -104,7 +149,7 @@ def intervals(
     with usage(), opened(config, now, quiet=True) as service:
         found = page(service.store, filters, service.config.monitor_specs())
     columns = [
-        "event_id", "series", "monitor", "kind", "start_at", "duration", "status", "direction",
+        "event_id", "series", "monitor", "kind", "start_at", "duration", "what", "status", "direction",
         "peak_score", "y_at_peak", "yhat_at_peak",
     ]  # fmt: skip
     if any(row["channel_shares"] for row in found.rows):
@@ -117,9 +162,27 @@ def intervals(
         columns,
         as_json=as_json,
         empty="No interval is flagged.",
-        spare=SPARE_OF_INTERVALS,
-        in_words=_in_words,
+        in_words=in_words,
+        short=short_intervals(found.rows),
+        wide=wide,
     )
+
+
+def short_intervals(rows: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
+    """Return what a terminal shows of intervals: suggestions and monitors where they tell rows apart."""
+    head = f"start ({_clock(rows)})"
+    columns = [replace(each, head=head) if each.name == "start" else each for each in SHORT_INTERVALS]
+    if any(row["suggested_verdict"] for row in rows):
+        columns.append(SUGGESTED)
+    if len({row["monitor"] for row in rows}) > 1:
+        columns.append(MONITOR)
+    return tuple(columns)
+
+
+def _clock(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return whose time the rows are told in, each in that of its series."""
+    zones = {row["timezone"] for row in rows}
+    return zones.pop().rpartition("/")[2] if len(zones) == 1 else "local"
 
 
 def _labels(given: Sequence[str]) -> dict[str, str]:
@@ -130,9 +193,12 @@ def _labels(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _in_words(row: Mapping[str, Any]) -> dict[str, str]:
+def in_words(row: Mapping[str, Any]) -> dict[str, str]:
     """Return what a table of intervals says of a row in other words than the view."""
     return {
+        "start": f"{wording.local(row['start_ts'], row['timezone']):%Y-%m-%d %H:%M}",
+        "what": wording.what(row),
+        "score": f"{row['peak_score']:.1f}",
         "duration": tables.duration(row["duration_seconds"]),
         "channel": tables.leading(row["channel_shares"] or {}),
         "suggestion": _suggestion(row),
@@ -158,6 +224,7 @@ def series(
         int | None, typer.Option("--limit", "-n", parser=whole(1), help="At most so many rows; all.")
     ] = None,
     after: After = None,
+    wide: Wide = False,
     config: ConfigPath = CONFIG,
     now: Now = None,
     as_json: AsJson = False,
@@ -168,13 +235,42 @@ def series(
     with usage(), opened(config, now, quiet=True) as service:
         found = habits.with_habits(service.store, lists.series(service.store, limit=limit, after=after))
     empty = "No series yet; run: anomaly ingest"
-    tables.page(found, SERIES_COLUMNS, as_json=as_json, empty=empty, spare=SPARE_OF_SERIES)
+    tables.page(
+        found,
+        SERIES_COLUMNS,
+        as_json=as_json,
+        empty=empty,
+        in_words=_series_in_words,
+        short=SHORT_SERIES,
+        wide=wide,
+    )
+
+
+def _series_in_words(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a terminal says of a series in fewer characters than the view."""
+    return {
+        "newest": _minute(row["last_at"], row["timezone"]),
+        "behind": tables.duration(row["behind_seconds"]),
+        "step": tables.duration(row["step_seconds"]),
+    }
+
+
+def _minute(at: str | None, timezone: str | None = None) -> str:
+    """Return a moment of a view as a minute of a zone.
+
+    >>> _minute("2025-10-14T18:15:00Z", "Europe/Berlin")
+    '2025-10-14 20:15'
+    """
+    if at is None:
+        return ""
+    return f"{wording.local(int(datetime.fromisoformat(at).timestamp()), timezone):%Y-%m-%d %H:%M}"
 
 
 @app.command(rich_help_panel=PANEL)
 def runs(
     limit: Limit = 20,
     after: After = None,
+    wide: Wide = False,
     config: ConfigPath = CONFIG,
     now: Now = None,
     as_json: AsJson = False,
@@ -185,27 +281,45 @@ def runs(
     with usage(), opened(config, now, quiet=True) as service:
         found = lists.runs(service.store, limit=limit, after=after)
     empty = "No run yet; start: anomaly daemon"
-    tables.page(found, RUN_COLUMNS, as_json=as_json, empty=empty, spare=SPARE_OF_RUNS, in_words=_run_in_words)
+    tables.page(
+        found,
+        RUN_COLUMNS,
+        as_json=as_json,
+        empty=empty,
+        in_words=_run_in_words,
+        short=SHORT_RUNS,
+        wide=wide,
+    )
 
 
 def _run_in_words(row: Mapping[str, Any]) -> dict[str, str]:
     """Return what a table of runs says shorter than the view: JSON has the whole of it."""
-    return {name: tables.cut(tables.text(row[name]), CELL) for name in ("outcome", "error")}
+    cut = {name: tables.cut(tables.text(row[name]), CELL) for name in ("outcome", "error")}
+    return {
+        **cut,
+        "at": _minute(row["scheduled_for"]),
+        "whose": row["monitor"] or row["source"] or "",
+        "took": tables.duration(row["duration_seconds"]),
+        "told": cut["error"] or cut["outcome"],
+    }
 
 
 @app.command(rich_help_panel=PANEL)
-def monitors(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
+def monitors(
+    wide: Wide = False, config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False
+) -> None:
     """List the monitors with what their intervals turned out to be."""
     from anomaly_service.insight import lists
 
     with opened(config, now, quiet=True) as service:
         found = lists.monitors(service.store)
-    tables.rows(
+    tables.fitted(
         found,
+        SHORT_MONITORS,
         list(found[0]) if found else [],
         as_json=as_json,
+        wide=wide,
         empty="No monitor has flagged anything yet; `anomaly status` names them all.",
-        spare=SPARE_OF_MONITORS,
     )
 
 

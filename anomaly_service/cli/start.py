@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from anomaly_service.cli import tables
+from anomaly_service.cli import lists, tables, tried
 from anomaly_service.cli.options import (
     CONFIG,
     AsJson,
@@ -82,6 +82,9 @@ def try_(
         _start(path, guessed, detector=detector, alarms_per_week=alarms)
         found = _tried(path, at)
         rejected = _rejected(found.ingested)
+    if not as_json and found.intervals:
+        for said in (*tried.worst(found.intervals), tried.counts(found.intervals)):
+            tables.note(said)
     _print_intervals(_highest(found.intervals, limit), found, as_json=as_json)
     left_out = [f"Left out: {why}" for why in found.left_out]
     for line in (*rejected, *left_out, *_what_next(file, kept, found, limit)):
@@ -134,11 +137,11 @@ def _rejected(ingested: list[Json]) -> list[str]:
 
 
 def _print_intervals(intervals: list[Json], found: Tried, *, as_json: bool) -> None:
-    columns = ("start_at", "end_at", "duration", "series", "kind", "direction", "score", "expected", "seen")
+    columns = ("start_at", "end_at", "duration", "series", "kind", "what", "score", "expected", "seen")
     named = [
         {
             **row,
-            "duration": tables.duration(row["duration_seconds"]),
+            **lists.in_words(row),
             "score": row["peak_score"],
             "expected": row["yhat_at_peak"],
             "seen": row["y_at_peak"],
@@ -146,7 +149,11 @@ def _print_intervals(intervals: list[Json], found: Tried, *, as_json: bool) -> N
         for row in intervals
     ]
     empty = "Nothing is flagged." if _is_ready(found) else _too_short(found)
-    tables.rows(intervals if as_json else named, columns, as_json=as_json, empty=empty)
+    if as_json:
+        tables.rows(intervals, columns, as_json=True, empty=empty)
+    else:
+        short = tried.short(lists.short_intervals(intervals))
+        tables.fitted(named, short, columns, as_json=False, wide=False, empty=empty)
 
 
 def _is_ready(found: Tried) -> bool:

@@ -15,7 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from anomaly_service.cli.fitted import Column, fit
 from anomaly_service.printable import printable
+from anomaly_service.wording import duration as duration
+from anomaly_service.wording import figure
 from pipelines.times import iso
 
 if TYPE_CHECKING:
@@ -38,19 +41,26 @@ def note(text: str) -> None:
 
 
 def rows(
-    found: Sequence[Row], columns: Sequence[str], *, as_json: bool, empty: str, spare: Sequence[str] = ()
+    found: Sequence[Row],
+    columns: Sequence[str],
+    *,
+    as_json: bool,
+    empty: str,
+    spare: Sequence[str] = (),
+    wide: bool = False,
 ) -> None:
     """Print rows as a table of some columns, or all of them as JSON.
 
     Args:
         spare: columns that a terminal too narrow for all does without, the first of them first.
+        wide: the terminal may break lines, nothing is cut or left out.
     """
     if as_json:
         say(json.dumps([{name: plain(value) for name, value in row.items()} for row in found], indent=1))
     elif found:
         cells = [[text(row.get(name)) for name in columns] for row in found]
-        fitting = _fitting(cells, columns, spare, _width())
-        table([[row[i] for i in fitting] for row in cells], [columns[i] for i in fitting])
+        fitting = _fitting(cells, columns, spare, None if wide else terminal_width())
+        table([[row[i] for i in fitting] for row in cells], [columns[i] for i in fitting], wide=wide)
         if len(fitting) < len(columns):
             left = ", ".join(name for i, name in enumerate(columns) if i not in fitting)
             note(f"Too narrow for {left.replace('_', ' ')}; a wider window or --json shows them.")
@@ -87,42 +97,76 @@ def page(
     empty: str,
     spare: Sequence[str] = (),
     in_words: Callable[[Row], Row] = lambda row: {},
+    short: Sequence[Column] = (),
+    wide: bool = False,
 ) -> None:
     """Print a page of a list, and how to get the next one.
 
     Args:
         spare: columns that a narrow terminal does without, the first of them first.
         in_words: what a table says of a row in other words; JSON has each row's cursor instead.
+        short: what a terminal shows of each row in a line instead of the columns, unless ``wide``.
     """
     cursors: Iterable[Row] = ({"cursor": each} for each in found.cursors)
     more = cursors if as_json else map(in_words, found.rows)
     listed = [{**row, **extra} for row, extra in zip(found.rows, more, strict=True)]
-    rows(listed, columns, as_json=as_json, empty=empty, spare=spare)
+    if short:
+        fitted(listed, short, columns, as_json=as_json, wide=wide, empty=empty)
+    else:
+        rows(listed, columns, as_json=as_json, empty=empty, spare=spare)
     if found.after is not None:
         note(f"More follow: --after {found.after}")
 
 
-def table(cells: Iterable[Sequence[object]], columns: Sequence[str], *, title: str | None = None) -> None:
+def fitted(
+    found: Sequence[Row],
+    short: Sequence[Column],
+    columns: Sequence[str],
+    *,
+    as_json: bool,
+    wide: bool,
+    empty: str,
+) -> None:
+    """Print each row in one line of the terminal; all of its columns where it is piped or ``wide``."""
+    width = None if wide else terminal_width()
+    if as_json or not found or width is None:
+        rows(found, columns, as_json=as_json, empty=empty, wide=True)
+        return
+    head, *lines = fit(short, [[text(row.get(column.name)) for column in short] for row in found], width)
+    console = _stdout(width)
+    console.print(head, style="bold")
+    for line in lines:
+        console.print(line)
+
+
+def table(
+    cells: Iterable[Sequence[object]],
+    columns: Sequence[str],
+    *,
+    title: str | None = None,
+    wide: bool = False,
+) -> None:
     """Print a table; numbers are set to the right."""
+    width = None if wide else terminal_width()
     filled = [[text(value) for value in row] for row in cells]
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for i, name in enumerate(columns):
         numeric = bool(filled) and all(_looks_numeric(row[i]) for row in filled)
         head = name.replace("_", " ")
-        if _width() is not None and len(head) > max((len(row[i]) for row in filled), default=0):
+        if width is not None and len(head) > max((len(row[i]) for row in filled), default=0):
             head = head.replace(" ", "\n")
         shown.add_column(head, justify="right" if numeric else "left", overflow="fold")
     for row in filled:
         shown.add_row(*row)
-    _stdout().print(shown)
+    _stdout(width).print(shown)
 
 
-def _stdout() -> Console:
+def _stdout(width: int | None) -> Console:
     # Without a terminal nothing is to be cut off or wrapped: the reader is a file or another program.
-    return Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=_width() or 10_000)
+    return Console(file=sys.stdout, markup=False, highlight=False, emoji=False, width=width or 10_000)
 
 
-def _width() -> int | None:
+def terminal_width() -> int | None:
     """Return the columns of the terminal; None where there is none."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
@@ -151,7 +195,7 @@ def text(value: object) -> str:
         case bool():
             return "yes" if value else "no"
         case float():
-            return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+            return figure(value)
         case dict():
             return printable(",".join(f"{k}={v}" for k, v in value.items()))
         case _:
@@ -176,23 +220,6 @@ def leading(shares: Mapping[str, float]) -> str:
     """
     name = max(shares, key=shares.__getitem__, default="")
     return f"{name} {shares[name]:.0%}" if name else ""
-
-
-def duration(seconds: float | None) -> str:
-    """Return a duration in words.
-
-    >>> duration(5400), duration(40), duration(3 * 86400 + 7200)
-    ('1 h 30 min', '40 s', '3 d 2 h')
-    """
-    if seconds is None:
-        return ""
-    left = round(seconds)
-    parts = []
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        if left >= size:
-            parts.append(f"{left // size} {unit}")
-            left %= size
-    return " ".join(parts[:2]) or "0 s"
 
 
 class Stages:

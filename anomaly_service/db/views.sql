@@ -50,7 +50,8 @@ SELECT
     nullif(suggested.cause, '') AS suggested_cause,
     suggested.probability AS suggestion_probability,
     event.monitor_id AS monitor_id,
-    event.target_id AS target_id
+    event.target_id AS target_id,
+    series.timezone AS timezone
 FROM event
 @then target ON target.id = event.target_id
 @then monitor ON monitor.id = target.monitor_id

@@ -574,15 +574,25 @@ def test_what_cannot_be_added_is_refused_with_the_reason(
     assert told in flat(done.err)
 
 
-def test_a_terminal_too_narrow_for_a_list_goes_without_some_columns(
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("command", ["intervals", "series", "monitors"])
+def test_a_list_keeps_to_the_terminal_with_a_line_for_each_row(
+    place: Place, monkeypatch: pytest.MonkeyPatch, command: str, columns: int
+) -> None:
+    monkeypatch.setattr("anomaly_service.cli.tables.terminal_width", lambda: columns)
+    done = place(command)
+    assert max(len(line) for line in done.out.splitlines()) <= columns
+    assert len(done.out.splitlines()) == 1 + len(place(command, "--json").rows)
+
+
+def test_a_terminal_shows_what_is_odd_and_the_wide_list_all_columns(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anomaly_service.cli.tables._width", lambda: 80)
+    monkeypatch.setattr("anomaly_service.cli.tables.terminal_width", lambda: 80)
     done = place("intervals", "--limit", 3)
-    assert max(len(line) for line in done.out.splitlines()) <= 80
-    assert "logins{realm=" in done.out
-    assert "monitor" not in done.out
-    assert "Too narrow for monitor, kind, status" in done.err
+    assert "% below expected" in done.out
+    assert "direction" not in done.out
+    assert "direction" in place("intervals", "--limit", 3, "--wide").out
 
 
 def test_a_dry_run_writes_nothing(place: Place) -> None:
@@ -851,7 +861,9 @@ def test_try_says_what_it_guessed_and_finds_the_outage(files: Path) -> None:
     assert "metric: column metric" in done.err
     assert f"{OUTAGE:%Y-%m-%dT%H}" in done.out
     assert "logins{realm=kr-1}" in done.out
-    assert "below_expected" in done.out
+    assert "below expected" in done.out
+    assert "logins{realm=kr-1} fell to" in done.err
+    assert "Found: anomalies" in done.err
     assert "--keep DIR" in done.err
     assert [path.name for path in files.parent.iterdir()] == [files.name]
 

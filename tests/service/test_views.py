@@ -105,6 +105,7 @@ def test_a_flagged_interval_shows_everything(store: SqlStore) -> None:
         "suggestion_probability": None,
         "monitor_id": store.monitors()[0].id,
         "target_id": target,
+        "timezone": "UTC",
     }
     assert [row["event_id"] for row in store.rows("open_events")] == [event]
 
