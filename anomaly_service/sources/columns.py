@@ -98,6 +98,7 @@ def read_table(
     _check_types(table, layout)
     rows = _read(table, layout, zone, before=before, in_order=in_order)
     _check_swapped(rows, layout)
+    _check_digits(rows, layout)
     return rows
 
 
@@ -111,6 +112,23 @@ def _check_swapped(rows: Rows, layout: Layout) -> None:
         raise SourceError(
             f"the times lie around 1970, and the values look like times; did you mean timestamp: "
             f"{layout.values[0]} and value: {layout.timestamp}?"
+        )
+
+
+def _check_digits(rows: Rows, layout: Layout) -> None:
+    """Refuse days written as digits where epoch numbers are expected: 20251001 is no moment of 1970.
+
+    Raises:
+        SourceError: all times, as numbers, are days of the calendar.
+    """
+    ts = rows.ts
+    if layout.timestamp_format is not None or not len(ts) or ts.min() < 19_900_101 or ts.max() > 21_001_231:
+        return
+    month, day = ts // 100 % 100, ts % 100
+    if ((month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all():
+        raise SourceError(
+            f"times such as {ts[0]} would be seconds of 1970, and look like days written as YYYYMMDD; "
+            "expected timestamp_format: yyyymmdd, or timestamp_format: epoch where they are seconds"
         )
 
 

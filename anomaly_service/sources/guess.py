@@ -42,8 +42,8 @@ TIME_NAMES = (
     "created_at",
 )
 TIME_WORDS = {
-    "timestamp", "datetime", "date", "day", "datum", "tag", "fecha", "data", "jour", "week", "month", "period",
-    "zeitpunkt", "zeitstempel", "epoch",
+    "timestamp", "datetime", "date", "day", "datum", "tag", "fecha", "data", "jour", "week", "month",
+    "period", "zeitpunkt", "zeitstempel", "epoch",
 }  # fmt: skip
 METRIC_NAMES = (
     "metric",
@@ -168,7 +168,8 @@ def guess(
 
     Args:
         timezone: of timestamps without a zone, and of season; UTC is taken where None.
-        now: what lies beyond is no part of the history, unless nothing else is; None takes all.
+        now: what lies beyond is no part of the history, unless nothing else is; None takes all, and
+            judges by the clock of this machine which readings of the times are plausible.
         time: column of the time, or several with commas between them; None looks for it.
         form: of the times, a name of ``forms.FORMS`` or a strptime format; None finds out.
 
@@ -372,6 +373,8 @@ class _Guesser:
         found = readings.readings(cells, until, wanted=self.asked.form)
         if not found:
             raise GuessError(self._no_time())
+        if self.asked.form is not None:
+            readings.require_most(found[0], str(self.file), shown, cells)
         best = readings.decide(found, where=str(self.file), column=shown, cells=cells)
         return names, best.form, best.at
 
@@ -398,8 +401,8 @@ class _Guesser:
     def _no_time(self) -> str:
         return (
             f"{self.file}: no column looks like a time; columns: {self._shown()}; expected ISO 8601 such "
-            "as 2024-01-31 12:00:00, or epoch seconds. Other forms are named: --time COLUMN and --times FORM, "
-            f'one of {", ".join(FORMS)}, or such as "%d.%m.%Y %I:%M %p"'
+            "as 2024-01-31 12:00:00, or epoch seconds. Other forms are named: --time COLUMN and --times "
+            f'FORM, one of {", ".join(FORMS)}, or such as "%d.%m.%Y %I:%M %p"'
         )
 
     def _clock_beside(self, date: str) -> str | None:
@@ -432,9 +435,9 @@ class _Guesser:
         if form == "excel-days" or not (millis or fraction.nunique() > 1):
             return
         raise GuessError(
-            f"{self.file}: several samples a second ({cells.iloc[0]}, {cells.iloc[1]}), and the service keeps "
-            "whole seconds: all but the last of a second would be lost, so nothing was read. Make one point of "
-            "each second, with --mean 1s where that is the value meant, or before the file is written"
+            f"{self.file}: several samples a second ({cells.iloc[0]}, {cells.iloc[1]}), and the service "
+            "keeps whole seconds: all but the last of a second would be lost, so nothing was read. Make one "
+            "point of each second before the file is written, or with --mean 1s"
         )
 
     def _shown(self) -> str:
@@ -445,11 +448,14 @@ class _Guesser:
         """Return how much a column looks like the time; 0 and less: not at all."""
         cells = self.columns[name].drop_duplicates().head(500)
         is_number = cells.str.fullmatch(r"[-+]?\d+(?:[.,]\d+)?").mean() > SURE
+        by_name = _named_like_time(name)
+        # Most columns of a wide file are no time, and every form that is tried takes its time.
+        if is_number and not by_name and not cells.str.fullmatch(r"\d{6,19}(?:\.\d+)?").any():
+            return 0.0
         # What lies ahead is judged later, with a message of its own.
         found = readings.readings(cells.to_numpy(object), 4_102_444_800)
         if not found and cells.map(lambda text: bool(NAMED_ZONE.fullmatch(text))).mean() < SURE:
             return 0.0
-        by_name = _named_like_time(name)
         if not is_number:
             return by_name + TEXT_SCORE
         # Numbers are a time by their name, or because they lie between 2000 and 2100 and are not few.

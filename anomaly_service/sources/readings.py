@@ -22,19 +22,14 @@ from pipelines.times import DAY
 FITS = 0.95
 """Share of the different texts of a column that a form must read."""
 
-PROBE = 500
-"""So many different texts tell whether a form fits at all."""
+PROBE = 25
+"""About so many different texts tell whether a form fits at all."""
 
 OLDEST = 631_152_000
 """1990 in epoch seconds: nobody measures from a time before it."""
 
 CLEARLY = 3.0
 """So many times fewer rows out of order, or holes in the history, decide between two readings."""
-
-DECIDED_BY_DIGITS = frozenset(
-    {"yyyymm", "yyyymmdd", "yyyymmddhh", "yyyymmddhhmm", "yyyymmddhhmmss", "excel-days"}
-)
-"""Forms that plain numbers may have: only where they are no seconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -63,23 +58,30 @@ def readings(cells: NDArray[np.object_], until: float, *, wanted: str | None = N
 
     Args:
         until: epoch seconds of now: a history lies before it.
+        wanted: a form that somebody named; only that one is tried, and taken wherever it reads most rows.
     """
     names = [wanted] if wanted is not None else [None, *(name for name in forms.FORMS if name != "epoch")]
     unique, index = np.unique(cells.astype(str), return_inverse=True)
     found = []
     for name in names:
-        probe = _share(times.parse_texts(unique[:: max(1, len(unique) // PROBE)].astype(object), name))
-        if probe < FITS - 0.02 and wanted is None:
+        if wanted is None and not _may_fit(unique, name):
             continue
         read = times.parse_texts(unique.astype(object), name)
         if _share(read) < FITS and len(unique) > 1 and wanted is None:
             continue
         at = times.Times(read.seconds[index], read.naive[index], read.reason[index])
-        found.append(_judged(name, at, until))
+        # What somebody names is no longer in doubt where it can be read.
+        found.append(_judged(name, at, np.inf if wanted is not None else until))
         # ISO 8601 leaves nothing open; a number may be a day's digits as well.
         if name is None and not found[0].doubt:
             break
     return found
+
+
+def _may_fit(unique: NDArray[np.str_], name: str | None) -> bool:
+    """True where a form reads most of a few texts: all others need not be tried."""
+    few = unique[:: max(1, len(unique) // PROBE)].astype(object)
+    return _share(times.parse_texts(few, name)) > FITS / 2
 
 
 def _share(at: times.Times) -> float:
@@ -95,6 +97,8 @@ def _doubt(seconds: Seconds, until: float) -> str:
     """Return why these can be no history: most of it before 1990, or after now and a day."""
     if not len(seconds):
         return "none of them can be read"
+    if until == np.inf:
+        return ""
     middle = int(np.median(seconds))
     if middle < OLDEST or middle > until + DAY:
         return f"they would lie around {_day(middle)}"
@@ -128,6 +132,8 @@ def decide(found: Sequence[Reading], *, where: str, column: str, cells: NDArray[
         raise GuessError(_none_left(found, where, column, cells))
     best = [each for each in good if not any(_beats(other, each) for other in good if other is not each)]
     different = [each for i, each in enumerate(best) if not any(_same(each, one) for one in best[:i])]
+    # What lies ahead may be a forecast: where its rows are the ones in order, somebody has to say so.
+    different += [each for each in found if each.doubt and _beats(each, different[0])]
     if len(different) > 1:
         raise GuessError(_question(different, where, column, cells))
     return different[0]
@@ -166,6 +172,20 @@ def _minute(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
 
 
+def require_most(reading: Reading, where: str, column: str, cells: NDArray[np.object_]) -> None:
+    """Refuse a form that somebody named, and that reads less than half of the rows.
+
+    Raises:
+        GuessError: it shows a row that the form does not read.
+    """
+    if reading.share < FITS / 2:
+        odd = cells[int(np.argmax(reading.at.reason != Reason.NONE))]
+        raise GuessError(
+            f"{where}: {reading.form} reads {reading.share:.0%} of the times of {column}, and not {str(odd)!r}; "
+            f'name another with --times, one of {", ".join(forms.FORMS)}, or such as "%d.%m.%Y %I:%M %p"'
+        )
+
+
 def _none_left(found: Sequence[Reading], where: str, column: str, cells: NDArray[np.object_]) -> str:
     example = f"such as {cells[0]!s}" if len(cells) else "of which there are none"
     doubts = "; ".join(f"{_says(each.form)}: {each.doubt}" for each in found)
@@ -193,15 +213,15 @@ def refuse_named_zone(cells: NDArray[np.object_], where: str, column: str) -> No
     Raises:
         GuessError: it says what to write instead.
     """
-    match = next((m for m in map(forms.NAMED_ZONE.fullmatch, cells[:PROBE].astype(str)) if m), None)
+    match = next((m for m in map(forms.NAMED_ZONE.fullmatch, cells[:500].astype(str)) if m), None)
     if match is None:
         return
-    zone, text = match.group(1), match.string
+    zone, text = match.group(1), str(match.string)
     plain = re.sub(rf"\s*\(?{re.escape(zone)}\)?$", "", text)
     raise GuessError(
-        f"{where}: times of {column} such as {text!r} end in {zone}, which names more than one offset, or is no "
-        f"offset at all; write the offset instead, such as {plain}-05:00 (or +01:00), or leave {zone} out and "
-        "name the place with --timezone, such as --timezone America/New_York"
+        f"{where}: times of {column} such as {text!r} end in {zone}, which is no offset from UTC: more "
+        f"than one place means its own by it; write the offset instead, such as {plain}-05:00, or leave "
+        f"{zone} out and name the place with --timezone, such as --timezone America/New_York"
     )
 
 

@@ -203,7 +203,7 @@ def test_what_is_no_time_series_is_refused_with_what_is_missing(
 def test_the_fit_window_leaves_most_of_the_history_to_be_scored(write: Writer) -> None:
     short = guess(write("short.csv", ["ts", "v"], [[epoch(i, 3600), i] for i in range(24 * 56)]))
     long = guess(write("long.csv", ["ts", "v"], [[epoch(i, 3600), i] for i in range(24 * 365)]))
-    daily = guess(write("daily.csv", ["ts", "v"], [[epoch(i, 86400), i] for i in range(2000)]))
+    daily = guess(write("daily.csv", ["ts", "v"], [[epoch(i - 2000, 86400), i] for i in range(2000)]))
     assert short.fit_window_seconds == 14 * 86400
     assert long.fit_window_seconds == 42 * 86400
     assert daily.fit_window_seconds == 500 * 86400
