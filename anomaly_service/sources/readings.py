@@ -157,8 +157,10 @@ def _question(found: Sequence[Reading], where: str, column: str, cells: NDArray[
     lines = [f"{where}: the times of {column} can be read in {len(found)} ways, and no row decides:"]
     width = max(len(str(each.form)) for each in found)
     for each in found:
-        lines.append(f"  --times {each.form:<{width}}  {_rows(each, cells)}")
-    lines.append(f"name the right one, such as --times {found[0].form}; in a config: timestamp_format")
+        lines.append(f"  --times {each.form or 'epoch':<{width}}  {_rows(each, cells)}")
+    lines.append(
+        f"name the right one, such as --times {found[0].form or 'epoch'}; in a config: timestamp_format"
+    )
     return "\n".join(lines)
 
 
@@ -181,9 +183,13 @@ def require_most(reading: Reading, where: str, column: str, cells: NDArray[np.ob
     if reading.share < FITS / 2:
         odd = cells[int(np.argmax(reading.at.reason != Reason.NONE))]
         raise GuessError(
-            f"{where}: {reading.form} reads {reading.share:.0%} of the times of {column}, and not {str(odd)!r}; "
-            f'name another with --times, one of {", ".join(forms.FORMS)}, or such as "%d.%m.%Y %I:%M %p"'
+            f"{where}: {reading.form} reads {reading.share:.0%} of the times of {column}, and not "
+            f"{str(odd)!r}; name another with --times: {_forms()}"
         )
+
+
+def _forms() -> str:
+    return ", ".join(forms.FORMS) + ', or such as "%d.%m.%Y %I:%M %p"'
 
 
 def _none_left(found: Sequence[Reading], where: str, column: str, cells: NDArray[np.object_]) -> str:

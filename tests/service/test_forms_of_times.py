@@ -109,6 +109,17 @@ def test_what_no_row_decides_is_a_question_that_shows_both(write: Writer) -> Non
     assert points(path, form="month-first")[-1][0] == datetime(2026, 1, 10, tzinfo=UTC)
 
 
+def test_a_forecast_is_not_read_as_a_past_that_is_out_of_order(write: Writer) -> None:
+    later = [NOW + timedelta(days=i) for i in range(-10, 120)]
+    path = write("date,v", [f"{at:%d.%m.%y %H:%M},{i}" for i, at in enumerate(later)])
+    try:
+        asked, found = "", points(path)
+    except GuessError as error:
+        asked, found = str(error), points(path, form="day-first")
+    assert [at for at, _ in found] == later
+    assert not asked or "--times day-first" in asked
+
+
 @pytest.mark.parametrize("form", ["%Y%m%d", "%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S"])
 def test_days_in_digits_are_no_seconds_of_1970(write: Writer, form: str) -> None:
     path = write("event_date,users", [f"{START + i * DAY:{form}},{i}" for i in range(90)])
@@ -177,9 +188,7 @@ def test_numbers_that_are_no_history_are_a_question(write: Writer) -> None:
 
 def test_a_named_form_that_reads_no_row_is_refused(write: Writer) -> None:
     path = write("time,v", [f"{START + i * HOUR:%Y-%m-%d %H:%M},{i}" for i in range(30)])
-    with pytest.raises(
-        GuessError, match="day-first reads 0% of the times of time, and not '2026-03-01 00:00'"
-    ):
+    with pytest.raises(GuessError, match=r"day-first reads 0% .* and not '2026-03-01 00:00'"):
         guess(path, now=NOW, form="day-first")
 
 
@@ -198,10 +207,15 @@ FORMS = (
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     form=st.sampled_from(FORMS),
-    start=st.datetimes(datetime(2024, 1, 1), datetime(2026, 3, 1)),
+    start=st.datetimes(datetime(2022, 1, 1), datetime(2025, 1, 1)),
     step=st.sampled_from([5, 60, 1440, 10_080]),
     n=st.integers(12, 90),
     order=st.sampled_from(["up", "down", "shuffled"]),
