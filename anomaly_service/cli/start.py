@@ -48,6 +48,16 @@ Alarms = Annotated[
 ]
 
 
+TimeColumns = Annotated[
+    str | None,
+    typer.Option("--time", metavar="COLUMN[,COLUMN]", help="Column of the time, or the parts of it."),
+]
+TimesForm = Annotated[
+    str | None,
+    typer.Option("--times", metavar="FORM", help="How times are written: day-first, month-first, %d.%m.%Y."),
+]
+
+
 @app.command("try", rich_help_panel=PANEL)
 def try_(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A CSV or Parquet file, or a pattern of them.")],
@@ -55,6 +65,8 @@ def try_(
         Path | None, typer.Option("--keep", metavar="DIR", help="Keep config and database in this folder.")
     ] = None,
     timezone: Timezone = None,
+    time: TimeColumns = None,
+    times: TimesForm = None,
     detector: Detector = None,
     alarms: Alarms = None,
     limit: Annotated[
@@ -70,7 +82,7 @@ def try_(
     from anomaly_service.sources.guess import guess
 
     asked = moment(now, "--now")
-    guessed = guess(file, timezone=timezone, now=asked or datetime.now(UTC))
+    guessed = guess(file, timezone=timezone, now=asked or datetime.now(UTC), time=time, form=times)
     # A file that was exported an hour ago is not one that stopped an hour ago.
     at = asked or datetime.fromtimestamp(guessed.stop, UTC)
     tables.note(f"{file} reads as:")
@@ -202,6 +214,8 @@ def init(
         str | None, typer.Option("--database", metavar="URL", help="Instead of SQLite.")
     ] = None,
     timezone: Timezone = None,
+    time: TimeColumns = None,
+    times: TimesForm = None,
     detector: Detector = None,
     season: Annotated[str | None, typer.Option("--season", help="none, daily, weekly or auto.")] = None,
     fit_every: Annotated[
@@ -218,7 +232,8 @@ def init(
     """Write a config file, for files like yours where you name one, and create the database."""
     from anomaly_service.sources.guess import guess
 
-    guessed = guess(file, timezone=timezone, now=moment(now, "--now") or datetime.now(UTC)) if file else None
+    asked = moment(now, "--now") or datetime.now(UTC)
+    guessed = guess(file, timezone=timezone, now=asked, time=time, form=times) if file else None
     choices = {
         "database": database,
         "detector": detector,

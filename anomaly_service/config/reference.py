@@ -207,7 +207,12 @@ another name makes other series. A last line without a line break waits until it
 nobody wrote to the file for a minute. Other settings make known files new.
 
 Timestamps are ISO 8601 or epoch numbers; whether those are seconds, milli-, micro- or nanoseconds is
-told by their size. Points are whole seconds. Times without a zone are taken in the source's
+told by their size. Others are named by `timestamp_format`, which `anomaly init` finds out: `day-first`
+(`1.3.26 13:00`), `month-first` (`3/1/2026 1:00 PM`), `year-first` (`2026-03-01 24:00`, `12:00:00,123`,
+` UTC`), `short-year-first` (`26-03-01`), `month-name` (`Mar 1, 2026`), `yyyymmdd` and longer digits,
+`yyyymm`, `iso-week` (`2026-W09`: its Monday), `excel-days` (`46082.5`), `epoch`. The hour 24:00 is
+midnight of the next day. Of a list of columns the texts are joined by spaces, and read as one.
+ Points are whole seconds. Times without a zone are taken in the source's
 `timezone`, which they need. When clocks go back, an hour comes twice: in files the order of a series'
 rows tells which pass is meant, and rows that nothing tells apart are set aside; in a database use
 `timestamptz`, as its rows come in no such order. A local time that the clock skips is set aside.

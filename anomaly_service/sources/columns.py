@@ -21,6 +21,8 @@ NO_VALUES = ["", "NaN", "nan", "NA", "N/A", "#N/A", "null", "NULL", "None", "-"]
 EARLY, RECENT = 2 * 365 * 86_400, 946_684_800
 """Epoch seconds: 1972, before which nobody has telemetry, and 2000."""
 
+MIDNIGHT = r"[T ]00:00(?::00(?:\.0+)?)?$"
+
 Name = tuple[str, tuple[tuple[str, str], ...]]
 """Metric, then (label, value) pairs without the empty ones."""
 
@@ -34,6 +36,7 @@ class Layout:
         metric: column that names the metric, or None.
         metric_name: the metric where no column names it; with several value columns a prefix.
         fixed: labels that every row has.
+        more_times: columns that hold the rest of the time, such as a date's hour, from left to right.
     """
 
     timestamp: str
@@ -43,11 +46,17 @@ class Layout:
     labels: tuple[str, ...] = ()
     fixed: tuple[tuple[str, str], ...] = ()
     timestamp_format: str | None = None
+    more_times: tuple[str, ...] = ()
+
+    @property
+    def times(self) -> tuple[str, ...]:
+        """Return every column that the time is read from."""
+        return (self.timestamp, *self.more_times)
 
     @property
     def columns(self) -> list[str]:
         """Return every column that is read, once each."""
-        names = [self.timestamp, *self.values, *self.labels]
+        names = [*self.times, *self.values, *self.labels]
         return list(dict.fromkeys(names if self.metric is None else [*names, self.metric]))
 
 
@@ -89,6 +98,7 @@ def read_table(
     _check_types(table, layout)
     rows = _read(table, layout, zone, before=before, in_order=in_order)
     _check_swapped(rows, layout)
+    _check_digits(rows, layout)
     return rows
 
 
@@ -105,8 +115,25 @@ def _check_swapped(rows: Rows, layout: Layout) -> None:
         )
 
 
+def _check_digits(rows: Rows, layout: Layout) -> None:
+    """Refuse days written as digits where epoch numbers are expected: 20251001 is no moment of 1970.
+
+    Raises:
+        SourceError: all times, as numbers, are days of the calendar.
+    """
+    ts = rows.ts
+    if layout.timestamp_format is not None or not len(ts) or ts.min() < 19_900_101 or ts.max() > 21_001_231:
+        return
+    month, day = ts // 100 % 100, ts % 100
+    if ((month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)).all():
+        raise SourceError(
+            f"times such as {ts[0]} would be seconds of 1970, and look like days written as YYYYMMDD; "
+            "expected timestamp_format: yyyymmdd, or timestamp_format: epoch where they are seconds"
+        )
+
+
 def _read(table: Any, layout: Layout, zone: str | None, *, before: int | None, in_order: bool) -> Rows:
-    at = times.parse(_array(table, layout.timestamp), layout.timestamp_format)
+    at = times.parse(_time_array(table, layout), layout.timestamp_format)
     names, series, unnamed = _series(table, layout)
     located = times.locate(at, zone, series, before=before, in_order=in_order)
     base = np.where(located.reason == Reason.NONE, unnamed, located.reason)
@@ -129,6 +156,28 @@ def _read(table: Any, layout: Layout, zone: str | None, *, before: int | None, i
         last_at=int(located.seconds[usable[-1]]) if len(usable) else None,
         open_fold=located.open_fold,
     )
+
+
+def _time_array(table: Any, layout: Layout) -> Any:
+    """Return the column of the time; where several hold it, their texts joined by spaces."""
+    if not layout.more_times:
+        return _array(table, layout.timestamp)
+    import pyarrow as pa
+
+    parts = [_array(table, name) for name in layout.times]
+    return pa.array(join_times([part.cast(pa.string()).to_pandas() for part in parts]), pa.string())
+
+
+def join_times(parts: Sequence[Any]) -> Any:
+    """Return a date and what follows it as one text each; parts are pandas Series of texts.
+
+    A date that was stored as a moment brings a midnight of its own, which the other columns replace.
+    """
+    date, *rest = (part.fillna("").astype("str").str.strip() for part in parts)
+    joined = date.str.replace(MIDNIGHT, "", regex=True)
+    for part in rest:
+        joined = joined + " " + part.str.replace(r"\.0$", "", regex=True)
+    return joined.str.strip()
 
 
 def _array(table: Any, name: str) -> Any:
@@ -164,7 +213,7 @@ def _check_types(table: Any, layout: Layout) -> None:
     for name in layout.columns:
         kind = table.schema.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        is_time = name == layout.timestamp
+        is_time = name in layout.times
         holds = _is_text(kind) or _is_number(kind)
         if is_time:
             holds = (holds and not pa.types.is_boolean(kind)) or _is_moment(kind)

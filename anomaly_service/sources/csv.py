@@ -22,6 +22,7 @@ from anomaly_service.sources.base import BATCH_ROWS, SourceConfig
 from anomaly_service.sources.columns import RAW_LENGTH, Collected, Layout, Rows, read_table
 from anomaly_service.sources.csv_text import Parser, Rejected, cells
 from anomaly_service.sources.files import Kind, State
+from anomaly_service.sources.forms import FORMS
 from anomaly_service.sources.reasons import Reason
 from pipelines.failures import reason
 from pipelines.records import Json
@@ -37,12 +38,16 @@ class CsvConfig(SourceConfig):
         description="File, folder or pattern such as `drop/*.csv`, or a list of them; CSV (also gzip) and "
         "Parquet, told apart by content. Relative to the config file."
     )
-    timestamp: Text = Field(
-        default="timestamp",
-        description="Column of the time: ISO 8601, or epoch seconds, milli-, micro- or nanoseconds.",
+    timestamp: TextOrList = Field(
+        default=["timestamp"],
+        description="Column of the time: ISO 8601, or epoch seconds, milli-, micro- or nanoseconds. Of a "
+        "list, such as `[date, hour]` or `[year, month, day]`, the texts are joined by spaces.",
+        validate_default=True,
     )
     timestamp_format: Text | None = Field(
-        default=None, description='strptime format where it is neither, such as `"%d.%m.%Y %H:%M"`.'
+        default=None,
+        description="Form of the time where it is neither: a strptime format such as "
+        f'`"%d.%m.%Y %H:%M"`, or one of {", ".join(f"`{name}`" for name in FORMS)}.',
     )
     value: TextOrList = Field(
         default=["value"],
@@ -70,6 +75,13 @@ class CsvConfig(SourceConfig):
             raise expected("metric names the column already; keep one of metric and metric_name", shown=False)
         return value
 
+    @field_validator("timestamp_format")
+    @classmethod
+    def _known_form(cls, value: str | None) -> str | None:
+        if value is not None and "%" not in value and value not in FORMS:
+            raise expected(f"a strptime format such as %d.%m.%Y %H:%M, or one of {', '.join(FORMS)}")
+        return value
+
     @property
     def reads_name(self) -> bool:
         """True where the file's name decides what its rows mean."""
@@ -82,7 +94,8 @@ class CsvConfig(SourceConfig):
         stem = files.stem(path)
         by_name = self.metric is None and self.metric_name is None and len(self.value) == 1
         return Layout(
-            timestamp=self.timestamp,
+            timestamp=self.timestamp[0],
+            more_times=tuple(self.timestamp[1:]),
             values=tuple(self.value),
             metric=self.metric,
             metric_name=self.metric_name or (stem if by_name else ""),
@@ -100,6 +113,8 @@ class CsvConfig(SourceConfig):
             mode="json", include={"timestamp", "timestamp_format", "value", "metric", "metric_name", "labels",
                                   "file_label", "delimiter", "timezone"}
         )  # fmt: skip
+        # A single column as it was before several could be named: what was read then stays known.
+        reading["timestamp"] = self.timestamp if len(self.timestamp) > 1 else self.timestamp[0]
         return json.dumps([reading, files.stem(path) if self.reads_name else ""], sort_keys=True)
 
 

@@ -84,7 +84,7 @@ class Parser:
 
     def _kind(self, data: bytes) -> str:
         """Return what the first line's timestamp is, which the other lines' will be too."""
-        if self.layout.timestamp_format is not None:
+        if self.layout.timestamp_format is not None or self.layout.more_times:
             return "unknown"
         line = data[: data.find(b"\n") + 1 or len(data)].decode("utf-8", "replace")
         row = cells(line, self.delimiter)
@@ -105,6 +105,7 @@ class Parser:
         at = {"integer": pa.int64(), "zoned": pa.timestamp("ns", "UTC"), "naive": pa.timestamp("ns")}
         types = dict.fromkeys(self.layout.columns, words)
         types |= dict.fromkeys(self.layout.values, pa.string() if texts else pa.float64())
+        types |= dict.fromkeys(self.layout.more_times, words)
         return types | {self.layout.timestamp: words if texts else at.get(kind, words)}
 
     def _table(self, data: bytes, types: dict[str, Any], *, threads: bool, on_invalid: Any = None) -> Any:

@@ -13,10 +13,11 @@ import numpy as np
 
 from anomaly_service.config.values import duration_text
 from anomaly_service.errors import GuessError, SourceError
-from anomaly_service.sources import files, times
-from anomaly_service.sources.columns import NO_VALUES, Layout, read_table
+from anomaly_service.sources import files, readings, times
+from anomaly_service.sources.columns import NO_VALUES, Layout, join_times, read_table
 from anomaly_service.sources.csv_text import cells as split
 from anomaly_service.sources.door import stray_count
+from anomaly_service.sources.forms import FORMS, NAMED_ZONE
 from anomaly_service.sources.reasons import Reason
 from anomaly_service.sources.steps import usual_step
 from anomaly_service.sources.watched import Watched, watched
@@ -42,6 +43,10 @@ TIME_NAMES = (
     "at",
     "created_at",
 )
+TIME_WORDS = {
+    "timestamp", "datetime", "date", "day", "datum", "tag", "fecha", "data", "jour", "week", "month",
+    "period", "zeitpunkt", "zeitstempel", "epoch",
+}  # fmt: skip
 METRIC_NAMES = (
     "metric",
     "metric_name",
@@ -59,12 +64,8 @@ IDENTITY = re.compile(
     r"(?:.*_)?(?:id|no|nr|shard|server|realm|host|node|zone|shop|store|site|machine|device|region|platform)",
     re.IGNORECASE,
 )
-FORMATS = (
-    "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y",
-    "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y", "%d-%m-%Y %H:%M:%S", "%d-%m-%Y %H:%M",
-    "%Y%m%dT%H%M%S%z", "%a %b %d %H:%M:%S %Y", "%d %b %Y %H:%M:%S", "%d/%b/%Y:%H:%M:%S %z",
-)  # fmt: skip
-"""Formats tried where a column is no ISO 8601; of those that fit all rows the first."""
+TEXT_SCORE = 5.0
+"""How much more a column looks like the time where it holds texts that are one, whatever its name."""
 
 SURE = 0.95
 """Share of the cells of a column that must be of a kind."""
@@ -106,7 +107,7 @@ class Guess:
         section: dict[str, Any] = {
             "kind": "csv",
             "path": self._path_from(folder),
-            "timestamp": layout.timestamp,
+            "timestamp": list(layout.times) if layout.more_times else layout.timestamp,
         }
         if layout.timestamp_format is not None:
             section["timestamp_format"] = layout.timestamp_format
@@ -151,12 +152,22 @@ class Guess:
         return max(400 * DAY, (span // DAY + 1) * DAY)
 
 
-def guess(path: str | Path, *, timezone: str | None = None, now: datetime | None = None) -> Guess:
+def guess(
+    path: str | Path,
+    *,
+    timezone: str | None = None,
+    now: datetime | None = None,
+    time: str | None = None,
+    form: str | None = None,
+) -> Guess:
     """Return what a file, or the newest that a pattern matches, seems to hold.
 
     Args:
         timezone: of timestamps without a zone, and of season; UTC is taken where None.
-        now: what lies beyond is no part of the history, unless nothing else is; None takes all.
+        now: what lies beyond is no part of the history, unless nothing else is; None takes all, and
+            judges by the clock of this machine which readings of the times are plausible.
+        time: column of the time, or several with commas between them; None looks for it.
+        form: of the times, a name of ``forms.FORMS`` or a strptime format; None finds out.
 
     Raises:
         GuessError: no file, no header, nothing that looks like a time or a value, or no such time zone.
@@ -172,7 +183,38 @@ def guess(path: str | Path, *, timezone: str | None = None, now: datetime | None
     columns, delimiter = _sample(newest)
     several = len(found.paths) > 1
     until = None if now is None else now.timestamp()
-    return _Guesser(str(path), newest, columns, delimiter, timezone, until, several=several).guess()
+    asked = AskedTimes(_time_columns(time, columns), form)
+    return _Guesser(str(path), newest, columns, delimiter, timezone, until, asked, several=several).guess()
+
+
+@dataclass(frozen=True)
+class AskedTimes:
+    """What somebody said of the times: their columns and their form; empty and None where nobody did."""
+
+    columns: tuple[str, ...] = ()
+    form: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.form is not None and "%" not in self.form and self.form not in FORMS:
+            raise GuessError(
+                f"expected a form of times, one of {', '.join(FORMS)}, or a strptime format such as "
+                f'"%d.%m.%Y %H:%M"; got {self.form!r}'
+            )
+
+
+def _time_columns(time: str | None, columns: Columns) -> tuple[str, ...]:
+    """Return the columns that somebody named, a comma between them unless one is called so.
+
+    Raises:
+        GuessError: the file has no such column.
+    """
+    if time is None:
+        return ()
+    names = (time,) if time in columns else tuple(name.strip() for name in time.split(","))
+    missing = [name for name in names if name not in columns]
+    if missing:
+        raise GuessError(f"no column {', '.join(missing)} for the time; found {', '.join(columns)}")
+    return names
 
 
 def _check_zone(name: str) -> None:
@@ -285,6 +327,7 @@ class _Guesser:
         delimiter: str,
         timezone: str | None,
         now: float | None,
+        asked: AskedTimes,
         *,
         several: bool,
     ) -> None:
@@ -294,14 +337,15 @@ class _Guesser:
         self.delimiter = delimiter
         self.zone = timezone
         self.now = now
+        self.asked = asked
         self.several = several
         self.words: list[str] = []
         self.left_out: dict[str, str] = {}
 
     def guess(self) -> Guess:
-        timestamp, form, at = self._timestamp()
-        timezone = self._timezone(timestamp, at)
-        numeric, texts = self._kinds(timestamp)
+        time, form, at = self._timestamp()
+        timezone = self._timezone(time, form, at)
+        numeric, texts = self._kinds(time)
         metric = _named(METRIC_NAMES, texts)
         labels = self._text_labels([name for name in texts if name != metric])
         values = self._values(numeric, metric)
@@ -309,22 +353,88 @@ class _Guesser:
             at, [metric, *labels], [n for n in numeric if n not in values], values
         )
         values = tuple(name for name in values if name not in labels)
-        layout = Layout(timestamp, values, metric, "", tuple(labels), (), form)
+        self._refuse_samples(time, form, at, [metric, *labels])
+        layout = Layout(time[0], values, metric, "", tuple(labels), (), form, time[1:])
         file_label = "file" if self.several and len(values) > 1 and metric is None else None
         return self._finish(layout, file_label, timezone)
 
-    def _timestamp(self) -> tuple[str, str | None, times.Times]:
-        """Return the column of the time, its format, and the times."""
+    def _timestamp(self) -> tuple[tuple[str, ...], str | None, times.Times]:
+        """Return the columns of the time, its form, and the times."""
+        names = self._time()
+        cells = self._cells(names)
+        shown = ", ".join(names)
+        if self.asked.form is None:
+            readings.refuse_named_zone(cells, str(self.file), shown)
+        until = datetime.now(UTC).timestamp() if self.now is None else self.now
+        found = readings.readings(cells, until, wanted=self.asked.form)
+        if not found:
+            raise GuessError(self._no_time())
+        if self.asked.form is not None:
+            readings.require_most(found[0], str(self.file), shown, cells)
+        best = readings.decide(found, where=str(self.file), column=shown, cells=cells)
+        return names, best.form, best.at
+
+    def _cells(self, names: Sequence[str]) -> Any:
+        """Return the texts of the time: of several columns joined, as the source will read them."""
+        if len(names) == 1:
+            return self.columns[names[0]].to_numpy(object)
+        return join_times([self.columns[name] for name in names]).to_numpy(object)
+
+    def _time(self) -> tuple[str, ...]:
+        """Return the columns that hold the time, from left to right."""
+        if self.asked.columns:
+            return self.asked.columns
         found = [(self._time_score(name), name) for name in self.columns]
         score, name = max(found, key=lambda pair: pair[0])
+        parts = readings.split_date(list(self.columns))
+        if parts and score < TEXT_SCORE:
+            return tuple(parts)
         if score <= 0:
-            raise GuessError(
-                f"{self.file}: no column looks like a time; columns: {self._shown()}; expected ISO 8601 such "
-                "as 2024-01-31 12:00:00, or epoch seconds. A config file takes other forms: `anomaly init`, "
-                'then a format such as timestamp_format: "%d.%m.%Y %I:%M %p"'
-            )
-        form = self._format(self.columns[name])
-        return name, form, times.parse_texts(self.columns[name].to_numpy(object), form)
+            raise GuessError(self._no_time())
+        clock = self._clock_beside(name)
+        return (name,) if clock is None else (name, clock)
+
+    def _no_time(self) -> str:
+        return (
+            f"{self.file}: no column looks like a time; columns: {self._shown()}; expected ISO 8601 such "
+            "as 2024-01-31 12:00:00, or epoch seconds. Other forms are named: --time COLUMN and --times "
+            f'FORM, one of {", ".join(FORMS)}, or such as "%d.%m.%Y %I:%M %p"'
+        )
+
+    def _clock_beside(self, date: str) -> str | None:
+        """Return the column that holds the time of day, where the one of the date holds none."""
+        if self.columns[date].head(500).str.contains(r"\d:\d", regex=True).any():
+            at_midnight = self.columns[date].head(500).str.contains(r"[T ]00:00(?::00(?:\.0+)?)?$").mean()
+            if at_midnight < SURE:
+                return None
+        by_name = {readings.tokens(name): name for name in reversed(list(self.columns)) if name != date}
+        named = [by_name[name] for name in readings.CLOCKS if name in by_name]
+        return next((name for name in named if self._is_clock(name)), None)
+
+    def _is_clock(self, name: str) -> bool:
+        cells = self.columns[name].drop_duplicates().head(2000)
+        return bool(cells.str.fullmatch(readings.CLOCK).mean() >= SURE)
+
+    def _refuse_samples(
+        self, time: Sequence[str], form: str | None, at: times.Times, keys: Sequence[str | None]
+    ) -> None:
+        """Refuse a file whose samples follow each other within a second: all but one would be lost.
+
+        Raises:
+            GuessError: it says how to make whole seconds of them.
+        """
+        if self._share_of_doubles(at, keys) <= MANY:
+            return
+        cells = self.columns[time[-1]].head(2000)
+        fraction = cells.str.extract(r"[.,](\d{1,9})(?:\s*[zZ]|[+-]\d\d:?\d\d)?$")[0]
+        millis = cells.str.fullmatch(r"\d{13}(?:\d{3}){0,2}").mean() > SURE
+        if form == "excel-days" or not (millis or fraction.nunique() > 1):
+            return
+        raise GuessError(
+            f"{self.file}: several samples a second ({cells.iloc[0]}, {cells.iloc[1]}), and the service "
+            "keeps whole seconds: all but the last of a second would be lost, so nothing was read. Make one "
+            "point of each second before the file is written, or with --mean 1s"
+        )
 
     def _shown(self) -> str:
         """Return every column with a cell of it."""
@@ -333,50 +443,48 @@ class _Guesser:
     def _time_score(self, name: str) -> float:
         """Return how much a column looks like the time; 0 and less: not at all."""
         cells = self.columns[name].drop_duplicates().head(500)
-        form = self._format(cells)
-        parsed = times.parse_texts(cells.to_numpy(object), form)
-        usable = parsed.reason == Reason.NONE
-        if usable.mean() < SURE:
+        is_number = cells.str.fullmatch(r"[-+]?\d+(?:[.,]\d+)?").mean() > SURE
+        by_name = _named_like_time(name)
+        # Most columns of a wide file are no time, and every form that is tried takes its time.
+        if is_number and not by_name and not cells.str.fullmatch(r"\d{6,19}(?:\.\d+)?").any():
             return 0.0
-        by_name = len(TIME_NAMES) - TIME_NAMES.index(name.lower()) if name.lower() in TIME_NAMES else 0
-        is_number = cells.str.fullmatch(r"[-+]?\d+(?:\.\d+)?").mean() > SURE
+        # What lies ahead is judged later, with a message of its own.
+        found = readings.readings(cells.to_numpy(object), 4_102_444_800)
+        if not found and cells.map(lambda text: bool(NAMED_ZONE.fullmatch(text))).mean() < SURE:
+            return 0.0
+        if not is_number:
+            return by_name + TEXT_SCORE
         # Numbers are a time by their name, or because they lie between 2000 and 2100 and are not few.
-        recent = (parsed.seconds[usable] > 946_684_800) & (parsed.seconds[usable] < 4_102_444_800)
-        if is_number and not by_name and not (recent.all() and len(cells) > 2):
+        recent = [each for each in found if each.form != "excel-days" and _is_recent(each.at)]
+        if not by_name and not (recent and len(cells) > 2):
             return 0.0
-        return by_name + (1.0 if is_number else 5.0)
+        return by_name + 1.0
 
-    def _format(self, cells: Any) -> str | None:
-        """Return the strptime format of a column, None where it is ISO 8601 or numbers, or no time."""
-        some = cells.drop_duplicates().head(500).to_numpy(object)
-        if (times.parse_texts(some).reason == Reason.NONE).mean() >= SURE:
-            return None
-        fits = ((times.parse_texts(some, form).reason == Reason.NONE).mean() for form in FORMATS)
-        return next((form for form, share in zip(FORMATS, fits, strict=True) if share >= SURE), None)
-
-    def _timezone(self, name: str, at: times.Times) -> str | None:
+    def _timezone(self, time: Sequence[str], form: str | None, at: times.Times) -> str | None:
         naive = bool((at.naive & (at.reason == Reason.NONE)).mean() > 1 - SURE)
+        name = f"column {time[0]}" if len(time) == 1 else f"columns {', '.join(time)}, joined"
+        name += readings.says(form)
         if not naive:
-            is_number = self.columns[name].head(500).str.fullmatch(r"[-+]?\d+(?:\.\d+)?").mean() > SURE
-            kind = "epoch numbers" if is_number else "which says its zone"
-            self.words.append(f"time: column {name}, {kind}" + self._season_zone())
+            is_number = self.columns[time[0]].head(500).str.fullmatch(r"[-+]?\d+(?:\.\d+)?").mean() > SURE
+            kind = "epoch numbers" if is_number and form is None else "which says its zone"
+            self.words.append(f"time: {name}, {kind}" + self._season_zone())
             return self.zone
         zone = self.zone or "UTC"
         taken = f"taken as {zone}" + ("" if self.zone else "; where it is another, name it with --timezone")
-        self.words.append(f"time: column {name}, which carries no zone, {taken}")
+        self.words.append(f"time: {name}, which carries no zone, {taken}")
         return zone
 
     def _season_zone(self) -> str:
         return f"; days and weeks are those of {self.zone}" if self.zone else ""
 
-    def _kinds(self, timestamp: str) -> tuple[list[str], list[str]]:
+    def _kinds(self, time: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return the names of the columns of numbers and of texts."""
         import pandas as pd
 
         numeric, texts = [], []
         for name, cells in self.columns.items():
             filled = cells[~cells.isin(NO_VALUES)]
-            if name == timestamp:
+            if name in time:
                 continue
             if not len(filled):
                 self.left_out[name] = "empty"
@@ -494,10 +602,10 @@ class _Guesser:
                 return nothing  # gzip
             stream.seek(-TAIL_BYTES, 2)
             lines = stream.read().decode("utf-8", "replace").splitlines()[1:]
-        at = list(self.columns).index(layout.timestamp)
+        at = [list(self.columns).index(name) for name in layout.times]
         rows = (split(line, self.delimiter) for line in lines)
-        cells = [row[at] for row in rows if len(row) > at]
-        parsed = times.parse_texts(np.array(cells, object), layout.timestamp_format)
+        cells = _joined([[row[i] for i in at] for row in rows if len(row) > max(at)])
+        parsed = times.parse_texts(cells, layout.timestamp_format)
         located = times.locate(parsed, timezone, np.zeros(len(cells), np.int64))
         return located.seconds[located.reason == Reason.NONE]
 
@@ -524,6 +632,29 @@ class _Guesser:
         if self.left_out:
             reasons = ", ".join(f"{name} ({why})" for name, why in self.left_out.items())
             self.words.append(f"left out: {reasons}")
+
+
+def _joined(rows: list[list[str]]) -> Any:
+    """Return the texts of the time of rows that have one or more columns of it."""
+    import pandas as pd
+
+    parts = [pd.Series(part, dtype="str") for part in zip(*rows, strict=True)]
+    if len(parts) == 1:
+        return parts[0].to_numpy(object)
+    return join_times(parts).to_numpy(object) if parts else np.zeros(0, object)
+
+
+def _is_recent(at: times.Times) -> bool:
+    """True where all that can be read lies between 2000 and 2100."""
+    seconds = at.seconds[at.reason == Reason.NONE]
+    return bool(((seconds > 946_684_800) & (seconds < 4_102_444_800)).all())
+
+
+def _named_like_time(name: str) -> float:
+    """Return how much a column's name is that of a time; 0 where it is not."""
+    if name.lower() in TIME_NAMES:
+        return float(len(TIME_NAMES) - TIME_NAMES.index(name.lower()))
+    return 0.5 if TIME_WORDS & set(readings.tokens(name).split("_")) else 0.0
 
 
 def _named(names: Sequence[str], columns: Iterable[str]) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly_service.sources import forms
 from anomaly_service.sources.reasons import Reason
 from pipelines.records import Seconds
 from pipelines.times import DAY
@@ -75,11 +76,13 @@ def parse(column: Any, form: str | None = None) -> Times:
     """Return the timestamps of an Arrow array: numbers, timestamps, dates or texts.
 
     Args:
-        form: strptime format of texts; ISO 8601 and epoch numbers where None.
+        form: as in ``parse_texts``.
     """
     import pyarrow as pa
 
     kind = column.type
+    if form in forms.FORMS and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        column, kind = column.cast(pa.string()), pa.string()
     if pa.types.is_dictionary(kind):
         return _by_dictionary(column, form)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -94,10 +97,16 @@ def parse(column: Any, form: str | None = None) -> Times:
 
 
 def parse_texts(texts: NDArray[np.object_], form: str | None = None) -> Times:
-    """Return the timestamps of texts, each by itself: what stands beside it does not matter."""
+    """Return the timestamps of texts, each by itself: what stands beside it does not matter.
+
+    Args:
+        form: name of one of ``forms.FORMS``, or a strptime format; ISO 8601 and epoch numbers where None.
+    """
     import pandas as pd
 
     text = pd.Series(texts, dtype="str").str.strip()
+    if form in forms.FORMS:
+        return _of_form(text, form)
     seconds = np.zeros(len(text), dtype=np.int64)
     reason = np.full(len(text), Reason.BAD_TIME, dtype=np.uint8)
     if form is None:
@@ -114,6 +123,15 @@ def parse_texts(texts: NDArray[np.object_], form: str | None = None) -> Times:
         seconds[number], reason[number] = _scaled(text[number].to_numpy(float))
     reason[(text == "").to_numpy(bool)] = Reason.NO_TIME
     return Times(seconds, naive, reason)
+
+
+def _of_form(text: Any, form: str) -> Times:
+    """Return the timestamps of texts that are written in a form of ``forms``."""
+    found = forms.read(text, form)
+    seconds = np.where(found.ok, found.micros // 1_000_000, 0)
+    reason = np.where(found.ok, _range_reason(seconds), Reason.BAD_TIME)
+    reason[(text == "").to_numpy(bool)] = Reason.NO_TIME
+    return Times(seconds, found.naive & found.ok, reason.astype(np.uint8))
 
 
 def _of_index(at: Any) -> tuple[Seconds, NDArray[np.uint8]]:

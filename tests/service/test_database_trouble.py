@@ -191,11 +191,11 @@ def test_a_statement_that_takes_too_long_is_ended_by_the_database(database_url: 
 @pytest.mark.databases("postgresql")
 def test_what_a_url_says_of_its_connections_holds(database_url: str) -> None:
     separator = "&" if "?" in database_url else "?"
-    engine = make_engine(f"{database_url}{separator}connect_timeout=77", 5.0)
+    engine = make_engine(f"{database_url}{separator}connect_timeout=3", 5.0)
     with closing(engine.raw_connection()) as connection:
         parameters = connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
     engine.dispose()
-    assert parameters["connect_timeout"] == "77"
+    assert parameters["connect_timeout"] == "3"
     assert parameters["tcp_user_timeout"] == "5000"
 
 
