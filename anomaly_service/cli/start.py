@@ -39,6 +39,13 @@ Timezone = Annotated[
     str | None,
     typer.Option("--timezone", metavar="ZONE", help="Of times without a zone, and of days and weeks: UTC."),
 ]
+Decimal = Annotated[
+    str | None,
+    typer.Option("--decimal", metavar="MARK", help="Of values where 1,234 can be two numbers: . or ,"),
+]
+ValueColumn = Annotated[
+    str | None, typer.Option("--value", metavar="COLUMN", help="Column of the value, where it is another.")
+]
 Detector = Annotated[str | None, typer.Option("--detector", help="Any of `anomaly detectors`.")]
 Alarms = Annotated[
     float | None,
@@ -55,6 +62,8 @@ def try_(
         Path | None, typer.Option("--keep", metavar="DIR", help="Keep config and database in this folder.")
     ] = None,
     timezone: Timezone = None,
+    decimal: Decimal = None,
+    value: ValueColumn = None,
     detector: Detector = None,
     alarms: Alarms = None,
     limit: Annotated[
@@ -70,7 +79,9 @@ def try_(
     from anomaly_service.sources.guess import guess
 
     asked = moment(now, "--now")
-    guessed = guess(file, timezone=timezone, now=asked or datetime.now(UTC))
+    guessed = guess(
+        file, timezone=timezone, now=asked or datetime.now(UTC), decimal=_decimal(decimal), value=value
+    )
     # A file that was exported an hour ago is not one that stopped an hour ago.
     at = asked or datetime.fromtimestamp(guessed.stop, UTC)
     tables.note(f"{file} reads as:")
@@ -86,6 +97,13 @@ def try_(
     left_out = [f"Left out: {why}" for why in found.left_out]
     for line in (*rejected, *left_out, *_what_next(file, kept, found, limit)):
         tables.note(line)
+
+
+def _decimal(mark: str | None) -> str | None:
+    """Return a decimal mark that was asked for."""
+    if mark not in (None, ".", ","):
+        raise typer.BadParameter(f"expected . or , got {mark!r}", param_hint="--decimal")
+    return mark
 
 
 @dataclass(frozen=True)
@@ -195,6 +213,8 @@ def init(
         str | None, typer.Option("--database", metavar="URL", help="Instead of SQLite.")
     ] = None,
     timezone: Timezone = None,
+    decimal: Decimal = None,
+    value: ValueColumn = None,
     detector: Detector = None,
     season: Annotated[str | None, typer.Option("--season", help="none, daily, weekly or auto.")] = None,
     fit_every: Annotated[
@@ -211,7 +231,8 @@ def init(
     """Write a config file, for files like yours where you name one, and create the database."""
     from anomaly_service.sources.guess import guess
 
-    guessed = guess(file, timezone=timezone, now=moment(now, "--now") or datetime.now(UTC)) if file else None
+    at = moment(now, "--now") or datetime.now(UTC)
+    guessed = guess(file, timezone=timezone, now=at, decimal=_decimal(decimal), value=value) if file else None
     choices = {
         "database": database,
         "detector": detector,
