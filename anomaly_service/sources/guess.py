@@ -181,7 +181,8 @@ def guess(
         value: column of the value; guessed where None.
 
     Raises:
-        GuessError: values that can be read in two ways; no file, no header, nothing that looks like a time or a value, or no such time zone.
+        GuessError: values that can be read in two ways; no file, no header, nothing that
+            looks like a time or a value, or no such time zone.
     """
     if timezone:
         _check_zone(timezone)
@@ -362,9 +363,13 @@ class _Guesser:
 
     def _is_numbers(self, name: str, filled: Any) -> bool:
         """Return whether a column holds numbers, and keep how they can be read."""
-        texts = list(filled.drop_duplicates().head(2000))
-        self.readings[name] = numbers.forms(texts)
-        return bool(self.readings[name])
+        import pandas as pd
+
+        is_plain = pd.to_numeric(filled, errors="coerce").notna().mean() >= SURE
+        # Where commas part the columns, 1.234 has a decimal point; elsewhere it may be a thousand and more.
+        if not is_plain or self.delimiter != "," or self.decimal is not None:
+            self.readings[name] = numbers.forms(list(filled.drop_duplicates().head(2000)))
+        return is_plain or bool(self.readings[name])
 
     def _forms(self, values: Sequence[str]) -> tuple[numbers.Form, ...]:
         """Return how the numbers of each value column are written; one decimal mark for all of them.
@@ -490,8 +495,6 @@ class _Guesser:
 
     def _kinds(self, timestamp: str) -> tuple[list[str], list[str]]:
         """Return the names of the columns of numbers and of texts."""
-        import pandas as pd
-
         numeric, texts = [], []
         for name, cells in self.columns.items():
             filled = cells[~cells.isin(NO_VALUES)]
@@ -499,9 +502,7 @@ class _Guesser:
                 continue
             if not len(filled):
                 self.left_out[name] = "empty"
-            elif pd.to_numeric(filled, errors="coerce").notna().mean() >= SURE or self._is_numbers(
-                name, filled
-            ):
+            elif self._is_numbers(name, filled):
                 is_mark = ANNOTATION.fullmatch(name) and set(filled.unique()) <= {"0", "1", "0.0", "1.0"}
                 if is_mark:
                     self.left_out[name] = "marks of anomalies"

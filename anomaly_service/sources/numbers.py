@@ -44,7 +44,7 @@ class Form:
 
     @property
     def is_plain(self) -> bool:
-        return self == Form()
+        return self == PLAIN
 
     @cached_property
     def body(self) -> re.Pattern[str]:
@@ -58,6 +58,10 @@ class Form:
         if not self.body.fullmatch(body):
             return float("nan")
         return float(re.sub(MARKS[self.thousands], "", body).replace(self.decimal, "."))
+
+
+PLAIN = Form()
+"""As programs write numbers."""
 
 
 def split_unit(text: str) -> tuple[str, str] | None:
