@@ -80,13 +80,13 @@ def split_unit(text: str) -> tuple[str, str] | None:
 
 
 def parse(texts: Any, form: Form) -> tuple[Values, NDArray[np.bool_]]:
-    """Return the numbers of a pandas Series of texts, NaN for none, and which carry another unit.
+    """Return the numbers of a Series, an array or a list of texts, NaN for none, and which carry another unit.
 
     Numbers of another unit are never scaled; each different text is looked at once.
     """
     import pandas as pd
 
-    codes, different = pd.factorize(texts)
+    codes, different = pd.factorize(np.asarray(texts, object))
     read = [_one(str(text), form) for text in different]
     # Missing texts have the code -1, the last of these.
     numbers = np.array([number for number, _ in read] + [np.nan])
