@@ -39,6 +39,13 @@ Timezone = Annotated[
     str | None,
     typer.Option("--timezone", metavar="ZONE", help="Of times without a zone, and of days and weeks: UTC."),
 ]
+Decimal = Annotated[
+    str | None,
+    typer.Option("--decimal", metavar="MARK", help="Of values where 1,234 can be two numbers: . or ,"),
+]
+ValueColumn = Annotated[
+    str | None, typer.Option("--value", metavar="COLUMN", help="Column of the value, where it is another.")
+]
 Detector = Annotated[str | None, typer.Option("--detector", help="Any of `anomaly detectors`.")]
 Alarms = Annotated[
     float | None,
@@ -67,6 +74,8 @@ def try_(
     timezone: Timezone = None,
     time: TimeColumns = None,
     times: TimesForm = None,
+    decimal: Decimal = None,
+    value: ValueColumn = None,
     detector: Detector = None,
     alarms: Alarms = None,
     limit: Annotated[
@@ -82,7 +91,15 @@ def try_(
     from anomaly_service.sources.guess import guess
 
     asked = moment(now, "--now")
-    guessed = guess(file, timezone=timezone, now=asked or datetime.now(UTC), time=time, form=times)
+    guessed = guess(
+        file,
+        timezone=timezone,
+        now=asked or datetime.now(UTC),
+        time=time,
+        form=times,
+        decimal=_decimal(decimal),
+        value=value,
+    )
     # A file that was exported an hour ago is not one that stopped an hour ago.
     at = asked or datetime.fromtimestamp(guessed.stop, UTC)
     tables.note(f"{file} reads as:")
@@ -101,6 +118,13 @@ def try_(
     left_out = [f"Left out: {why}" for why in found.left_out]
     for line in (*rejected, *left_out, *_what_next(file, kept, found, limit)):
         tables.note(line)
+
+
+def _decimal(mark: str | None) -> str | None:
+    """Return a decimal mark that was asked for."""
+    if mark not in (None, ".", ","):
+        raise typer.BadParameter(f"expected . or , got {mark!r}", param_hint="--decimal")
+    return mark
 
 
 @dataclass(frozen=True)
@@ -216,6 +240,8 @@ def init(
     timezone: Timezone = None,
     time: TimeColumns = None,
     times: TimesForm = None,
+    decimal: Decimal = None,
+    value: ValueColumn = None,
     detector: Detector = None,
     season: Annotated[str | None, typer.Option("--season", help="none, daily, weekly or auto.")] = None,
     fit_every: Annotated[
@@ -233,7 +259,8 @@ def init(
     from anomaly_service.sources.guess import guess
 
     asked = moment(now, "--now") or datetime.now(UTC)
-    guessed = guess(file, timezone=timezone, now=asked, time=time, form=times) if file else None
+    wanted = {"time": time, "form": times, "decimal": _decimal(decimal), "value": value}
+    guessed = guess(file, timezone=timezone, now=asked, **wanted) if file else None
     choices = {
         "database": database,
         "detector": detector,

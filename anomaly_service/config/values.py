@@ -202,7 +202,7 @@ def absolute_sqlite(url: str, info: ValidationInfo) -> str:
     return f"{prefix}{folder_of(info) / os.path.expanduser(url.removeprefix(prefix))}"
 
 
-def _text_or_list(what: str) -> dict[str, Any]:
+def text_or_list(what: str) -> dict[str, Any]:
     return {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}], "title": what}
 
 
@@ -251,10 +251,10 @@ PathPatterns = Annotated[
     list[PathPattern],
     BeforeValidator(as_list),
     Field(min_length=1),
-    WithJsonSchema(_text_or_list("file, folder or pattern")),
+    WithJsonSchema(text_or_list("file, folder or pattern")),
 ]
 TextOrList = Annotated[
-    list[Text], BeforeValidator(as_list), Field(min_length=1), WithJsonSchema(_text_or_list("one or many"))
+    list[Text], BeforeValidator(as_list), Field(min_length=1), WithJsonSchema(text_or_list("one or many"))
 ]
 
 

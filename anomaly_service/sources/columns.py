@@ -12,10 +12,15 @@ from numpy.typing import NDArray
 from anomaly_service.errors import SourceError
 from anomaly_service.sources import door, times
 from anomaly_service.sources.base import Reading, Reject, SourceConfig, Whence
+from anomaly_service.sources.numbers import PLAIN, Form
+from anomaly_service.sources.numbers import parse as parse_numbers
 from anomaly_service.sources.reasons import Reason
 from pipelines.records import Json, PointBlock, Seconds, SeriesSpec, Values
 
-NO_VALUES = ["", "NaN", "nan", "NA", "N/A", "#N/A", "null", "NULL", "None", "-"]
+NO_VALUES = [
+    "", "NaN", "nan", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "none", "nil",
+    "-", "--", "\u2014", "unavailable", "unknown", "undefined",
+]  # fmt: skip
 """What stands for a value that is not there."""
 
 EARLY, RECENT = 2 * 365 * 86_400, 946_684_800
@@ -35,6 +40,7 @@ class Layout:
         values: value columns; of several each is a series of its own, named after its column.
         metric: column that names the metric, or None.
         metric_name: the metric where no column names it; with several value columns a prefix.
+        forms: how the numbers of each value column are written; plain where empty.
         fixed: labels that every row has.
         more_times: columns that hold the rest of the time, such as a date's hour, from left to right.
     """
@@ -47,11 +53,21 @@ class Layout:
     fixed: tuple[tuple[str, str], ...] = ()
     timestamp_format: str | None = None
     more_times: tuple[str, ...] = ()
+    forms: tuple[Form, ...] = ()
 
     @property
     def times(self) -> tuple[str, ...]:
         """Return every column that the time is read from."""
         return (self.timestamp, *self.more_times)
+
+    def form(self, i: int) -> Form:
+        """Return how the numbers of the value column of that index are written."""
+        return self.forms[i] if self.forms else PLAIN
+
+    @property
+    def is_plain(self) -> bool:
+        """Return whether every number is written as programs do."""
+        return all(form.is_plain for form in self.forms)
 
     @property
     def columns(self) -> list[str]:
@@ -187,18 +203,18 @@ def _array(table: Any, name: str) -> Any:
 
 
 def _column(table: Any, layout: Layout, i: int, base: NDArray[Any]) -> tuple[Values, NDArray[Any]]:
-    values, reason = parse_values(_array(table, layout.values[i]))
+    values, reason = parse_values(_array(table, layout.values[i]), layout.form(i))
     return values, np.where(base == 0, reason, base)
 
 
-def parse_values(column: Any) -> tuple[Values, NDArray[np.uint8]]:
+def parse_values(column: Any, form: Form = PLAIN) -> tuple[Values, NDArray[np.uint8]]:
     """Return the numbers of an Arrow array, and why some are none."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if _is_text(column.type):
-        return _values_of_texts(column)
+        return _values_of_texts(column, form)
     missing = column.is_null().to_numpy(zero_copy_only=False)
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
@@ -249,15 +265,25 @@ def _is_number(kind: Any) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _values_of_texts(column: Any) -> tuple[Values, NDArray[np.uint8]]:
+def _values_of_texts(column: Any, form: Form) -> tuple[Values, NDArray[np.uint8]]:
     import pandas as pd
 
     text = pd.Series(column.to_pandas(), dtype="str").str.strip()
-    numbers = pd.to_numeric(text, errors="coerce").to_numpy(float)
     missing = text.isna() | text.isin(NO_VALUES)
+    numbers, strange = _numbers(text, form)
     reason = _value_reason(numbers, missing.to_numpy(bool))
     reason[(reason == Reason.NONE) & np.isnan(numbers)] = Reason.BAD_VALUE
+    reason[strange] = Reason.UNIT
     return numbers, reason
+
+
+def _numbers(text: Any, form: Form) -> tuple[Values, NDArray[np.bool_]]:
+    """Return the numbers of texts, and which carry a unit that is not the column's."""
+    import pandas as pd
+
+    if not form.is_plain:
+        return parse_numbers(text, form)
+    return pd.to_numeric(text, errors="coerce").to_numpy(float), np.zeros(len(text), bool)
 
 
 def _value_reason(numbers: Values, missing: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, TypeGuard
+from typing import Annotated, Any, ClassVar, Literal, TypeGuard
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
 
-from anomaly_service.config.values import PathPatterns, Text, TextOrList, expected
+from anomaly_service.config.values import PathPatterns, Text, TextOrList, as_list, expected, text_or_list
 from anomaly_service.errors import SourceError
 from anomaly_service.printable import printable
 from anomaly_service.sources import files
@@ -23,12 +23,18 @@ from anomaly_service.sources.columns import RAW_LENGTH, Collected, Layout, Rows,
 from anomaly_service.sources.csv_text import Parser, Rejected, cells
 from anomaly_service.sources.files import Kind, State
 from anomaly_service.sources.forms import FORMS
+from anomaly_service.sources.numbers import Form
 from anomaly_service.sources.reasons import Reason
 from pipelines.failures import reason
 from pipelines.records import Json
 from pipelines.store import Ingest
 
 BOM = b"\xef\xbb\xbf"
+
+
+UnitOrList = Annotated[
+    list[str], BeforeValidator(as_list), WithJsonSchema(text_or_list("one unit, or one per value column"))
+]
 
 
 class CsvConfig(SourceConfig):
@@ -67,6 +73,16 @@ class CsvConfig(SourceConfig):
         default=None, description="Label that takes the file's name without ending, for one file per series."
     )
     delimiter: str = Field(default=",", min_length=1, max_length=1, description="What separates the columns.")
+    decimal: Literal[".", ","] = Field(default=".", description="What stands before the decimals of a value.")
+    thousands: Literal["", ".", ",", " ", "'"] = Field(
+        default="", description="What stands between groups of digits of a value; a space is any kind of one."
+    )
+    unit: UnitOrList = Field(
+        default_factory=list,
+        description="What stands before or behind every value, such as `%`, `°C` or `$`, and is left out; of "
+        "a list, one per value column. Rows with another unit are set aside.",
+        validate_default=True,
+    )
 
     @field_validator("metric_name")
     @classmethod
@@ -81,6 +97,26 @@ class CsvConfig(SourceConfig):
         if value is not None and "%" not in value and value not in FORMS:
             raise expected(f"a strptime format such as %d.%m.%Y %H:%M, or one of {', '.join(FORMS)}")
         return value
+
+    @field_validator("thousands")
+    @classmethod
+    def _two_marks(cls, value: str, info: Any) -> str:
+        if value == info.data.get("decimal"):
+            raise expected("decimal is the same mark; name another one for thousands")
+        return value
+
+    @field_validator("unit")
+    @classmethod
+    def _a_unit_each(cls, value: list[str], info: Any) -> list[str]:
+        if len(value) > 1 and len(value) != len(info.data.get("value", value)):
+            raise expected("one unit, or as many as there are value columns")
+        return value
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """Return how the numbers of each value column are written."""
+        units = self.unit if len(self.unit) > 1 else (self.unit or [""]) * len(self.value)
+        return tuple(Form(self.decimal, self.thousands, unit) for unit in units)
 
     @property
     def reads_name(self) -> bool:
@@ -102,6 +138,7 @@ class CsvConfig(SourceConfig):
             labels=tuple(self.labels),
             fixed=((self.file_label, stem),) if self.file_label is not None else (),
             timestamp_format=self.timestamp_format,
+            forms=self.forms,
         )
 
     def seed(self, path: Path) -> str:
@@ -115,6 +152,10 @@ class CsvConfig(SourceConfig):
         )  # fmt: skip
         # A single column as it was before several could be named: what was read then stays known.
         reading["timestamp"] = self.timestamp if len(self.timestamp) > 1 else self.timestamp[0]
+        # Only where they are set: content read before these keys existed stays known.
+        reading |= self.model_dump(
+            mode="json", include={"decimal", "thousands", "unit"}, exclude_defaults=True
+        )
         return json.dumps([reading, files.stem(path) if self.reads_name else ""], sort_keys=True)
 
 

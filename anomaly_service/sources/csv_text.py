@@ -104,8 +104,9 @@ class Parser:
         words = pa.dictionary(pa.int32(), pa.string())
         at = {"integer": pa.int64(), "zoned": pa.timestamp("ns", "UTC"), "naive": pa.timestamp("ns")}
         types = dict.fromkeys(self.layout.columns, words)
-        types |= dict.fromkeys(self.layout.values, pa.string() if texts else pa.float64())
         types |= dict.fromkeys(self.layout.more_times, words)
+        is_plain = self.layout.is_plain and not texts
+        types |= dict.fromkeys(self.layout.values, pa.float64() if is_plain else pa.string())
         return types | {self.layout.timestamp: words if texts else at.get(kind, words)}
 
     def _table(self, data: bytes, types: dict[str, Any], *, threads: bool, on_invalid: Any = None) -> Any:

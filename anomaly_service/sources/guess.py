@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from anomaly_service.config.values import duration_text
 from anomaly_service.errors import GuessError, SourceError
-from anomaly_service.sources import files, readings, times
+from anomaly_service.sources import files, numbers, readings, times
 from anomaly_service.sources.columns import NO_VALUES, Layout, join_times, read_table
 from anomaly_service.sources.csv_text import cells as split
 from anomaly_service.sources.door import stray_count
@@ -59,6 +59,12 @@ METRIC_NAMES = (
     "unique_id",
 )
 VALUE_NAMES = ("value", "y", "val", "v", "reading", "count")
+UNTELLING = (*VALUE_NAMES, "_value", "state", "wert", "valor", "valeur", "data", "values", "x")
+"""Names of value columns that say nothing of what is measured."""
+
+ROW_NUMBER = re.compile(
+    r"(?:unnamed: ?\d+|index|idx|id|#|no\.?|nr\.?|row(?:[ _]?(?:number|id|nr|no))?|)", re.IGNORECASE
+)
 ANNOTATION = re.compile(r"(?:is_?)?(?:label|anomal\w*|attack|outlier)s?", re.IGNORECASE)
 IDENTITY = re.compile(
     r"(?:.*_)?(?:id|no|nr|shard|server|realm|host|node|zone|shop|store|site|machine|device|region|platform)",
@@ -114,6 +120,9 @@ class Guess:
         section["value"] = layout.values[0] if len(layout.values) == 1 else list(layout.values)
         if layout.metric is not None:
             section["metric"] = layout.metric
+        if layout.metric_name:
+            section["metric_name"] = layout.metric_name
+        section |= _written(layout.forms)
         if layout.labels:
             section["labels"] = list(layout.labels)
         if self.file_label is not None:
@@ -159,6 +168,8 @@ def guess(
     now: datetime | None = None,
     time: str | None = None,
     form: str | None = None,
+    decimal: str | None = None,
+    value: str | None = None,
 ) -> Guess:
     """Return what a file, or the newest that a pattern matches, seems to hold.
 
@@ -168,9 +179,13 @@ def guess(
             judges by the clock of this machine which readings of the times are plausible.
         time: column of the time, or several with commas between them; None looks for it.
         form: of the times, a name of ``forms.FORMS`` or a strptime format; None finds out.
+        now: what lies beyond is no part of the history, unless nothing else is; None takes all.
+        decimal: mark before the decimals of values, where the file shows none that only one reading fits.
+        value: column of the value; guessed where None.
 
     Raises:
-        GuessError: no file, no header, nothing that looks like a time or a value, or no such time zone.
+        GuessError: values that can be read in two ways; no file, no header, nothing that
+            looks like a time or a value, or no such time zone.
     """
     if timezone:
         _check_zone(timezone)
@@ -184,7 +199,9 @@ def guess(
     several = len(found.paths) > 1
     until = None if now is None else now.timestamp()
     asked = AskedTimes(_time_columns(time, columns), form)
-    return _Guesser(str(path), newest, columns, delimiter, timezone, until, asked, several=several).guess()
+    guesser = _Guesser(str(path), newest, columns, delimiter, timezone, until, asked, several=several)
+    guesser.decimal, guesser.value = decimal, value
+    return guesser.guess()
 
 
 @dataclass(frozen=True)
@@ -286,7 +303,7 @@ def _csv_sample(path: Path) -> tuple[Any, str]:
     except UnicodeDecodeError:
         raise GuessError(f"{path}: neither UTF-8 text nor gzip nor Parquet") from None
     delimiter = max(",;\t|", key=header_line.count)
-    header = [name.strip() for name in split(header_line, delimiter)]
+    header = _without_empty([name.strip() for name in split(header_line, delimiter)])
     _check_header(path, header)
     if not body.strip():
         raise GuessError(f"{path}: no row below the header; expected rows of values")
@@ -300,6 +317,11 @@ def _csv_sample(path: Path) -> tuple[Any, str]:
     except pa.ArrowInvalid as error:
         raise GuessError(f"{path}: cannot be read as CSV: {error}") from None
     return table, delimiter
+
+
+def _without_empty(header: list[str]) -> list[str]:
+    """Return column names as pandas would read them, where some are empty."""
+    return [name or f"Unnamed: {i}" for i, name in enumerate(header)]
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -341,8 +363,12 @@ class _Guesser:
         self.several = several
         self.words: list[str] = []
         self.left_out: dict[str, str] = {}
+        self.decimal: str | None = None
+        self.value: str | None = None
+        self.readings: dict[str, list[numbers.Form]] = {}
 
     def guess(self) -> Guess:
+        self._leave_out_row_numbers()
         time, form, at = self._timestamp()
         timezone = self._timezone(time, form, at)
         numeric, texts = self._kinds(time)
@@ -354,9 +380,101 @@ class _Guesser:
         )
         values = tuple(name for name in values if name not in labels)
         self._refuse_samples(time, form, at, [metric, *labels])
-        layout = Layout(time[0], values, metric, "", tuple(labels), (), form, time[1:])
+        name = values[0] if metric is None and len(values) == 1 else ""
+        metric_name = "" if name.lower() in UNTELLING else name
+        layout = Layout(
+            time[0], values, metric, metric_name, tuple(labels), (), form, time[1:], self._forms(values)
+        )
         file_label = "file" if self.several and len(values) > 1 and metric is None else None
         return self._finish(layout, file_label, timezone)
+
+    def _leave_out_row_numbers(self) -> None:
+        """Drop columns that only count the rows, and columns that have no name."""
+        for name in list(self.columns):
+            if ROW_NUMBER.fullmatch(name) and _counts_rows(self.columns[name]):
+                self.left_out[name] = "a row number"
+            elif not name.lower().startswith("unnamed"):
+                continue
+            else:
+                self.left_out[name] = "it has no name"
+            if name != self.value:
+                del self.columns[name]
+
+    def _is_numbers(self, name: str, filled: Any) -> bool:
+        """Return whether a column holds numbers, and keep how they can be read."""
+        import pandas as pd
+
+        is_plain = pd.to_numeric(filled, errors="coerce").notna().mean() >= SURE
+        # Where commas part the columns, 1.234 has a decimal point; elsewhere it may be a thousand and more.
+        if not is_plain or self.delimiter != "," or self.decimal is not None:
+            self.readings[name] = numbers.forms(list(filled.iloc[:: len(filled) // 10_000 + 1]))
+        return is_plain or bool(self.readings[name])
+
+    def _forms(self, values: Sequence[str]) -> tuple[numbers.Form, ...]:
+        """Return how the numbers of each value column are written; one decimal mark for all of them.
+
+        Raises:
+            GuessError: two readings fit, and nothing decides between them; or none fits all columns.
+        """
+        readings = [self._marked(name) for name in values]
+        decimal = self._decimal(values, readings)
+        forms = [
+            next((form for form in each if form.decimal == decimal), replace(each[0], decimal=decimal))
+            for each in readings
+        ]
+        thousands = numbers.thousands_of(forms)
+        forms = [replace(form, thousands=thousands) for form in forms]
+        self._say_written(values, forms)
+        return () if all(form.is_plain for form in forms) else tuple(forms)
+
+    def _marked(self, name: str) -> list[numbers.Form]:
+        """Return the readings of a column; the one with a point where the file's commas are delimiters."""
+        found = self.readings.get(name) or [numbers.Form()]
+        if self.decimal is not None:
+            return [form for form in found if form.decimal == self.decimal] or found[:1]
+        return found[:1] if len(found) > 1 and self.delimiter == "," else found
+
+    def _decimal(self, values: Sequence[str], readings: Sequence[Sequence[numbers.Form]]) -> str:
+        """Return what stands before the decimals in all columns."""
+        if self.decimal is not None:
+            return self.decimal
+        shown = {
+            each[0].decimal
+            for name, each in zip(values, readings, strict=True)
+            if len(each) == 1 and self.columns[name].str.contains("[.,]", regex=True).any()
+        }
+        if len(shown) > 1:
+            raise GuessError(
+                f"{self.file}: some columns have decimal points and others decimal commas; name one of them "
+                "with --value"
+            )
+        unsure = [(n, each) for n, each in zip(values, readings, strict=True) if len(each) > 1]
+        if unsure and not shown:
+            raise GuessError(self._which_decimal(*unsure[0]))
+        return shown.pop() if shown else "."
+
+    def _which_decimal(self, name: str, readings: Sequence[numbers.Form]) -> str:
+        """Return the question that two readings of a column put, with its first marked rows in both."""
+        cells = self.columns[name]
+        first = list(cells[cells.str.contains("[.,]", regex=True)].head(3))
+        both = "; ".join(
+            f"--decimal {form.decimal} reads {', '.join(f'{n:.15g}' for n in numbers.parse(first, form)[0])}"
+            for form in readings
+        )
+        return f"{self.file}: column {name} ({', '.join(first)}) can be read in two ways: {both}. Say which"
+
+    def _say_written(self, values: Sequence[str], forms: Sequence[numbers.Form]) -> None:
+        """Say how numbers are written, where that is not as programs do."""
+        written = []
+        if forms[0].decimal == ",":
+            written.append("decimal comma")
+        if forms[0].thousands:
+            written.append(f"thousands marked by {forms[0].thousands!r}")
+        units = dict.fromkeys(form.unit for form in forms if form.unit)
+        if units:
+            written.append(f"unit {', '.join(units)}")
+        if written:
+            self.words.append(f"numbers: {'; '.join(written)}")
 
     def _timestamp(self) -> tuple[tuple[str, ...], str | None, times.Times]:
         """Return the columns of the time, its form, and the times."""
@@ -479,8 +597,6 @@ class _Guesser:
 
     def _kinds(self, time: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return the names of the columns of numbers and of texts."""
-        import pandas as pd
-
         numeric, texts = [], []
         for name, cells in self.columns.items():
             filled = cells[~cells.isin(NO_VALUES)]
@@ -488,7 +604,7 @@ class _Guesser:
                 continue
             if not len(filled):
                 self.left_out[name] = "empty"
-            elif pd.to_numeric(filled, errors="coerce").notna().mean() >= SURE:
+            elif self._is_numbers(name, filled):
                 is_mark = ANNOTATION.fullmatch(name) and set(filled.unique()) <= {"0", "1", "0.0", "1.0"}
                 if is_mark:
                     self.left_out[name] = "marks of anomalies"
@@ -510,16 +626,27 @@ class _Guesser:
 
     def _values(self, numeric: Sequence[str], metric: str | None) -> tuple[str, ...]:
         """Return the value columns: one by its name or as the only one, else all."""
+        if self.value is not None:
+            return (self._asked_value(numeric),)
         by_name = _named(VALUE_NAMES, numeric)
         candidates = [name for name in numeric if not self._is_identity(name)] or list(numeric)
         if not candidates:
             raise GuessError(
                 f"{self.file}: no column of numbers; columns: {self._shown()}; expected numbers such as "
-                "1234.5, without units and marks of thousands"
+                "1234.5 or 1.234,5 €, of one unit in a column"
             )
         if by_name is not None:
             return (by_name,)
         return (candidates[0],) if metric is not None else tuple(candidates)
+
+    def _asked_value(self, numeric: Sequence[str]) -> str:
+        """Return the column that was asked for."""
+        if self.value in numeric:
+            return str(self.value)
+        raise GuessError(
+            f"{self.file}: expected a column of numbers as --value, got {self.value!r}; columns of numbers: "
+            f"{', '.join(numeric) or 'none'}"
+        )
 
     def _is_identity(self, name: str) -> bool:
         cells = self.columns[name]
@@ -618,6 +745,8 @@ class _Guesser:
             self.words.append(f"value: column {layout.values[0]}")
         if layout.metric is not None:
             self.words.append(f"metric: column {layout.metric}")
+        elif layout.metric_name:
+            self.words.append(f"metric: {layout.metric_name}, as its column")
         elif len(layout.values) == 1:
             self.words.append(f"metric: the file's name, {files.stem(self.file)}")
         if layout.labels:
@@ -661,6 +790,29 @@ def _named(names: Sequence[str], columns: Iterable[str]) -> str | None:
     """Return the column that has the first of some names, whatever its case."""
     by_lower = {column.lower(): column for column in columns}
     return next((by_lower[name] for name in names if name in by_lower), None)
+
+
+def _counts_rows(cells: Any) -> bool:
+    """Return whether texts count up by one from 0 or 1."""
+    import pandas as pd
+
+    counted = pd.to_numeric(cells, errors="coerce").to_numpy(float)
+    return bool(counted[0] in (0.0, 1.0) and (np.diff(counted) == 1).all())
+
+
+def _written(forms: Sequence[numbers.Form]) -> dict[str, Any]:
+    """Return the keys of a source's section that say how numbers are written."""
+    if not forms:
+        return {}
+    section: dict[str, Any] = {}
+    if forms[0].decimal != ".":
+        section["decimal"] = forms[0].decimal
+    if forms[0].thousands:
+        section["thousands"] = forms[0].thousands
+    units = [form.unit for form in forms]
+    if any(units):
+        section["unit"] = units[0] if len(set(units)) == 1 else units
+    return section
 
 
 def _some(names: Sequence[str]) -> str:

@@ -28,6 +28,7 @@ class Reason(IntEnum):
     LONG_NAME = 17
     FAR_FUTURE = 18
     FAR_PAST = 19
+    UNIT = 20
 
     @property
     def text(self) -> str:
@@ -55,4 +56,5 @@ TEXTS = {
     Reason.LONG_NAME: "metric and labels together are longer than 2,000 bytes",
     Reason.FAR_FUTURE: "timestamp lies far in the future, by the database's clock too",
     Reason.FAR_PAST: "timestamp lies far before the rest of its series: further than ten times their span",
+    Reason.UNIT: "value carries another unit than the source's unit, or none",
 }
