@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 PANEL = "First steps"
+FILES = "Files of any kind, folders or patterns; - reads standard input."
 TOO_SHORT = "No series has enough history for a model yet."
 
 Timezone = Annotated[
@@ -50,7 +53,7 @@ Alarms = Annotated[
 
 @app.command("try", rich_help_panel=PANEL)
 def try_(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A CSV or Parquet file, or a pattern of them.")],
+    file: Annotated[list[str], typer.Argument(metavar="FILE...", help=FILES)],
     keep: Annotated[
         Path | None, typer.Option("--keep", metavar="DIR", help="Keep config and database in this folder.")
     ] = None,
@@ -70,22 +73,36 @@ def try_(
     from anomaly_service.sources.guess import guess
 
     asked = moment(now, "--now")
-    guessed = guess(file, timezone=timezone, now=asked or datetime.now(UTC))
-    # A file that was exported an hour ago is not one that stopped an hour ago.
-    at = asked or datetime.fromtimestamp(guessed.stop, UTC)
-    tables.note(f"{file} reads as:")
-    for word in guessed.words:
-        tables.note(f"  {word}")
     with ExitStack() as stack:
         kept = config or (keep / CONFIG if keep else None)
+        files = _with_input(stack, file, kept)
+        guessed = guess(*files, timezone=timezone, now=asked or datetime.now(UTC))
+        # A file that was exported an hour ago is not one that stopped an hour ago.
+        at = asked or datetime.fromtimestamp(guessed.stop, UTC)
+        named = " ".join(file)
+        tables.note(f"{named} reads as:")
+        for word in guessed.words:
+            tables.note(f"  {word}")
         path = kept or Path(stack.enter_context(TemporaryDirectory(prefix="anomaly-"))) / CONFIG
         _start(path, guessed, detector=detector, alarms_per_week=alarms)
         found = _tried(path, at)
         rejected = _rejected(found.ingested)
     _print_intervals(_highest(found.intervals, limit), found, as_json=as_json)
     left_out = [f"Left out: {why}" for why in found.left_out]
-    for line in (*rejected, *left_out, *_what_next(file, kept, found, limit)):
+    for line in (*rejected, *left_out, *_what_next(named, kept, found, limit)):
         tables.note(line)
+
+
+def _with_input(stack: ExitStack, named: list[str], kept: Path | None) -> list[str]:
+    """Return the files that were named; for ``-`` one of what came in, beside a config that is kept."""
+    if "-" not in named:
+        return named
+    folder = kept.parent if kept else Path(stack.enter_context(TemporaryDirectory(prefix="anomaly-")))
+    folder.mkdir(parents=True, exist_ok=True)
+    spooled = folder / "stdin.csv"
+    with spooled.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return [str(spooled) if name == "-" else name for name in named]
 
 
 @dataclass(frozen=True)
@@ -188,9 +205,7 @@ def _what_next(file: str, kept: Path | None, found: Tried, limit: int) -> list[s
 
 @app.command(rich_help_panel=PANEL)
 def init(
-    file: Annotated[
-        str | None, typer.Argument(metavar="[FILE]", help="A CSV or Parquet file, or a pattern of them.")
-    ] = None,
+    file: Annotated[list[str] | None, typer.Argument(metavar="[FILE...]", help=FILES)] = None,
     database: Annotated[
         str | None, typer.Option("--database", metavar="URL", help="Instead of SQLite.")
     ] = None,
@@ -211,7 +226,10 @@ def init(
     """Write a config file, for files like yours where you name one, and create the database."""
     from anomaly_service.sources.guess import guess
 
-    guessed = guess(file, timezone=timezone, now=moment(now, "--now") or datetime.now(UTC)) if file else None
+    with ExitStack() as stack:
+        files = _with_input(stack, file or [], config)
+    at = moment(now, "--now") or datetime.now(UTC)
+    guessed = guess(*files, timezone=timezone, now=at) if files else None
     choices = {
         "database": database,
         "detector": detector,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, ClassVar, TypeGuard
 
@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from anomaly_service.config.values import PathPatterns, Text, TextOrList, expected
 from anomaly_service.errors import SourceError
 from anomaly_service.printable import printable
-from anomaly_service.sources import files
+from anomaly_service.sources import containers, files
 from anomaly_service.sources.base import BATCH_ROWS, SourceConfig
 from anomaly_service.sources.columns import RAW_LENGTH, Collected, Layout, Rows, read_table
 from anomaly_service.sources.csv_text import Parser, Rejected, cells
@@ -34,8 +34,8 @@ class CsvConfig(SourceConfig):
     """Files that are watched: long, with a metric column and labels, or one file per series."""
 
     path: PathPatterns = Field(
-        description="File, folder or pattern such as `drop/*.csv`, or a list of them; CSV (also gzip) and "
-        "Parquet, told apart by content. Relative to the config file."
+        description="File, folder or pattern such as `drop/*.csv`, or a list of them; CSV, JSON lines "
+        "(also in gzip or zip), Excel and Parquet, told apart by content. Relative to the config file."
     )
     timestamp: Text = Field(
         default="timestamp",
@@ -63,12 +63,27 @@ class CsvConfig(SourceConfig):
     )
     delimiter: str = Field(default=",", min_length=1, max_length=1, description="What separates the columns.")
 
+    skip_lines: int = Field(default=0, ge=0, description="Lines before the header.")
+    comment: Text | None = Field(
+        default=None, description="What lines before the header begin with that are none, such as `#`."
+    )
+    encoding: Text | None = Field(
+        default=None,
+        description="Of the text, such as `cp1252`; UTF-8, or UTF-16 that says so, where not given.",
+    )
+    sheet: Text | None = Field(default=None, description="Sheet of Excel files; the first where not given.")
+
     @field_validator("metric_name")
     @classmethod
     def _one_metric(cls, value: str | None, info: Any) -> str | None:
         if value is not None and info.data.get("metric") is not None:
             raise expected("metric names the column already; keep one of metric and metric_name", shown=False)
         return value
+
+    @property
+    def reading(self) -> containers.Reading:
+        """Return how the text of the files is come by."""
+        return containers.Reading(self.skip_lines, self.comment, self.encoding, self.sheet)
 
     @property
     def reads_name(self) -> bool:
@@ -100,6 +115,7 @@ class CsvConfig(SourceConfig):
             mode="json", include={"timestamp", "timestamp_format", "value", "metric", "metric_name", "labels",
                                   "file_label", "delimiter", "timezone"}
         )  # fmt: skip
+        reading |= self.reading.keys()
         return json.dumps([reading, files.stem(path) if self.reads_name else ""], sort_keys=True)
 
 
@@ -337,7 +353,8 @@ class _Text:
 
     def read(self) -> Iterator[None]:
         config = self.poll.config
-        with files.open_bytes(self.path) as stream:
+        with containers.open_text(self.path, config.reading) as stream:
+            before = containers.preamble(stream, config.reading)
             header = stream.readline(files.LONGEST_LINE)
             if not header.endswith(b"\n"):
                 if len(header) == files.LONGEST_LINE:
@@ -348,7 +365,7 @@ class _Text:
                 self.path, names, config.layout(self.path), config.timezone, config.delimiter, self.hides
             )
             self.seed = config.seed(self.path)
-            reached = self._start(stream, header)
+            reached = self._start(stream, before + header)
             stream.seek(0)
             self.first = stream.read(files.HEAD)
             stream.seek(reached.consumed)
@@ -378,14 +395,14 @@ class _Text:
             reached = replace(self.poll.reached[digest].sound(), link=self.digest.link)
         else:
             self.digest.update(header)
-            reached = Reached(len(header), self.digest.hexdigest(), lines=1)
+            reached = Reached(len(header), self.digest.hexdigest(), lines=header.count(b"\n"))
         return replace(reached, inode=self.now.inode, checked=int(self.at))
 
     def _grown(self, stream: files.Stream) -> Reached | None:
         """Return how far this very file was read, where it did nothing but grow as far as its ends tell."""
         known = self.poll.of(self.path)
         is_ours = known.link and known.inode == self.now.inode and known.consumed <= self.now.size
-        if not is_ours or self.at - known.checked > RECHECK_SECONDS or isinstance(stream, gzip.GzipFile):
+        if not is_ours or self.at - known.checked > RECHECK_SECONDS or not isinstance(stream, BufferedReader):
             return None
         stream.seek(0)
         head = files.digest_of(self.seed, stream.read(files.HEAD)).hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,12 @@ import numpy as np
 
 from anomaly_service.config.values import duration_text
 from anomaly_service.errors import GuessError, SourceError
-from anomaly_service.sources import files, times
+from anomaly_service.sources import containers, files, times
 from anomaly_service.sources.columns import NO_VALUES, Layout, read_table
 from anomaly_service.sources.csv_text import cells as split
 from anomaly_service.sources.door import stray_count
 from anomaly_service.sources.reasons import Reason
+from anomaly_service.sources.shapes import shape_of
 from pipelines.records import Seconds
 from pipelines.times import DAY
 
@@ -29,6 +30,7 @@ LEARNING_STEPS = 250
 """A first model of the default window needs 192 points; some may be missing."""
 
 TIME_NAMES = (
+    "_time",
     "timestamp",
     "ts",
     "time",
@@ -41,6 +43,7 @@ TIME_NAMES = (
     "created_at",
 )
 METRIC_NAMES = (
+    "_field",
     "metric",
     "metric_name",
     "measurement",
@@ -51,7 +54,7 @@ METRIC_NAMES = (
     "name",
     "unique_id",
 )
-VALUE_NAMES = ("value", "y", "val", "v", "reading", "count")
+VALUE_NAMES = ("_value", "value", "y", "val", "v", "reading", "count")
 ANNOTATION = re.compile(r"(?:is_?)?(?:label|anomal\w*|attack|outlier)s?", re.IGNORECASE)
 IDENTITY = re.compile(
     r"(?:.*_)?(?:id|no|nr|shard|server|realm|host|node|zone|shop|store|site|machine|device|region|platform)",
@@ -79,13 +82,15 @@ class Guess:
     """What a file holds, and the config that reads it.
 
     Attributes:
-        path: file or pattern as it was given.
+        path: file or pattern as it was given, the first of several.
         layout: which columns hold what; an empty ``metric_name`` stands for the file's name.
         file_label: label that takes the file's name, where several wide files match.
         timezone: of timestamps without a zone; None where they carry one.
         start, stop: first and last time seen, epoch seconds.
         n_series: series in the part that was looked at.
         words: what was guessed, one sentence each.
+        reading: how the text of the file is come by.
+        others: files and patterns that were given besides.
     """
 
     path: str
@@ -98,13 +103,15 @@ class Guess:
     stop: int
     n_series: int
     words: tuple[str, ...]
+    reading: containers.Reading = containers.USUAL
+    others: tuple[str, ...] = ()
 
     def section(self, folder: Path | None = None) -> dict[str, Any]:
         """Return the source's section of a config file that lies in ``folder``, the current one if None."""
         layout = self.layout
         section: dict[str, Any] = {
             "kind": "csv",
-            "path": self._path_from(folder),
+            "path": self._paths_from(folder),
             "timestamp": layout.timestamp,
         }
         if layout.timestamp_format is not None:
@@ -118,16 +125,22 @@ class Guess:
             section["file_label"] = self.file_label
         if self.delimiter != ",":
             section["delimiter"] = self.delimiter
+        section |= self.reading.keys()
         section["step"] = duration_text(self.step_seconds)
         if self.timezone is not None:
             section["timezone"] = self.timezone
         return section
 
-    def _path_from(self, folder: Path | None) -> str:
+    def _paths_from(self, folder: Path | None) -> str | list[str]:
+        paths = [self._path_from(path, folder) for path in (self.path, *self.others)]
+        return paths if self.others else paths[0]
+
+    @staticmethod
+    def _path_from(path: str, folder: Path | None) -> str:
         """Return the path as a config file in that folder must name it."""
         if folder is None or folder.absolute() == Path.cwd():
-            return self.path
-        whole = Path(self.path).absolute()
+            return path
+        whole = Path(path).absolute()
         return str(whole.relative_to(folder.absolute()) if whole.is_relative_to(folder.absolute()) else whole)
 
     @property
@@ -155,7 +168,7 @@ class Guess:
         return max(400 * DAY, (span // DAY + 1) * DAY)
 
 
-def guess(path: str | Path, *, timezone: str | None = None, now: datetime | None = None) -> Guess:
+def guess(path: str | Path, *others: str, timezone: str | None = None, now: datetime | None = None) -> Guess:
     """Return what a file, or the newest that a pattern matches, seems to hold.
 
     Args:
@@ -167,16 +180,31 @@ def guess(path: str | Path, *, timezone: str | None = None, now: datetime | None
     """
     if timezone:
         _check_zone(timezone)
-    found = files.find([str(path)])
+    found = files.find([str(path), *others])
     if found.problems:
         raise SourceError(found.problems[0])
     if not found.paths:
         raise GuessError(f"{path}: no file matches; name a CSV or Parquet file")
     newest = found.paths[-1]
-    columns, delimiter = _sample(newest)
+    reading, said = _reading(newest)
+    columns, delimiter = _sample(newest, reading)
     several = len(found.paths) > 1
     until = None if now is None else now.timestamp()
-    return _Guesser(str(path), newest, columns, delimiter, timezone, until, several=several).guess()
+    guesser = _Guesser(str(path), newest, columns, delimiter, timezone, until, several=several)
+    guessed = guesser.guess()
+    return replace(guessed, words=(*said, *guessed.words), reading=reading, others=others)
+
+
+def _reading(path: Path) -> tuple[containers.Reading, list[str]]:
+    """Return how a file's text is come by, and what to say of it."""
+    if files.is_parquet(path):
+        return containers.USUAL, []
+    try:
+        return shape_of(path)
+    except files.BROKEN as error:
+        raise GuessError(f"{path}: {files.what_broke(error)}") from None
+    except SourceError as error:
+        raise GuessError(str(error)) from None
 
 
 def _check_zone(name: str) -> None:
@@ -190,7 +218,7 @@ Columns = dict[str, Any]
 """Name to pandas Series of texts; missing cells are empty."""
 
 
-def _sample(path: Path) -> tuple[Columns, str]:
+def _sample(path: Path, reading: containers.Reading) -> tuple[Columns, str]:
     """Return the beginning of a file as columns of text, and what separates them."""
     import pandas as pd
 
@@ -198,7 +226,7 @@ def _sample(path: Path) -> tuple[Columns, str]:
         table = _parquet_sample(path)
         delimiter = ","
     else:
-        table, delimiter = _csv_sample(path)
+        table, delimiter = _csv_sample(path, reading)
     if not table.num_rows:
         raise GuessError(f"{path}: no row below the header; expected a header and rows of values")
     texts = {
@@ -229,12 +257,13 @@ def _parquet_sample(path: Path) -> Any:
         raise GuessError(f"{path}: not a whole Parquet file: {error}") from None
 
 
-def _csv_sample(path: Path) -> tuple[Any, str]:
+def _csv_sample(path: Path, reading: containers.Reading) -> tuple[Any, str]:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
     try:
-        with files.open_bytes(path) as stream:
+        with containers.open_text(path, reading) as stream:
+            containers.preamble(stream, reading)
             data = stream.read(SAMPLE_BYTES)
     except files.BROKEN as error:
         raise GuessError(f"{path}: {files.what_broke(error)}") from None
@@ -489,7 +518,7 @@ class _Guesser:
         nothing = np.zeros(0, np.int64)
         if self.file.stat().st_size <= SAMPLE_BYTES or files.is_parquet(self.file):
             return nothing
-        with files.open_bytes(self.file) as stream:
+        with containers.open_text(self.file) as stream:
             if not stream.seekable() or hasattr(stream, "mtime"):
                 return nothing  # gzip
             stream.seek(-TAIL_BYTES, 2)
