@@ -31,6 +31,7 @@ RATIO = 200
 SHARED_TEXTS = 1 << 27
 """Bytes, 128 MiB: the texts of a workbook are held in memory."""
 
+UTF32 = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 INFLUX_MARKS = (b"#group", b"#datatype", b"#default")
 INFLUX_DROPPED = ("", "result", "table", "_start", "_stop")
@@ -220,12 +221,19 @@ def _line(row: Iterable[str]) -> bytes:
 
 def _translation(stream: Any, start: bytes, path: Path, reading: Reading) -> Iterator[bytes] | None:
     """Return what a text reads as where it is not read as it stands; None where it is."""
-    encoding = "utf-16" if start.startswith(UTF16) else reading.encoding
+    encoding = _marked(start) or reading.encoding
     if encoding is not None and encoding.lower() not in ("utf-8", "utf8"):
         return _shaped(_decoded(stream, encoding, path), path)
     if _is_cr_only(start) or _is_influx(start) or _is_json(start):
         return _shaped(_decoded(stream, "utf-8-sig", path), path)
     return None
+
+
+def _marked(start: bytes) -> str | None:
+    """Return the encoding that the first bytes name; UTF-8 is read as it stands."""
+    if start.startswith(UTF32):
+        return "utf-32"
+    return "utf-16" if start.startswith(UTF16) else None
 
 
 def _is_cr_only(start: bytes) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from anomaly_service.errors import SourceError
 from anomaly_service.sources import containers
 from anomaly_service.sources.containers import Reading
+from anomaly_service.sources.csv_text import cells
 
 LOOKED_AT = 1 << 22
 """Bytes, 4 MiB, by which the encoding is judged."""
@@ -98,24 +99,18 @@ def _header_line(lines: list[str]) -> int:
     2
     """
     widths = _widths(lines)
-    if not widths:
-        return 0
-    usual, times = Counter(widths).most_common(1)[0]
+    usual, times = Counter(widths).most_common(1)[0] if widths else (0, 0)
     if usual == 0 or times < len(lines) / 2:
         return 0
-    at = widths.index(usual)
-    # A comment that happens to hold as many marks as a row is still none.
-    while at + 1 < len(lines) and lines[at].startswith("# "):
-        at = widths.index(usual, at + 1) if usual in widths[at + 1 :] else at
-        if not lines[at].startswith("# "):
-            break
-    return at
+    # A header may hold a column more or less than the rows; what stands before it holds hardly any.
+    wide = [i for i, width in enumerate(widths) if width > usual / 2]
+    return next((i for i in wide if not lines[i].startswith("# ")), 0)
 
 
 def _widths(lines: list[str]) -> list[int]:
     """Return how many marks of the likeliest kind each line holds."""
     best: Any = max(",;\t|", key=lambda mark: _evenness(lines, mark))
-    return [line.count(best) for line in lines]
+    return [len(cells(line, best)) - 1 for line in lines]
 
 
 def _evenness(lines: list[str], mark: str) -> tuple[float, int]:

@@ -106,7 +106,7 @@ def _texts() -> Iterator[Hostile]:
         "bom": (b"\xef\xbb\xbf" + good, "", 1),
         "bom-16-le": ("\ufeffts,metric,realm,value\n1,ccu,kr-1,5\n".encode("utf-16-le"), "", 1),
         "bom-16-be": ("\ufeffts,metric,realm,value\n1,ccu,kr-1,5\n".encode("utf-16-be"), "", 1),
-        "bom-32": ("\ufeffts,metric,realm,value\n1,ccu,kr-1,5\n".encode("utf-32"), "UTF-8", 0),
+        "bom-32": ("\ufeffts,metric,realm,value\n1,ccu,kr-1,5\n".encode("utf-32"), "", 1),
         "two-boms": (b"\xef\xbb\xbf\xef\xbb\xbf" + good, "no column ts", 0),
         "nul-header": (b"t\0s,metric,realm,value\n" + GOOD, "no column ts", 0),
         "long-header": (b"x" * 200_000 + b",ts\n" + GOOD, "column", 0),
