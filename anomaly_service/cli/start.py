@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 PANEL = "First steps"
 FILES = "Files of any kind, folders or patterns; - reads standard input."
+COUNT = "Where rows are events: watch how many there are in every such span."
+MADE = "Where rows are events: watch this of the values in every such span."
 TOO_SHORT = "No series has enough history for a model yet."
 
 Timezone = Annotated[
@@ -49,6 +51,27 @@ Alarms = Annotated[
         "--alarms-per-week", parser=number, help="False alarms a week of all series together: 1, or less."
     ),
 ]
+
+
+def bucket(text: str) -> int:
+    """Return the seconds of a duration such as 5min, of whole seconds."""
+    from anomaly_service.config.values import parse_duration
+
+    try:
+        seconds = parse_duration(text).total_seconds()
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if seconds < 1 or seconds % 1:
+        raise typer.BadParameter(f"expected whole seconds, at least 1s, got {text!r}")
+    return int(seconds)
+
+
+def _one_aggregate(**given: int | None) -> tuple[str, int] | None:
+    named = [(by, every) for by, every in given.items() if every is not None]
+    if len(named) > 1:
+        options = ", ".join(f"--{by}" for by, _ in named)
+        raise typer.BadParameter(f"expected one of {options}")
+    return named[0] if named else None
 
 
 @app.command("try", rich_help_panel=PANEL)
@@ -66,6 +89,15 @@ def try_(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Keep the config in this file, the database beside.")
     ] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", metavar="DURATION", parser=bucket, help=COUNT)
+    ] = None,
+    total: Annotated[int | None, typer.Option("--sum", metavar="DURATION", parser=bucket, help=MADE)] = None,
+    mean: Annotated[int | None, typer.Option("--mean", metavar="DURATION", parser=bucket, help=MADE)] = None,
+    highest: Annotated[
+        int | None, typer.Option("--max", metavar="DURATION", parser=bucket, help=MADE)
+    ] = None,
+    p95: Annotated[int | None, typer.Option("--p95", metavar="DURATION", parser=bucket, help=MADE)] = None,
     now: Now = None,
     as_json: AsJson = False,
 ) -> None:
@@ -73,10 +105,11 @@ def try_(
     from anomaly_service.sources.guess import guess
 
     asked = moment(now, "--now")
+    made = _one_aggregate(count=count, sum=total, mean=mean, max=highest, p95=p95)
     with ExitStack() as stack:
         kept = config or (keep / CONFIG if keep else None)
         files = _with_input(stack, file, kept)
-        guessed = guess(*files, timezone=timezone, now=asked or datetime.now(UTC))
+        guessed = guess(*files, timezone=timezone, now=asked or datetime.now(UTC), aggregate=made)
         # A file that was exported an hour ago is not one that stopped an hour ago.
         at = asked or datetime.fromtimestamp(guessed.stop, UTC)
         named = " ".join(file)
@@ -221,6 +254,15 @@ def init(
     alarms: Alarms = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a config file that is there.")] = False,
     config: ConfigPath = CONFIG,
+    count: Annotated[
+        int | None, typer.Option("--count", metavar="DURATION", parser=bucket, help=COUNT)
+    ] = None,
+    total: Annotated[int | None, typer.Option("--sum", metavar="DURATION", parser=bucket, help=MADE)] = None,
+    mean: Annotated[int | None, typer.Option("--mean", metavar="DURATION", parser=bucket, help=MADE)] = None,
+    highest: Annotated[
+        int | None, typer.Option("--max", metavar="DURATION", parser=bucket, help=MADE)
+    ] = None,
+    p95: Annotated[int | None, typer.Option("--p95", metavar="DURATION", parser=bucket, help=MADE)] = None,
     now: Now = None,
 ) -> None:
     """Write a config file, for files like yours where you name one, and create the database."""
@@ -229,7 +271,8 @@ def init(
     with ExitStack() as stack:
         files = _with_input(stack, file or [], config)
     at = moment(now, "--now") or datetime.now(UTC)
-    guessed = guess(*files, timezone=timezone, now=at) if files else None
+    made = _one_aggregate(count=count, sum=total, mean=mean, max=highest, p95=p95)
+    guessed = guess(*files, timezone=timezone, now=at, aggregate=made) if files else None
     choices = {
         "database": database,
         "detector": detector,

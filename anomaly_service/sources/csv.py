@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from anomaly_service.config.values import PathPatterns, Text, TextOrList, expect
 from anomaly_service.errors import SourceError
 from anomaly_service.printable import printable
 from anomaly_service.sources import containers, files
+from anomaly_service.sources.aggregate import Aggregate, aggregated
 from anomaly_service.sources.base import BATCH_ROWS, SourceConfig
 from anomaly_service.sources.columns import RAW_LENGTH, Collected, Layout, Rows, read_table
 from anomaly_service.sources.csv_text import Parser, Rejected, cells
@@ -72,6 +74,12 @@ class CsvConfig(SourceConfig):
         description="Of the text, such as `cp1252`; UTF-8, or UTF-16 that says so, where not given.",
     )
     sheet: Text | None = Field(default=None, description="Sheet of Excel files; the first where not given.")
+
+    aggregate: Aggregate | None = Field(
+        default=None,
+        description="Where rows are events, several a moment: what is made of those of a bucket, such as "
+        "`{every: 5min, by: count}`. All files are read again whenever one changes.",
+    )
 
     @field_validator("metric_name")
     @classmethod
@@ -165,6 +173,20 @@ class Reached:
 
 NOTHING = Reached(0, "")
 
+AGGREGATED = "aggregated"
+"""Key of the record of when the bucket ends that was left out as it went on; no file is named so."""
+
+
+def _failures(progress: dict[str, Json]) -> dict[str, Json]:
+    """Return what keeps files from being read, and nothing of what was read of them."""
+    kept = ("failed", "failures", "failed_as", "is_set_aside")
+    return {
+        key: replace(NOTHING, **{name: record[name] for name in kept}).to_json()
+        for key, record in progress.items()
+        if record.get("failed")
+    }
+
+
 TRIES = 3
 """So many looks at a file that cannot be read are errors of the read, as many as a run has attempts; then it
 is set aside until it, or how it is read, changes."""
@@ -207,6 +229,9 @@ class CsvSource:
         Raises:
             SourceError: files that could not be read, one line each; raised last.
         """
+        if self.config.aggregate is not None:
+            yield from self._aggregated(self.config.aggregate, progress, now)
+            return
         found = files.find(self.config.path)
         poll = _Poll(self, progress, found)
         for i, path in enumerate(found.paths):
@@ -218,13 +243,51 @@ class CsvSource:
         if poll.problems:
             raise SourceError("\n".join(poll.problems))
 
+    def _aggregated(self, how: Aggregate, progress: dict[str, Json], now: datetime) -> Iterator[Ingest]:
+        """Yield the buckets of all events as one batch, where a file changed since the last look.
+
+        A bucket may have events in several files, and some may come late: so all are read again, and a
+        bucket is stored again as it is by now.
+        """
+        if self._is_unchanged(progress, now):
+            return
+        plain = CsvSource(self.name, self.config.model_copy(update={"aggregate": None}), self.batch_rows)
+        batches: list[Ingest] = []
+        problem: SourceError | None = None
+        try:
+            batches.extend(plain.read(_failures(progress), now=now))
+        except SourceError as error:
+            problem = error
+        reading = aggregated(batches, how, now.timestamp())
+        if reading is not None:
+            last = max((int(batch.points.ts.max()) for batch in batches if len(batch.points)), default=0)
+            stop = (last // how.every_seconds + 1) * how.every_seconds
+            open_until = stop if stop > now.timestamp() else 0
+            yield replace(reading, progress=reading.progress | {AGGREGATED: {"open_until": open_until}})
+        if problem is not None:
+            raise problem
+
+    def _is_unchanged(self, progress: dict[str, Json], now: datetime) -> bool:
+        """Return whether every file is as it was, and no bucket ended that was left out as it went on."""
+        states = {}
+        for path in files.find(self.config.path).paths:
+            with contextlib.suppress(OSError):
+                states[str(path)] = State.of(path).to_json()
+        known = {name: progress.get(name, {}).get("state") for name in states}
+        open_until = progress.get(AGGREGATED, {}).get("open_until", 0)
+        return states == known and not 0 < open_until <= now.timestamp()
+
     def outlived(self, progress: dict[str, Json], before: int) -> list[str]:
         """Return the files that are gone, of which nothing is newer than ``before``.
 
         One that comes back would be read again: so its rows must be older than the points that are kept. And
         a share that is not mounted at the moment, or a drop folder emptied for a while, is none that is gone.
         """
-        return [key for key, record in progress.items() if _newest(record) < before and files.is_gone(key)]
+        return [
+            key
+            for key, record in progress.items()
+            if key != AGGREGATED and _newest(record) < before and files.is_gone(key)
+        ]
 
 
 class _Poll:
@@ -241,7 +304,9 @@ class _Poll:
         self.batch = Collected(source.name, source.config)
         self.batch.notes += [f"{pattern}: no file matches" for pattern in found.unmatched]
         self.batch.notes += [f"{name}: no regular file, passed over" for name in found.irregular]
-        for record in progress.values():
+        for key, record in progress.items():
+            if key == AGGREGATED:
+                continue
             self.remember(Reached(**record))
 
     def hand_over(self, share: float) -> Ingest:

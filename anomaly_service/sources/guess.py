@@ -91,6 +91,7 @@ class Guess:
         words: what was guessed, one sentence each.
         reading: how the text of the file is come by.
         others: files and patterns that were given besides.
+        aggregate: what is made of the events of a bucket, and its length in seconds.
     """
 
     path: str
@@ -105,6 +106,7 @@ class Guess:
     words: tuple[str, ...]
     reading: containers.Reading = containers.USUAL
     others: tuple[str, ...] = ()
+    aggregate: tuple[str, int] | None = None
 
     def section(self, folder: Path | None = None) -> dict[str, Any]:
         """Return the source's section of a config file that lies in ``folder``, the current one if None."""
@@ -126,6 +128,9 @@ class Guess:
         if self.delimiter != ",":
             section["delimiter"] = self.delimiter
         section |= self.reading.keys()
+        if self.aggregate is not None:
+            by, every = self.aggregate
+            section["aggregate"] = {"every": duration_text(every), "by": by}
         section["step"] = duration_text(self.step_seconds)
         if self.timezone is not None:
             section["timezone"] = self.timezone
@@ -168,7 +173,13 @@ class Guess:
         return max(400 * DAY, (span // DAY + 1) * DAY)
 
 
-def guess(path: str | Path, *others: str, timezone: str | None = None, now: datetime | None = None) -> Guess:
+def guess(
+    path: str | Path,
+    *others: str,
+    timezone: str | None = None,
+    now: datetime | None = None,
+    aggregate: tuple[str, int] | None = None,
+) -> Guess:
     """Return what a file, or the newest that a pattern matches, seems to hold.
 
     Args:
@@ -192,7 +203,15 @@ def guess(path: str | Path, *others: str, timezone: str | None = None, now: date
     until = None if now is None else now.timestamp()
     guesser = _Guesser(str(path), newest, columns, delimiter, timezone, until, several=several)
     guessed = guesser.guess()
-    return replace(guessed, words=(*said, *guessed.words), reading=reading, others=others)
+    guessed = replace(guessed, words=(*said, *guessed.words), reading=reading, others=others)
+    return guessed if aggregate is None else _of_events(guessed, *aggregate)
+
+
+def _of_events(guessed: Guess, by: str, every: int) -> Guess:
+    """Return the guess for series that are made of a file's events."""
+    made = f"events: the {by} of every {duration_text(every)} makes the series"
+    words = [word for word in guessed.words if not word.startswith(("step:", "note:"))]
+    return replace(guessed, aggregate=(by, every), step_seconds=every, words=(*words, made))
 
 
 def _reading(path: Path) -> tuple[containers.Reading, list[str]]:
