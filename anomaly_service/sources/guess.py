@@ -204,7 +204,32 @@ def guess(
     guesser = _Guesser(str(path), newest, columns, delimiter, timezone, until, several=several)
     guessed = guesser.guess()
     guessed = replace(guessed, words=(*said, *guessed.words), reading=reading, others=others)
-    return guessed if aggregate is None else _of_events(guessed, *aggregate)
+    if aggregate is not None:
+        return _of_events(guessed, *aggregate)
+    _refuse_events(newest, columns, guessed.layout)
+    return guessed
+
+
+def _refuse_events(path: Path, columns: Columns, layout: Layout) -> None:
+    """Raise GuessError where rows are events: several at a moment, at any distance."""
+    import pandas as pd
+
+    keys = [layout.timestamp, *layout.labels, *([layout.metric] if layout.metric else [])]
+    doubles = pd.DataFrame({key: columns[key] for key in keys}).duplicated().mean()
+    parsed = times.parse_texts(columns[layout.timestamp].to_numpy(object), layout.timestamp_format)
+    distances = np.diff(np.unique(parsed.seconds[parsed.reason == Reason.NONE]))
+    # Of points of a grid nearly all lie a step apart; of events hardly any two distances are the same.
+    if (
+        doubles <= MANY
+        or len(distances) < 20
+        or np.unique(distances, return_counts=True)[1].max() > len(distances) / 2
+    ):
+        return
+    raise GuessError(
+        f"{path}: these are events, several a moment ({doubles:.0%} of the rows share one with another); "
+        "say what to watch: `--count 5min` how many there are, or `--sum 5min`, `--mean 5min`, `--max 5min`, "
+        f"`--p95 5min` of {layout.values[0]}"
+    )
 
 
 def _of_events(guessed: Guess, by: str, every: int) -> Guess:

@@ -6,9 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from anomaly_service.errors import GuessError
 from anomaly_service.sources.csv import CsvConfig, CsvSource
+from anomaly_service.sources.guess import guess
 
 BEGIN = 1_717_200_000
 EVENTS = [
@@ -62,6 +65,17 @@ def test_files_cut_in_the_middle_of_a_bucket_count_nothing_twice(tmp_path: Path)
     (tmp_path / "b.csv").write_text(text(EVENTS[2:]))
     look(source(tmp_path, "count"), progress, stored)
     assert stored == {BEGIN: 3, BEGIN + 60: 1, BEGIN + 120: 2}
+
+
+def test_events_are_asked_about_and_with_an_answer_written_to_the_config(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    at = np.sort(rng.integers(BEGIN, BEGIN + 3000, 900))
+    path = tmp_path / "a.csv"
+    path.write_text(text([(int(one), 5.0 + i % 7) for i, one in enumerate(at)]))
+    with pytest.raises(GuessError, match=r"these are events, .* `--count 5min`"):
+        guess(path)
+    section = guess(path, aggregate=("sum", 300)).section()
+    assert (section["step"], section["aggregate"]) == ("5min", {"every": "5min", "by": "sum"})
 
 
 def test_a_bucket_that_goes_on_is_no_point_yet(tmp_path: Path) -> None:
