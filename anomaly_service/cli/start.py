@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 PANEL = "First steps"
+FILES = "Files of any kind, folders or patterns; - reads standard input."
+COUNT = "Where rows are events: watch how many there are in every such span."
+MADE = "Where rows are events: watch this of the values in every such span."
 TOO_SHORT = "No series has enough history for a model yet."
 
 Timezone = Annotated[
@@ -65,9 +70,30 @@ TimesForm = Annotated[
 ]
 
 
+def bucket(text: str) -> int:
+    """Return the seconds of a duration such as 5min, of whole seconds."""
+    from anomaly_service.config.values import parse_duration
+
+    try:
+        seconds = parse_duration(text).total_seconds()
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if seconds < 1 or seconds % 1:
+        raise typer.BadParameter(f"expected whole seconds, at least 1s, got {text!r}")
+    return int(seconds)
+
+
+def _one_aggregate(**given: int | None) -> tuple[str, int] | None:
+    named = [(by, every) for by, every in given.items() if every is not None]
+    if len(named) > 1:
+        options = ", ".join(f"--{by}" for by, _ in named)
+        raise typer.BadParameter(f"expected one of {options}")
+    return named[0] if named else None
+
+
 @app.command("try", rich_help_panel=PANEL)
 def try_(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A CSV or Parquet file, or a pattern of them.")],
+    file: Annotated[list[str], typer.Argument(metavar="FILE...", help=FILES)],
     keep: Annotated[
         Path | None, typer.Option("--keep", metavar="DIR", help="Keep config and database in this folder.")
     ] = None,
@@ -84,6 +110,15 @@ def try_(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Keep the config in this file, the database beside.")
     ] = None,
+    count: Annotated[
+        int | None, typer.Option("--count", metavar="DURATION", parser=bucket, help=COUNT)
+    ] = None,
+    total: Annotated[int | None, typer.Option("--sum", metavar="DURATION", parser=bucket, help=MADE)] = None,
+    mean: Annotated[int | None, typer.Option("--mean", metavar="DURATION", parser=bucket, help=MADE)] = None,
+    highest: Annotated[
+        int | None, typer.Option("--max", metavar="DURATION", parser=bucket, help=MADE)
+    ] = None,
+    p95: Annotated[int | None, typer.Option("--p95", metavar="DURATION", parser=bucket, help=MADE)] = None,
     now: Now = None,
     as_json: AsJson = False,
 ) -> None:
@@ -91,22 +126,24 @@ def try_(
     from anomaly_service.sources.guess import guess
 
     asked = moment(now, "--now")
-    guessed = guess(
-        file,
-        timezone=timezone,
-        now=asked or datetime.now(UTC),
-        time=time,
-        form=times,
-        decimal=_decimal(decimal),
-        value=value,
-    )
-    # A file that was exported an hour ago is not one that stopped an hour ago.
-    at = asked or datetime.fromtimestamp(guessed.stop, UTC)
-    tables.note(f"{file} reads as:")
-    for word in guessed.words:
-        tables.note(f"  {word}")
+    made = _one_aggregate(count=count, sum=total, mean=mean, max=highest, p95=p95)
+    wanted: Json = {
+        "time": time,
+        "form": times,
+        "decimal": _decimal(decimal),
+        "value": value,
+        "aggregate": made,
+    }
     with ExitStack() as stack:
         kept = config or (keep / CONFIG if keep else None)
+        files = _with_input(stack, file, kept)
+        guessed = guess(*files, timezone=timezone, now=asked or datetime.now(UTC), **wanted)
+        # A file that was exported an hour ago is not one that stopped an hour ago.
+        at = asked or datetime.fromtimestamp(guessed.stop, UTC)
+        named = " ".join(file)
+        tables.note(f"{named} reads as:")
+        for word in guessed.words:
+            tables.note(f"  {word}")
         path = kept or Path(stack.enter_context(TemporaryDirectory(prefix="anomaly-"))) / CONFIG
         _start(path, guessed, detector=detector, alarms_per_week=alarms)
         found = _tried(path, at)
@@ -116,7 +153,7 @@ def try_(
             tables.note(said)
     _print_intervals(_highest(found.intervals, limit), found, as_json=as_json)
     left_out = [f"Left out: {why}" for why in found.left_out]
-    for line in (*rejected, *left_out, *_what_next(file, kept, found, limit)):
+    for line in (*rejected, *left_out, *_what_next(named, kept, found, limit)):
         tables.note(line)
 
 
@@ -125,6 +162,18 @@ def _decimal(mark: str | None) -> str | None:
     if mark not in (None, ".", ","):
         raise typer.BadParameter(f"expected . or , got {mark!r}", param_hint="--decimal")
     return mark
+
+
+def _with_input(stack: ExitStack, named: list[str], kept: Path | None) -> list[str]:
+    """Return the files that were named; for ``-`` one of what came in, beside a config that is kept."""
+    if "-" not in named:
+        return named
+    folder = kept.parent if kept else Path(stack.enter_context(TemporaryDirectory(prefix="anomaly-")))
+    folder.mkdir(parents=True, exist_ok=True)
+    spooled = folder / "stdin.csv"
+    with spooled.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return [str(spooled) if name == "-" else name for name in named]
 
 
 @dataclass(frozen=True)
@@ -231,9 +280,7 @@ def _what_next(file: str, kept: Path | None, found: Tried, limit: int) -> list[s
 
 @app.command(rich_help_panel=PANEL)
 def init(
-    file: Annotated[
-        str | None, typer.Argument(metavar="[FILE]", help="A CSV or Parquet file, or a pattern of them.")
-    ] = None,
+    file: Annotated[list[str] | None, typer.Argument(metavar="[FILE...]", help=FILES)] = None,
     database: Annotated[
         str | None, typer.Option("--database", metavar="URL", help="Instead of SQLite.")
     ] = None,
@@ -253,14 +300,32 @@ def init(
     alarms: Alarms = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a config file that is there.")] = False,
     config: ConfigPath = CONFIG,
+    count: Annotated[
+        int | None, typer.Option("--count", metavar="DURATION", parser=bucket, help=COUNT)
+    ] = None,
+    total: Annotated[int | None, typer.Option("--sum", metavar="DURATION", parser=bucket, help=MADE)] = None,
+    mean: Annotated[int | None, typer.Option("--mean", metavar="DURATION", parser=bucket, help=MADE)] = None,
+    highest: Annotated[
+        int | None, typer.Option("--max", metavar="DURATION", parser=bucket, help=MADE)
+    ] = None,
+    p95: Annotated[int | None, typer.Option("--p95", metavar="DURATION", parser=bucket, help=MADE)] = None,
     now: Now = None,
 ) -> None:
     """Write a config file, for files like yours where you name one, and create the database."""
     from anomaly_service.sources.guess import guess
 
-    asked = moment(now, "--now") or datetime.now(UTC)
-    wanted = {"time": time, "form": times, "decimal": _decimal(decimal), "value": value}
-    guessed = guess(file, timezone=timezone, now=asked, **wanted) if file else None
+    with ExitStack() as stack:
+        files = _with_input(stack, file or [], config)
+    at = moment(now, "--now") or datetime.now(UTC)
+    made = _one_aggregate(count=count, sum=total, mean=mean, max=highest, p95=p95)
+    wanted: Json = {
+        "time": time,
+        "form": times,
+        "decimal": _decimal(decimal),
+        "value": value,
+        "aggregate": made,
+    }
+    guessed = guess(*files, timezone=timezone, now=at, **wanted) if files else None
     choices = {
         "database": database,
         "detector": detector,

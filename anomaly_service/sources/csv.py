@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
+import contextlib
 import json
 import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeGuard
 
@@ -17,7 +18,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
 from anomaly_service.config.values import PathPatterns, Text, TextOrList, as_list, expected, text_or_list
 from anomaly_service.errors import SourceError
 from anomaly_service.printable import printable
-from anomaly_service.sources import files
+from anomaly_service.sources import containers, files
+from anomaly_service.sources.aggregate import Aggregate, aggregated
 from anomaly_service.sources.base import BATCH_ROWS, SourceConfig
 from anomaly_service.sources.columns import RAW_LENGTH, Collected, Layout, Rows, read_table
 from anomaly_service.sources.csv_text import Parser, Rejected, cells
@@ -41,8 +43,8 @@ class CsvConfig(SourceConfig):
     """Files that are watched: long, with a metric column and labels, or one file per series."""
 
     path: PathPatterns = Field(
-        description="File, folder or pattern such as `drop/*.csv`, or a list of them; CSV (also gzip) and "
-        "Parquet, told apart by content. Relative to the config file."
+        description="File, folder or pattern such as `drop/*.csv`, or a list of them; CSV, JSON lines "
+        "(also in gzip or zip), Excel and Parquet, told apart by content. Relative to the config file."
     )
     timestamp: TextOrList = Field(
         default=["timestamp"],
@@ -84,6 +86,22 @@ class CsvConfig(SourceConfig):
         validate_default=True,
     )
 
+    skip_lines: int = Field(default=0, ge=0, description="Lines before the header.")
+    comment: Text | None = Field(
+        default=None, description="What lines before the header begin with that are none, such as `#`."
+    )
+    encoding: Text | None = Field(
+        default=None,
+        description="Of the text, such as `cp1252`; UTF-8, or UTF-16 that says so, where not given.",
+    )
+    sheet: Text | None = Field(default=None, description="Sheet of Excel files; the first where not given.")
+
+    aggregate: Aggregate | None = Field(
+        default=None,
+        description="Where rows are events, several a moment: what is made of those of a bucket, such as "
+        "`{every: 5min, by: count}`. All files are read again whenever one changes.",
+    )
+
     @field_validator("metric_name")
     @classmethod
     def _one_metric(cls, value: str | None, info: Any) -> str | None:
@@ -117,6 +135,11 @@ class CsvConfig(SourceConfig):
         """Return how the numbers of each value column are written."""
         units = self.unit if len(self.unit) > 1 else (self.unit or [""]) * len(self.value)
         return tuple(Form(self.decimal, self.thousands, unit) for unit in units)
+
+    @property
+    def reading(self) -> containers.Reading:
+        """Return how the text of the files is come by."""
+        return containers.Reading(self.skip_lines, self.comment, self.encoding, self.sheet)
 
     @property
     def reads_name(self) -> bool:
@@ -156,6 +179,7 @@ class CsvConfig(SourceConfig):
         reading |= self.model_dump(
             mode="json", include={"decimal", "thousands", "unit"}, exclude_defaults=True
         )
+        reading |= self.reading.keys()
         return json.dumps([reading, files.stem(path) if self.reads_name else ""], sort_keys=True)
 
 
@@ -205,6 +229,20 @@ class Reached:
 
 NOTHING = Reached(0, "")
 
+AGGREGATED = "aggregated"
+"""Key of the record of when the bucket ends that was left out as it went on; no file is named so."""
+
+
+def _failures(progress: dict[str, Json]) -> dict[str, Json]:
+    """Return what keeps files from being read, and nothing of what was read of them."""
+    kept = ("failed", "failures", "failed_as", "is_set_aside")
+    return {
+        key: replace(NOTHING, **{name: record[name] for name in kept}).to_json()
+        for key, record in progress.items()
+        if record.get("failed")
+    }
+
+
 TRIES = 3
 """So many looks at a file that cannot be read are errors of the read, as many as a run has attempts; then it
 is set aside until it, or how it is read, changes."""
@@ -247,6 +285,9 @@ class CsvSource:
         Raises:
             SourceError: files that could not be read, one line each; raised last.
         """
+        if self.config.aggregate is not None:
+            yield from self._aggregated(self.config.aggregate, progress, now)
+            return
         found = files.find(self.config.path)
         poll = _Poll(self, progress, found)
         for i, path in enumerate(found.paths):
@@ -258,13 +299,51 @@ class CsvSource:
         if poll.problems:
             raise SourceError("\n".join(poll.problems))
 
+    def _aggregated(self, how: Aggregate, progress: dict[str, Json], now: datetime) -> Iterator[Ingest]:
+        """Yield the buckets of all events as one batch, where a file changed since the last look.
+
+        A bucket may have events in several files, and some may come late: so all are read again, and a
+        bucket is stored again as it is by now.
+        """
+        if self._is_unchanged(progress, now):
+            return
+        plain = CsvSource(self.name, self.config.model_copy(update={"aggregate": None}), self.batch_rows)
+        batches: list[Ingest] = []
+        problem: SourceError | None = None
+        try:
+            batches.extend(plain.read(_failures(progress), now=now))
+        except SourceError as error:
+            problem = error
+        reading = aggregated(batches, how, now.timestamp())
+        if reading is not None:
+            last = max((int(batch.points.ts.max()) for batch in batches if len(batch.points)), default=0)
+            stop = (last // how.every_seconds + 1) * how.every_seconds
+            open_until = stop if stop > now.timestamp() else 0
+            yield replace(reading, progress=reading.progress | {AGGREGATED: {"open_until": open_until}})
+        if problem is not None:
+            raise problem
+
+    def _is_unchanged(self, progress: dict[str, Json], now: datetime) -> bool:
+        """Return whether every file is as it was, and no bucket ended that was left out as it went on."""
+        states = {}
+        for path in files.find(self.config.path).paths:
+            with contextlib.suppress(OSError):
+                states[str(path)] = State.of(path).to_json()
+        known = {name: progress.get(name, {}).get("state") for name in states}
+        open_until = progress.get(AGGREGATED, {}).get("open_until", 0)
+        return states == known and not 0 < open_until <= now.timestamp()
+
     def outlived(self, progress: dict[str, Json], before: int) -> list[str]:
         """Return the files that are gone, of which nothing is newer than ``before``.
 
         One that comes back would be read again: so its rows must be older than the points that are kept. And
         a share that is not mounted at the moment, or a drop folder emptied for a while, is none that is gone.
         """
-        return [key for key, record in progress.items() if _newest(record) < before and files.is_gone(key)]
+        return [
+            key
+            for key, record in progress.items()
+            if key != AGGREGATED and _newest(record) < before and files.is_gone(key)
+        ]
 
 
 class _Poll:
@@ -281,7 +360,9 @@ class _Poll:
         self.batch = Collected(source.name, source.config)
         self.batch.notes += [f"{pattern}: no file matches" for pattern in found.unmatched]
         self.batch.notes += [f"{name}: no regular file, passed over" for name in found.irregular]
-        for record in progress.values():
+        for key, record in progress.items():
+            if key == AGGREGATED:
+                continue
             self.remember(Reached(**record))
 
     def hand_over(self, share: float) -> Ingest:
@@ -393,7 +474,8 @@ class _Text:
 
     def read(self) -> Iterator[None]:
         config = self.poll.config
-        with files.open_bytes(self.path) as stream:
+        with containers.open_text(self.path, config.reading) as stream:
+            before = containers.preamble(stream, config.reading)
             header = stream.readline(files.LONGEST_LINE)
             if not header.endswith(b"\n"):
                 if len(header) == files.LONGEST_LINE:
@@ -404,7 +486,7 @@ class _Text:
                 self.path, names, config.layout(self.path), config.timezone, config.delimiter, self.hides
             )
             self.seed = config.seed(self.path)
-            reached = self._start(stream, header)
+            reached = self._start(stream, before + header)
             stream.seek(0)
             self.first = stream.read(files.HEAD)
             stream.seek(reached.consumed)
@@ -434,14 +516,14 @@ class _Text:
             reached = replace(self.poll.reached[digest].sound(), link=self.digest.link)
         else:
             self.digest.update(header)
-            reached = Reached(len(header), self.digest.hexdigest(), lines=1)
+            reached = Reached(len(header), self.digest.hexdigest(), lines=header.count(b"\n"))
         return replace(reached, inode=self.now.inode, checked=int(self.at))
 
     def _grown(self, stream: files.Stream) -> Reached | None:
         """Return how far this very file was read, where it did nothing but grow as far as its ends tell."""
         known = self.poll.of(self.path)
         is_ours = known.link and known.inode == self.now.inode and known.consumed <= self.now.size
-        if not is_ours or self.at - known.checked > RECHECK_SECONDS or isinstance(stream, gzip.GzipFile):
+        if not is_ours or self.at - known.checked > RECHECK_SECONDS or not isinstance(stream, BufferedReader):
             return None
         stream.seek(0)
         head = files.digest_of(self.seed, stream.read(files.HEAD)).hexdigest()

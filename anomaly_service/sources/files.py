@@ -44,7 +44,8 @@ Stream = gzip.GzipFile | BufferedReader
 BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)
 """What reading gzip raises where the file breaks off or is damaged."""
 
-SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq", ".tsv", ".tsv.gz")
+SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq", ".tsv", ".tsv.gz", ".xlsx", ".zip", ".jsonl", ".jsonl.gz",
+            ".ndjson", ".ndjson.gz")  # fmt: skip
 """What is taken of a folder that is named without a pattern."""
 
 
@@ -183,7 +184,19 @@ def stem(path: Path) -> str:
     'ccu.kr-1'
     """
     name = path.name
-    for ending in (".gz", ".csv", ".tsv", ".txt", ".parquet", ".pq"):
+    for ending in (
+        ".zip",
+        ".gz",
+        ".csv",
+        ".tsv",
+        ".txt",
+        ".parquet",
+        ".pq",
+        ".xlsx",
+        ".jsonl",
+        ".ndjson",
+        ".json",
+    ):
         name = name.removesuffix(ending)
     return name or path.name
 

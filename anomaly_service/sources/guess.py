@@ -13,12 +13,13 @@ import numpy as np
 
 from anomaly_service.config.values import duration_text
 from anomaly_service.errors import GuessError, SourceError
-from anomaly_service.sources import files, numbers, readings, times
+from anomaly_service.sources import containers, files, numbers, readings, times
 from anomaly_service.sources.columns import NO_VALUES, Layout, join_times, read_table
 from anomaly_service.sources.csv_text import cells as split
 from anomaly_service.sources.door import stray_count
 from anomaly_service.sources.forms import FORMS, NAMED_ZONE
 from anomaly_service.sources.reasons import Reason
+from anomaly_service.sources.shapes import shape_of
 from anomaly_service.sources.steps import usual_step
 from anomaly_service.sources.watched import Watched, watched
 from pipelines.records import Seconds
@@ -32,6 +33,7 @@ LEARNING_STEPS = 250
 """A first model of the default window needs 192 points; some may be missing."""
 
 TIME_NAMES = (
+    "_time",
     "timestamp",
     "ts",
     "time",
@@ -48,6 +50,7 @@ TIME_WORDS = {
     "period", "zeitpunkt", "zeitstempel", "epoch",
 }  # fmt: skip
 METRIC_NAMES = (
+    "_field",
     "metric",
     "metric_name",
     "measurement",
@@ -58,8 +61,8 @@ METRIC_NAMES = (
     "name",
     "unique_id",
 )
-VALUE_NAMES = ("value", "y", "val", "v", "reading", "count")
-UNTELLING = (*VALUE_NAMES, "_value", "state", "wert", "valor", "valeur", "data", "values", "x")
+VALUE_NAMES = ("_value", "value", "y", "val", "v", "reading", "count")
+UNTELLING = (*VALUE_NAMES, "state", "wert", "valor", "valeur", "data", "values", "x")
 """Names of value columns that say nothing of what is measured."""
 
 ROW_NUMBER = re.compile(
@@ -85,7 +88,7 @@ class Guess:
     """What a file holds, and the config that reads it.
 
     Attributes:
-        path: file or pattern as it was given.
+        path: file or pattern as it was given, the first of several.
         layout: which columns hold what; an empty ``metric_name`` stands for the file's name.
         file_label: label that takes the file's name, where several wide files match.
         timezone: of timestamps without a zone; None where they carry one.
@@ -93,6 +96,9 @@ class Guess:
         n_series: series in the part that was looked at.
         words: what was guessed, one sentence each.
         watched: what values and their absence stand for; None where each is its own value.
+        reading: how the text of the file is come by.
+        others: files and patterns that were given besides.
+        aggregate: what is made of the events of a bucket, and its length in seconds.
     """
 
     path: str
@@ -106,13 +112,16 @@ class Guess:
     n_series: int
     words: tuple[str, ...]
     watched: Watched | None = None
+    reading: containers.Reading = containers.USUAL
+    others: tuple[str, ...] = ()
+    aggregate: tuple[str, int] | None = None
 
     def section(self, folder: Path | None = None) -> dict[str, Any]:
         """Return the source's section of a config file that lies in ``folder``, the current one if None."""
         layout = self.layout
         section: dict[str, Any] = {
             "kind": "csv",
-            "path": self._path_from(folder),
+            "path": self._paths_from(folder),
             "timestamp": list(layout.times) if layout.more_times else layout.timestamp,
         }
         if layout.timestamp_format is not None:
@@ -129,17 +138,26 @@ class Guess:
             section["file_label"] = self.file_label
         if self.delimiter != ",":
             section["delimiter"] = self.delimiter
+        section |= self.reading.keys()
+        if self.aggregate is not None:
+            by, every = self.aggregate
+            section["aggregate"] = {"every": duration_text(every), "by": by}
         section["step"] = duration_text(self.step_seconds)
         section |= {} if self.watched is None else self.watched.section()
         if self.timezone is not None:
             section["timezone"] = self.timezone
         return section
 
-    def _path_from(self, folder: Path | None) -> str:
+    def _paths_from(self, folder: Path | None) -> str | list[str]:
+        paths = [self._path_from(path, folder) for path in (self.path, *self.others)]
+        return paths if self.others else paths[0]
+
+    @staticmethod
+    def _path_from(path: str, folder: Path | None) -> str:
         """Return the path as a config file in that folder must name it."""
         if folder is None or folder.absolute() == Path.cwd():
-            return self.path
-        whole = Path(self.path).absolute()
+            return path
+        whole = Path(path).absolute()
         return str(whole.relative_to(folder.absolute()) if whole.is_relative_to(folder.absolute()) else whole)
 
     @property
@@ -163,13 +181,14 @@ class Guess:
 
 def guess(
     path: str | Path,
-    *,
+    *others: str,
     timezone: str | None = None,
     now: datetime | None = None,
     time: str | None = None,
     form: str | None = None,
     decimal: str | None = None,
     value: str | None = None,
+    aggregate: tuple[str, int] | None = None,
 ) -> Guess:
     """Return what a file, or the newest that a pattern matches, seems to hold.
 
@@ -189,19 +208,22 @@ def guess(
     """
     if timezone:
         _check_zone(timezone)
-    found = files.find([str(path)])
+    found = files.find([str(path), *others])
     if found.problems:
         raise SourceError(found.problems[0])
     if not found.paths:
         raise GuessError(f"{path}: no file matches; name a CSV or Parquet file")
     newest = found.paths[-1]
-    columns, delimiter = _sample(newest)
+    reading, said = _reading(newest)
+    columns, delimiter = _sample(newest, reading)
     several = len(found.paths) > 1
     until = None if now is None else now.timestamp()
     asked = AskedTimes(_time_columns(time, columns), form)
     guesser = _Guesser(str(path), newest, columns, delimiter, timezone, until, asked, several=several)
-    guesser.decimal, guesser.value = decimal, value
-    return guesser.guess()
+    guesser.decimal, guesser.value, guesser.aggregate = decimal, value, aggregate
+    guessed = guesser.guess()
+    guessed = replace(guessed, words=(*said, *guessed.words), reading=reading, others=others)
+    return guessed if aggregate is None else _of_events(guessed, *aggregate)
 
 
 @dataclass(frozen=True)
@@ -234,6 +256,25 @@ def _time_columns(time: str | None, columns: Columns) -> tuple[str, ...]:
     return names
 
 
+def _of_events(guessed: Guess, by: str, every: int) -> Guess:
+    """Return the guess for series that are made of a file's events."""
+    made = f"events: the {by} of every {duration_text(every)} makes the series"
+    words = [word for word in guessed.words if not word.startswith(("step:", "note:"))]
+    return replace(guessed, aggregate=(by, every), step_seconds=every, words=(*words, made))
+
+
+def _reading(path: Path) -> tuple[containers.Reading, list[str]]:
+    """Return how a file's text is come by, and what to say of it."""
+    if files.is_parquet(path):
+        return containers.USUAL, []
+    try:
+        return shape_of(path)
+    except files.BROKEN as error:
+        raise GuessError(f"{path}: {files.what_broke(error)}") from None
+    except SourceError as error:
+        raise GuessError(str(error)) from None
+
+
 def _check_zone(name: str) -> None:
     from zoneinfo import available_timezones
 
@@ -245,7 +286,7 @@ Columns = dict[str, Any]
 """Name to pandas Series of texts; missing cells are empty."""
 
 
-def _sample(path: Path) -> tuple[Columns, str]:
+def _sample(path: Path, reading: containers.Reading) -> tuple[Columns, str]:
     """Return the beginning of a file as columns of text, and what separates them."""
     import pandas as pd
 
@@ -253,7 +294,7 @@ def _sample(path: Path) -> tuple[Columns, str]:
         table = _parquet_sample(path)
         delimiter = ","
     else:
-        table, delimiter = _csv_sample(path)
+        table, delimiter = _csv_sample(path, reading)
     if not table.num_rows:
         raise GuessError(f"{path}: no row below the header; expected a header and rows of values")
     texts = {
@@ -284,12 +325,13 @@ def _parquet_sample(path: Path) -> Any:
         raise GuessError(f"{path}: not a whole Parquet file: {error}") from None
 
 
-def _csv_sample(path: Path) -> tuple[Any, str]:
+def _csv_sample(path: Path, reading: containers.Reading) -> tuple[Any, str]:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
     try:
-        with files.open_bytes(path) as stream:
+        with containers.open_text(path, reading) as stream:
+            containers.preamble(stream, reading)
             data = stream.read(SAMPLE_BYTES)
     except files.BROKEN as error:
         raise GuessError(f"{path}: {files.what_broke(error)}") from None
@@ -365,6 +407,7 @@ class _Guesser:
         self.left_out: dict[str, str] = {}
         self.decimal: str | None = None
         self.value: str | None = None
+        self.aggregate: tuple[str, int] | None = None
         self.readings: dict[str, list[numbers.Form]] = {}
 
     def guess(self) -> Guess:
@@ -379,7 +422,9 @@ class _Guesser:
             at, [metric, *labels], [n for n in numeric if n not in values], values
         )
         values = tuple(name for name in values if name not in labels)
-        self._refuse_samples(time, form, at, [metric, *labels])
+        if self.aggregate is None:
+            self._refuse_samples(time, form, at, [metric, *labels])
+            self._refuse_events(time, at, [*labels, *([metric] if metric else [])], values)
         name = values[0] if metric is None and len(values) == 1 else ""
         metric_name = "" if name.lower() in UNTELLING else name
         layout = Layout(
@@ -554,6 +599,28 @@ class _Guesser:
             "point of each second before the file is written, or with --mean 1s"
         )
 
+    def _refuse_events(
+        self, time: Sequence[str], at: times.Times, keys: Sequence[str], values: Sequence[str]
+    ) -> None:
+        """Raise GuessError where rows are events: several at a moment, at any distance."""
+        import pandas as pd
+
+        doubles = pd.DataFrame({key: self.columns[key] for key in (*time, *keys)}).duplicated().mean()
+        distances = np.diff(np.unique(at.seconds[at.reason == Reason.NONE]))
+        # Of points of a grid nearly all lie a step apart; of events hardly any two distances are the same.
+        if (
+            doubles <= MANY
+            or len(distances) < 20
+            or np.unique(distances, return_counts=True)[1].max() > len(distances) / 2
+        ):
+            return
+        of = f" of {values[0]}" if values else ""
+        raise GuessError(
+            f"{self.file}: these are events, several a moment ({doubles:.0%} of the rows share one with "
+            "another); say what to watch: `--count 5min` how many there are, or `--sum 5min`, `--mean 5min`, "
+            f"`--max 5min`, `--p95 5min`{of}"
+        )
+
     def _shown(self) -> str:
         """Return every column with a cell of it."""
         return ", ".join(f"{name} ({cells.iloc[0]!r})" for name, cells in self.columns.items())
@@ -724,7 +791,7 @@ class _Guesser:
         nothing = np.zeros(0, np.int64)
         if self.file.stat().st_size <= SAMPLE_BYTES or files.is_parquet(self.file):
             return nothing
-        with files.open_bytes(self.file) as stream:
+        with containers.open_text(self.file) as stream:
             if not stream.seekable() or hasattr(stream, "mtime"):
                 return nothing  # gzip
             stream.seek(-TAIL_BYTES, 2)

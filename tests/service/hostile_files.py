@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -104,9 +105,9 @@ def _texts() -> Iterator[Hostile]:
         "empty": (b"", "", 0),
         "blank": (b"\n\n\n", "no column", 0),
         "bom": (b"\xef\xbb\xbf" + good, "", 1),
-        "bom-16-le": ("\ufeffts,metric,realm,value\n1,ccu,kr-1,5\n".encode("utf-16-le"), "UTF-8", 0),
-        "bom-16-be": ("\ufeffts,metric,realm,value\n1,ccu,kr-1,5\n".encode("utf-16-be"), "UTF-8", 0),
-        "bom-32": ("\ufeffts,metric,realm,value\n1,ccu,kr-1,5\n".encode("utf-32"), "UTF-8", 0),
+        "bom-16-le": ("\ufeffts,metric,realm,value\n1,ccu,kr-1,5\n".encode("utf-16-le"), "", 1),
+        "bom-16-be": ("\ufeffts,metric,realm,value\n1,ccu,kr-1,5\n".encode("utf-16-be"), "", 1),
+        "bom-32": ("\ufeffts,metric,realm,value\n1,ccu,kr-1,5\n".encode("utf-32"), "", 1),
         "two-boms": (b"\xef\xbb\xbf\xef\xbb\xbf" + good, "no column ts", 0),
         "nul-header": (b"t\0s,metric,realm,value\n" + GOOD, "no column ts", 0),
         "long-header": (b"x" * 200_000 + b",ts\n" + GOOD, "column", 0),
@@ -124,9 +125,25 @@ def _texts() -> Iterator[Hostile]:
     }
     for name, (data, said, taken) in texts.items():
         yield Hostile(f"{name}.csv", _written(data), said, taken=taken)
+    yield Hostile("zip-bomb.zip", _written(_zipped({"a.csv": b"\0" * (65 << 20)})), "unpack to")
+    yield Hostile("two.zip", _written(_zipped({"a.csv": good, "b.csv": good})), "holds 2 files")
+    yield Hostile("half.zip", _written(_zipped({"a.csv": good})[:90]), "damaged or breaks off")
+    yield Hostile("nested.zip", _written(_zipped({"a.zip": _zipped({"a.csv": good})})), "is packed itself")
+    yield Hostile("one.zip", _written(_zipped({"a.csv": good})), "", taken=1)
+    yield Hostile(
+        "no-book.xlsx", _written(_zipped({"xl/workbook.xml": b"<"})), "the Excel file cannot be read"
+    )
     yield Hostile("half-parquet.parquet", _written(_parquet({}, 10)[:200]), "not a whole Parquet file")
     yield Hostile("parquet-head.parquet", _written(b"PAR1"), "Parquet")
     yield Hostile("corrupt-page.parquet", _written(_corrupted()), "cannot be read any further")
+
+
+def _zipped(members: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return out.getvalue()
 
 
 def _parquet(columns: dict[str, Any], n: int = 1, **options: Any) -> bytes:

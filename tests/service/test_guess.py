@@ -188,7 +188,7 @@ def test_a_zone_that_is_none_is_refused(tmp_path: Path, write: Writer, zone: str
         ("a,b\nx,1\ny,2\n", r"no column looks like a time; columns: a \('x'\), b \('1'\)"),
         ("timestamp;b\n1717200000;4.998,20\n1717200300;y\n", r"no column of numbers; .*, b \('4.998,20'\)"),
         ("ts,ts\n1,2\n", "columns of the same name"),
-        ("\udcff\udcfe,x\n1,2\n", "neither UTF-8 text nor gzip nor Parquet"),
+        ("\udcff\udcfe,x\n1,2\n", "expected at least two columns"),
     ],
 )
 def test_what_is_no_time_series_is_refused_with_what_is_missing(
