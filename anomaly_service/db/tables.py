@@ -376,7 +376,6 @@ class EventRevision(Base):
             sqlite_where=text("revision > 1"),
             postgresql_where=text("revision > 1"),
         ),
-        # The daemon tells what each of its runs did.
     )
 
     event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), primary_key=True)

@@ -30,6 +30,9 @@ FULL = 0.5
 WEEKS = 3
 """From so many weeks on a habit has exceptions; a bin that was seen twice and both times empty has none."""
 
+RECURS = 2 / 3
+"""A habit shows in most weeks: what came for a day, and again weeks later, has a gap and no habit."""
+
 FIRST_THURSDAY = 3 * DAY
 """The epoch began on a Thursday; weeks begin on Mondays."""
 
@@ -58,7 +61,9 @@ def _bins(ts: Seconds, timezone: str, size: int) -> Seconds:
 
 def _told(counts: NDArray[np.int64], first: int, size: int, step_seconds: int) -> str:
     """Return the bins of the week in words of one letter, from the points in each bin of a history."""
-    of_week = (first + np.arange(len(counts))) % (WEEK // size)
+    week, of_week = np.divmod(first + np.arange(len(counts)), WEEK // size)
+    if np.mean(np.bincount(week - week[0], counts > 0) > 0) < RECURS:
+        return ""
     # The first and the last bin were seen in part only.
     of_week, counts = of_week[1:-1], counts[1:-1]
     n_seen = np.bincount(of_week, minlength=WEEK // size)

@@ -319,13 +319,16 @@ def least_seconds(spec: MonitorSpec, step_seconds: int) -> int:
     return MIN_WINDOWS * members.shortest_window(spec.detector, spec.params) * step_seconds
 
 
-def block_steps(n_steps: int, window: int, folds: int, step_seconds: int = 0) -> int:
+def block_steps(n_steps: int, window: int, folds: int, weekly_step_seconds: int = 0) -> int:
     """Return the length of a held-out block, in steps.
 
-    A fold has several blocks of a history, and one of two to three weeks: two of a fortnight would
-    lie a week apart, and a weekend be judged by what saw none.
+    A fold has several blocks, but one where a week may be learned from less than three: two of a fortnight
+    would hide both of its weekends, and a weekend be judged by what saw none.
+
+    Args:
+        weekly_step_seconds: step of series whose season may be a week's; 0 where it may not.
     """
-    if 2 * WEEK <= n_steps * step_seconds < 3 * WEEK:
+    if 2 * WEEK <= n_steps * weekly_step_seconds < 3 * WEEK:
         return int(max(window, -(-n_steps // folds)))
     return int(max(window, min(BLOCK_WINDOWS * window, n_steps // (2 * folds))))
 
@@ -505,7 +508,8 @@ class _Fits:
         if self.taken is not None:
             return self.taken.block
         n_steps = min(len(own.prepared.ts) for own in ready)
-        step_seconds = min(own.recipe.step_seconds for own in ready)
+        weekly = self.spec.season in ("auto", "weekly")
+        step_seconds = min(own.recipe.step_seconds for own in ready) if weekly else 0
         return block_steps(n_steps, self.config.window, self.cls.folds, step_seconds)
 
     def _asked(

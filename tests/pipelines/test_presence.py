@@ -105,3 +105,12 @@ def test_a_market_has_no_points_on_weekends():
     days = MONDAY + np.array([d for d in range(56) if d % 7 < 5]) * DAY
     habit = presence.learn(days, int(days[0]), int(days[-1]), "UTC", DAY)
     assert presence.words(habit) == "absent Sat-Sun"
+
+
+def test_a_series_that_came_for_a_day_and_weeks_later_again_has_no_habit() -> None:
+    day = np.arange(20) * HOUR
+    start, stop = MONDAY, MONDAY + 24 * DAY
+    assert presence.learn(start + day, start, stop, "UTC", HOUR) == ""
+    assert (
+        presence.learn(np.concatenate([start + day, stop - 20 * HOUR + day]), start, stop, "UTC", HOUR) == ""
+    )

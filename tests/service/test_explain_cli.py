@@ -200,7 +200,9 @@ def test_a_person_reads_sentences_and_tables(place: Place) -> None:
     event = place.at("automatic", SPIKE)
     done = place("explain", event)
     assert done.code == 0
-    assert done.out.startswith(f"Event {event}: logins{{realm=eu-1}}, anomaly {hour(SPIKE)}, ")
+    sentence, about = done.out.splitlines()[:2]
+    assert sentence.startswith("logins{realm=eu-1} rose to ")
+    assert about.startswith(f"Event {event}: logins{{realm=eu-1}}, anomaly {hour(SPIKE)}, ")
     assert "where 1 is the line. One normal step in " in done.out
     assert "of it comes from gmm (spikes and drops), which is highest " in done.out
     named = place("explain", place.at("named", SPIKE)).out
@@ -256,7 +258,7 @@ def test_what_no_model_flagged_goes_by_a_rule_that_names_its_limit(
     assert (found["score"], found["members"], found["expected"]) == (None, [], [])
     assert (found["similar"]["windows"], found["notes"]) == (None, [])
     done = place("explain", event)
-    assert done.out.splitlines()[1] == rule
+    assert done.out.splitlines()[2] == rule
     assert "No windows" not in done.err
 
 
