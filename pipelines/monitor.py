@@ -9,7 +9,7 @@ from typing import Any
 from pipelines.records import Json, Policy
 
 AUTO_SPAN = 0
-"""In place of a number of seconds: as the step and the history ask for (``pipelines.jobs.fit_spans``)."""
+"""In place of a number of seconds: as the step and the history ask for (``pipelines.fit_spans``)."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from anomaly_service.config.errors import ConfigError, Loc, Problem, one_of, unknown_key
 from anomaly_service.config.sections import Config, MonitorSection
 from anomaly_service.config.values import MOST, duration_text, whole_seconds
-from pipelines.jobs.fit_spans import fit_window
+from pipelines.fit_spans import fit_window
 from pipelines.names import AUTO
 
 

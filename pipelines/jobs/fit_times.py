@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, time
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from pipelines.jobs.fit_spans import fit_days
+from pipelines.fit_spans import fit_days
 from pipelines.monitor import MonitorSpec, NightlyPlan
 from pipelines.times import DAY
 

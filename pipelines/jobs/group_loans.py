@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from pipelines.batches import batches, targets_per_task
 from pipelines.failures import Failed, each_alone
+from pipelines.fit_spans import fit_window
 from pipelines.jobs import lines
-from pipelines.jobs.fit_spans import fit_window
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import History, fingerprint, histories, loan_slots, still_whole
 from pipelines.jobs.refit import Due, fit_target, grids_of

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
-from pipelines.jobs.fit_spans import first_wait, fit_days, fit_window
+from pipelines.fit_spans import first_wait, fit_days, fit_window
 from pipelines.jobs.fit_times import fit_slots, nights
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Json, SeriesRow, TargetRow, VersionRow

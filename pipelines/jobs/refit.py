@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pipelines.batches import batches, targets_per_group, targets_per_task
+from pipelines.fit_spans import fit_window
 from pipelines.jobs import lines, too_early
-from pipelines.jobs.fit_spans import fit_window
 from pipelines.jobs.fit_times import nights
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import (

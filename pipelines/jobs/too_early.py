@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pipelines.jobs.fit_spans import fit_window
+from pipelines.fit_spans import fit_window
 from pipelines.jobs.monitor_job import MonitorJob
 from pipelines.jobs.plan import History, fingerprint
 from pipelines.records import TargetRow, VersionRow
