@@ -168,7 +168,7 @@ class Guess:
         from is scored as well, by models that did not see it. One of a short history needs its steps.
         """
         all_but_a_day = max(self.stop - self.start - DAY, (self.stop - self.start) * 3 // 4)
-        wanted = max(min(3 * WEEK, all_but_a_day), LEARNING_STEPS * self.step_seconds)
+        wanted = min(max(3 * WEEK, LEARNING_STEPS * self.step_seconds), all_but_a_day)
         unit = DAY if wanted >= DAY else 60
         return max(wanted // unit, 1) * unit
 

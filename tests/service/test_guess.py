@@ -206,7 +206,7 @@ def test_a_first_model_waits_for_three_weeks_or_for_what_there_is(write: Writer)
     few = guess(write("few.csv", ["ts", "v"], [[epoch(i, 300), i] for i in range(288)]))
     assert long.fit_first_seconds == 21 * 86400
     assert short.fit_first_seconds == 6 * 86400
-    assert few.fit_first_seconds == 250 * 300
+    assert few.fit_first_seconds == 287 * 300 * 3 // 4 // 60 * 60
     assert "fit: {every: auto, window: auto, first: 6d}" in starter_for(short)
 
 
