@@ -83,6 +83,17 @@ def bucket(text: str) -> int:
     return int(seconds)
 
 
+def _of_events(option: str, help: str) -> Any:
+    return typer.Option(option, metavar="DURATION", parser=bucket, help=help)
+
+
+Count = Annotated[int | None, _of_events("--count", COUNT)]
+Sum = Annotated[int | None, _of_events("--sum", MADE)]
+Mean = Annotated[int | None, _of_events("--mean", MADE)]
+Highest = Annotated[int | None, _of_events("--max", MADE)]
+P95 = Annotated[int | None, _of_events("--p95", MADE)]
+
+
 def _one_aggregate(**given: int | None) -> tuple[str, int] | None:
     named = [(by, every) for by, every in given.items() if every is not None]
     if len(named) > 1:
@@ -110,15 +121,11 @@ def try_(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Keep the config in this file, the database beside.")
     ] = None,
-    count: Annotated[
-        int | None, typer.Option("--count", metavar="DURATION", parser=bucket, help=COUNT)
-    ] = None,
-    total: Annotated[int | None, typer.Option("--sum", metavar="DURATION", parser=bucket, help=MADE)] = None,
-    mean: Annotated[int | None, typer.Option("--mean", metavar="DURATION", parser=bucket, help=MADE)] = None,
-    highest: Annotated[
-        int | None, typer.Option("--max", metavar="DURATION", parser=bucket, help=MADE)
-    ] = None,
-    p95: Annotated[int | None, typer.Option("--p95", metavar="DURATION", parser=bucket, help=MADE)] = None,
+    count: Count = None,
+    total: Sum = None,
+    mean: Mean = None,
+    highest: Highest = None,
+    p95: P95 = None,
     now: Now = None,
     as_json: AsJson = False,
 ) -> None:
@@ -127,13 +134,7 @@ def try_(
 
     asked = moment(now, "--now")
     made = _one_aggregate(count=count, sum=total, mean=mean, max=highest, p95=p95)
-    wanted: Json = {
-        "time": time,
-        "form": times,
-        "decimal": _decimal(decimal),
-        "value": value,
-        "aggregate": made,
-    }
+    wanted = _wanted(time, times, decimal, value, made)
     with ExitStack() as stack:
         kept = config or (keep / CONFIG if keep else None)
         files = _with_input(stack, file, kept)
@@ -157,11 +158,17 @@ def try_(
         tables.note(line)
 
 
-def _decimal(mark: str | None) -> str | None:
-    """Return a decimal mark that was asked for."""
-    if mark not in (None, ".", ","):
-        raise typer.BadParameter(f"expected . or , got {mark!r}", param_hint="--decimal")
-    return mark
+def _wanted(
+    time: str | None,
+    times: str | None,
+    decimal: str | None,
+    value: str | None,
+    aggregate: tuple[str, int] | None,
+) -> Json:
+    """Return what was said of how a file is read, as ``guess`` takes it."""
+    if decimal not in (None, ".", ","):
+        raise typer.BadParameter(f"expected . or , got {decimal!r}", param_hint="--decimal")
+    return {"time": time, "form": times, "decimal": decimal, "value": value, "aggregate": aggregate}
 
 
 def _with_input(stack: ExitStack, named: list[str], kept: Path | None) -> list[str]:
@@ -300,15 +307,11 @@ def init(
     alarms: Alarms = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a config file that is there.")] = False,
     config: ConfigPath = CONFIG,
-    count: Annotated[
-        int | None, typer.Option("--count", metavar="DURATION", parser=bucket, help=COUNT)
-    ] = None,
-    total: Annotated[int | None, typer.Option("--sum", metavar="DURATION", parser=bucket, help=MADE)] = None,
-    mean: Annotated[int | None, typer.Option("--mean", metavar="DURATION", parser=bucket, help=MADE)] = None,
-    highest: Annotated[
-        int | None, typer.Option("--max", metavar="DURATION", parser=bucket, help=MADE)
-    ] = None,
-    p95: Annotated[int | None, typer.Option("--p95", metavar="DURATION", parser=bucket, help=MADE)] = None,
+    count: Count = None,
+    total: Sum = None,
+    mean: Mean = None,
+    highest: Highest = None,
+    p95: P95 = None,
     now: Now = None,
 ) -> None:
     """Write a config file, for files like yours where you name one, and create the database."""
@@ -318,13 +321,7 @@ def init(
         files = _with_input(stack, file or [], config)
     at = moment(now, "--now") or datetime.now(UTC)
     made = _one_aggregate(count=count, sum=total, mean=mean, max=highest, p95=p95)
-    wanted: Json = {
-        "time": time,
-        "form": times,
-        "decimal": _decimal(decimal),
-        "value": value,
-        "aggregate": made,
-    }
+    wanted = _wanted(time, times, decimal, value, made)
     guessed = guess(*files, timezone=timezone, now=at, **wanted) if files else None
     choices = {
         "database": database,

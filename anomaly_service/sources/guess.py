@@ -198,9 +198,9 @@ def guess(
             judges by the clock of this machine which readings of the times are plausible.
         time: column of the time, or several with commas between them; None looks for it.
         form: of the times, a name of ``forms.FORMS`` or a strptime format; None finds out.
-        now: what lies beyond is no part of the history, unless nothing else is; None takes all.
         decimal: mark before the decimals of values, where the file shows none that only one reading fits.
         value: column of the value; guessed where None.
+        aggregate: what is made of the rows of a bucket where they are events, and its length in seconds.
 
     Raises:
         GuessError: values that can be read in two ways; no file, no header, nothing that
@@ -259,8 +259,18 @@ def _time_columns(time: str | None, columns: Columns) -> tuple[str, ...]:
 def _of_events(guessed: Guess, by: str, every: int) -> Guess:
     """Return the guess for series that are made of a file's events."""
     made = f"events: the {by} of every {duration_text(every)} makes the series"
-    words = [word for word in guessed.words if not word.startswith(("step:", "note:"))]
-    return replace(guessed, aggregate=(by, every), step_seconds=every, words=(*words, made))
+    words = [word for word in guessed.words if not word.startswith(("step:", "note:", "absent:", "as:"))]
+    # Where nothing happened nothing is counted; a mean or a maximum of nothing is none.
+    is_zero = by in ("count", "sum")
+    if is_zero:
+        made += "; one without an event is 0 (absent: zero in the config)"
+    return replace(
+        guessed,
+        aggregate=(by, every),
+        step_seconds=every,
+        words=(*words, made),
+        watched=Watched(is_zero, (), 1),
+    )
 
 
 def _reading(path: Path) -> tuple[containers.Reading, list[str]]:
@@ -398,6 +408,7 @@ class _Guesser:
         self.path = path
         self.file = file
         self.columns = columns
+        self.header = list(columns)
         self.delimiter = delimiter
         self.zone = timezone
         self.now = now
@@ -796,7 +807,7 @@ class _Guesser:
                 return nothing  # gzip
             stream.seek(-TAIL_BYTES, 2)
             lines = stream.read().decode("utf-8", "replace").splitlines()[1:]
-        at = [list(self.columns).index(name) for name in layout.times]
+        at = [self.header.index(name) for name in layout.times]
         rows = (split(line, self.delimiter) for line in lines)
         cells = _joined([[row[i] for i in at] for row in rows if len(row) > max(at)])
         parsed = times.parse_texts(cells, layout.timestamp_format)

@@ -78,6 +78,17 @@ def test_events_are_asked_about_and_with_an_answer_written_to_the_config(tmp_pat
     assert (section["step"], section["aggregate"]) == ("5min", {"every": "5min", "by": "sum"})
 
 
+@pytest.mark.parametrize(("by", "absent"), [("count", "zero"), ("sum", "zero"), ("max", None)])
+def test_a_bucket_without_an_event_counted_none_and_has_no_maximum(
+    tmp_path: Path, by: str, absent: str | None
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(text(EVENTS))
+    guessed = guess(str(path), aggregate=(by, 60), now=NOW)
+    assert guessed.section().get("absent") == absent
+    assert any("is 0" in word for word in guessed.words) == (absent == "zero")
+
+
 def test_a_bucket_that_goes_on_is_no_point_yet(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(text(EVENTS))
     stored: dict[int, float] = {}

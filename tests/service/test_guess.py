@@ -210,6 +210,16 @@ def test_a_first_model_waits_for_three_weeks_or_for_what_there_is(write: Writer)
     assert "fit: {every: auto, window: auto, first: 6d}" in starter_for(short)
 
 
+def test_the_end_of_a_long_file_is_found_beside_a_row_number(
+    write: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anomaly_service.sources.guess.SAMPLE_BYTES", 4096)
+    monkeypatch.setattr("anomaly_service.sources.guess.TAIL_BYTES", 1024)
+    rows = [[i, f"{at(i):%Y-%m-%d %H:%M:%S}", 100 + i % 7] for i in range(1_000)]
+    found = guess(write("pandas.csv", ["", "date", "logins"], rows))
+    assert found.stop == epoch(999)
+
+
 def test_points_are_kept_for_as_long_as_the_history_goes_back(write: Writer) -> None:
     daily = guess(write("daily.csv", ["ts", "v"], [[epoch(i - 2000, 86400), i] for i in range(2000)]))
     assert daily.retention_seconds > 2000 * 86400
