@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -798,15 +799,10 @@ class _Guesser:
         return int(ts[early]), int(ts[len(ts) - 1 - late])
 
     def _last_times(self, layout: Layout, timezone: str | None) -> Seconds:
-        """Return the times of a plain file's last lines; none where only reading all would tell."""
-        nothing = np.zeros(0, np.int64)
-        if self.file.stat().st_size <= SAMPLE_BYTES or files.is_parquet(self.file):
-            return nothing
-        with containers.open_text(self.file) as stream:
-            if not stream.seekable() or hasattr(stream, "mtime"):
-                return nothing  # gzip
-            stream.seek(-TAIL_BYTES, 2)
-            lines = stream.read().decode("utf-8", "replace").splitlines()[1:]
+        """Return the times of the last lines of text, which may lie behind what was looked at."""
+        if files.is_parquet(self.file):
+            return np.zeros(0, np.int64)
+        lines = _tail(self.file).decode("utf-8", "replace").splitlines()[1:]
         at = [self.header.index(name) for name in layout.times]
         rows = (split(line, self.delimiter) for line in lines)
         cells = _joined([[row[i] for i in at] for row in rows if len(row) > max(at)])
@@ -839,6 +835,20 @@ class _Guesser:
         if self.left_out:
             reasons = ", ".join(f"{name} ({why})" for name, why in self.left_out.items())
             self.words.append(f"left out: {reasons}")
+
+
+def _tail(path: Path) -> bytes:
+    """Return the last bytes of a file's text; what is packed has to be read for that."""
+    with containers.open_text(path) as stream:
+        if path.stat().st_size > SAMPLE_BYTES and stream.seekable() and not hasattr(stream, "mtime"):
+            stream.seek(-TAIL_BYTES, 2)
+            return stream.read()
+        last = b""
+        # What is left of a file that breaks off is read, and the break told, when it is taken in.
+        with suppress(*files.BROKEN):
+            while chunk := stream.read(SAMPLE_BYTES):
+                last = (last + chunk)[-TAIL_BYTES:]
+        return last
 
 
 def _joined(rows: list[list[str]]) -> Any:

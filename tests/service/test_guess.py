@@ -220,6 +220,14 @@ def test_the_end_of_a_long_file_is_found_beside_a_row_number(
     assert found.stop == epoch(999)
 
 
+def test_the_end_of_a_packed_file_is_found(write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anomaly_service.sources.guess.SAMPLE_BYTES", 4096)
+    plain = Path(write("plain.csv", ["ts", "v"], [[epoch(i), i * i % 97] for i in range(3_000)]))
+    packed = plain.with_name("packed.csv.gz")
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert guess(packed).stop == epoch(2_999)
+
+
 def test_points_are_kept_for_as_long_as_the_history_goes_back(write: Writer) -> None:
     daily = guess(write("daily.csv", ["ts", "v"], [[epoch(i - 2000, 86400), i] for i in range(2000)]))
     assert daily.retention_seconds > 2000 * 86400
