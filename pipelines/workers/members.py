@@ -184,13 +184,15 @@ def longest_window(detector: str, params: Json) -> int:
     return bank.config_of(detector, params)[1].window
 
 
-def recipe_of(members: Sequence[FittedMember], told_from: float) -> Json:
+def recipe_of(members: Sequence[FittedMember], told_from: float = np.inf) -> Json:
     """Return the recipe of a version as JSON: its leader's, with the members where there are several.
 
     Args:
-        told_from: the joined live score from which on an incident is explained away.
+        told_from: the joined live score from which on an incident is explained away; infinite where none is.
     """
-    lead = {**members[0].recipe.to_json(), "told_from": told_from}
+    lead = members[0].recipe.to_json()
+    if np.isfinite(told_from):
+        lead["told_from"] = told_from
     if members[0].at is None:
         return lead
     known = [each.recipe for each in members]
