@@ -236,7 +236,7 @@ def test_runs_that_windows_join_are_one_event_in_ticks_as_in_one_pass(
 
 
 @pytest.mark.databases("sqlite")
-def test_several_models_and_their_echoes_are_the_same_after_any_pass(
+def test_several_models_and_what_they_explain_are_the_same_after_any_pass(
     new_store: Callable[[], SqlStore],
 ) -> None:
     spec = replace(SPEC, name="auto", detector="auto", params={})
