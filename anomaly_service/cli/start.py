@@ -31,6 +31,7 @@ from anomaly_service.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from anomaly_service.insight.surroundings import Surroundings
     from anomaly_service.sources.guess import Guess
 
 Json = dict[str, Any]
@@ -116,7 +117,7 @@ def try_(
     detector: Detector = None,
     alarms: Alarms = None,
     limit: Annotated[
-        int, typer.Option("--limit", "-n", parser=whole(1), help="At most so many intervals.")
+        int, typer.Option("--limit", "-n", parser=whole(1), help="At most so many anomalies, and gaps.")
     ] = 50,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Keep the config in this file, the database beside.")
@@ -147,12 +148,13 @@ def try_(
             tables.note(f"  {word}")
         path = kept or Path(stack.enter_context(TemporaryDirectory(prefix="anomaly-"))) / CONFIG
         _start(path, guessed, detector=detector, alarms_per_week=alarms)
-        found = _tried(path, at)
+        found = _tried(path, at, guessed.names_files)
         rejected = _rejected(found.ingested)
     if not as_json and found.intervals:
-        for said in (*tried.worst(found.intervals), tried.counts(found.intervals)):
-            tables.note(said)
-    _print_intervals(_highest(found.intervals, limit), found, as_json=as_json)
+        tried.print_pictures(found.worst)
+        tables.say(tried.counts(found.intervals))
+        tables.say("")
+    _print_intervals(tried.highest(found.intervals, limit), found, as_json=as_json)
     left_out = [f"Left out: {why}" for why in found.left_out]
     for line in (*rejected, *left_out, *_what_next(named, kept, found, limit)):
         tables.note(line)
@@ -186,29 +188,28 @@ def _with_input(stack: ExitStack, named: list[str], kept: Path | None) -> list[s
 @dataclass(frozen=True)
 class Tried:
     """What ``anomaly try`` saw: the outcome of ingesting, which series had to be left out and why, the
-    monitors' targets, and the intervals."""
+    monitors' targets, the intervals, and what lies around the worst of them."""
 
     ingested: list[Json]
     left_out: list[str]
     monitors: list[Json]
     intervals: list[Json]
+    worst: list[Surroundings]
 
 
-def _tried(path: Path, at: datetime) -> Tried:
+def _tried(path: Path, at: datetime, file_label: str | None) -> Tried:
     from anomaly_service import readiness
+    from anomaly_service.insight.surroundings import surroundings
     from anomaly_service.sources.ingest import ingest_from
 
     with serving(load(path), at) as service:
         ingested = ingest_from(service.config, service.store, service.now, service.on_progress)
         left_out = [why for each in service.backfill().values() for why in each.get("left_out_why", ())]
         watched = readiness.validate(service.store, service.config)
-        return Tried(ingested, left_out, watched, service.store.rows("flagged_intervals"))
-
-
-def _highest(intervals: list[Json], limit: int) -> list[Json]:
-    """Return at most so many intervals, those with the highest scores, in order of time."""
-    highest = sorted(intervals, key=lambda row: -row["peak_score"])[:limit]
-    return sorted(highest, key=lambda row: row["start_at"])
+        rows = service.store.rows("flagged_intervals")
+        intervals = tried.without_ends(rows, service.store.series(), file_label)
+        worst = list(surroundings(service, tried.worst(intervals)))
+        return Tried(ingested, left_out, watched, intervals, worst)
 
 
 def _rejected(ingested: list[Json]) -> list[str]:
@@ -234,7 +235,6 @@ def _print_intervals(intervals: list[Json], found: Tried, *, as_json: bool) -> N
         {
             **row,
             **lists.in_words(row),
-            "score": row["peak_score"],
             "expected": row["yhat_at_peak"],
             "seen": row["y_at_peak"],
         }
@@ -272,8 +272,7 @@ def _what_next(file: str, kept: Path | None, found: Tried, limit: int) -> list[s
     lines = []
     if found.intervals and not _is_ready(found):
         lines.append(f"{_too_short(found)} What is flagged goes by a rule.")
-    if len(found.intervals) > limit:
-        left = len(found.intervals) - limit
+    if left := len(found.intervals) - len(tried.highest(found.intervals, limit)):
         lines.append(f"{left} more with lower scores; --limit {len(found.intervals)} shows them all.")
     lines.append("A score of 1 is the line. More or fewer: --alarms-per-week; look another way: --detector.")
     if kept is None:
