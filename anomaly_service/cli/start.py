@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,7 +32,7 @@ from anomaly_service.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from anomaly_service.insight.surroundings import Surroundings
+    from anomaly_service.insight.surroundings import Course, Surroundings
     from anomaly_service.sources.guess import Guess
 
 Json = dict[str, Any]
@@ -127,6 +128,7 @@ def try_(
     mean: Mean = None,
     highest: Highest = None,
     p95: P95 = None,
+    show: Annotated[bool, typer.Option("--open", help="Show pictures of it all in a browser.")] = False,
     now: Now = None,
     as_json: AsJson = False,
 ) -> None:
@@ -148,13 +150,16 @@ def try_(
             tables.note(f"  {word}")
         path = kept or Path(stack.enter_context(TemporaryDirectory(prefix="anomaly-"))) / CONFIG
         _start(path, guessed, detector=detector, alarms_per_week=alarms)
-        found = _tried(path, at, guessed.names_files)
+        found = _tried(path, at, guessed.names_files, of_all=show)
         rejected = _rejected(found.ingested)
     if not as_json and found.intervals:
-        tried.print_pictures(found.worst)
+        tried.print_pictures(found.pictures[: tried.WORST])
         tables.say(tried.counts(found.intervals))
         tables.say("")
-    _print_intervals(tried.highest(found.intervals, limit), found, as_json=as_json)
+    shown = tried.highest(found.intervals, limit)
+    _print_intervals(shown, found, as_json=as_json)
+    if show:
+        _show(named, guessed.words, shown, found, kept)
     left_out = [f"Left out: {why}" for why in found.left_out]
     for line in (*rejected, *left_out, *_what_next(named, kept, found, limit)):
         tables.note(line)
@@ -188,18 +193,20 @@ def _with_input(stack: ExitStack, named: list[str], kept: Path | None) -> list[s
 @dataclass(frozen=True)
 class Tried:
     """What ``anomaly try`` saw: the outcome of ingesting, which series had to be left out and why, the
-    monitors' targets, the intervals, and what lies around the worst of them."""
+    monitors' targets, the intervals, what lies around the worst of them, and series as a whole."""
 
     ingested: list[Json]
     left_out: list[str]
     monitors: list[Json]
     intervals: list[Json]
-    worst: list[Surroundings]
+    pictures: list[Surroundings]
+    courses: list[Course]
 
 
-def _tried(path: Path, at: datetime, file_label: str | None) -> Tried:
+def _tried(path: Path, at: datetime, file_label: str | None, *, of_all: bool) -> Tried:
     from anomaly_service import readiness
-    from anomaly_service.insight.surroundings import surroundings
+    from anomaly_service.cli import tried_page
+    from anomaly_service.insight.surroundings import courses, surroundings
     from anomaly_service.sources.ingest import ingest_from
 
     with serving(load(path), at) as service:
@@ -208,8 +215,17 @@ def _tried(path: Path, at: datetime, file_label: str | None) -> Tried:
         watched = readiness.validate(service.store, service.config)
         rows = service.store.rows("flagged_intervals")
         intervals = tried.without_ends(rows, service.store.series(), file_label)
-        worst = list(surroundings(service, tried.worst(intervals)))
-        return Tried(ingested, left_out, watched, intervals, worst)
+        worst = tried.worst(intervals, tried_page.PICTURES if of_all else tried.WORST)
+        whole = courses(service, intervals, tried_page.SERIES) if of_all else []
+        return Tried(ingested, left_out, watched, intervals, list(surroundings(service, worst)), whole)
+
+
+def _show(file: str, words: Sequence[str], shown: list[Json], found: Tried, kept: Path | None) -> None:
+    """Show what was found in a browser."""
+    from anomaly_service.cli import tried_page
+
+    page = tried_page.TriedPage(file, words, shown, found.pictures, found.courses)
+    tried_page.show(page.write(kept.parent if kept else None))
 
 
 def _rejected(ingested: list[Json]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from anomaly_service import wording
 from anomaly_service.cli import sketch, tables
 from anomaly_service.cli.fitted import Column
-from pipelines.names import Kind
+from pipelines.names import OF_VALUES, Kind
 from pipelines.records import SeriesRow
 from pipelines.times import DAY
 
@@ -24,8 +24,6 @@ WORST = 3
 """Intervals that are told in a sentence, with a picture."""
 PIPED_WIDTH = 80
 """Characters of a picture where no terminal says how many it has."""
-OF_VALUES = (Kind.ANOMALY, Kind.FLATLINE)
-"""What values did. What is missing has no value, and its score counts steps: it ranks among itself."""
 PLURALS = {
     Kind.ANOMALY: "anomalies",
     Kind.FLATLINE: "flatlines",
@@ -71,11 +69,11 @@ def highest(rows: Sequence[T], limit: int) -> list[T]:
     ]
 
 
-def worst(rows: Sequence[T]) -> list[T]:
+def worst(rows: Sequence[T], limit: int = WORST) -> list[T]:
     """Return the few intervals of values with the highest scores; none lies over another of its series."""
     found: list[T] = []
     for row in _ranked([row for row in rows if row["kind"] in OF_VALUES]):
-        if len(found) < WORST and not any(_overlap(row, other) for other in found):
+        if len(found) < limit and not any(_overlap(row, other) for other in found):
             found.append(row)
     return found
 

@@ -1,8 +1,8 @@
-"""The course of a series around a flagged interval, for whoever draws it."""
+"""The course of a series around a flagged interval, or of all of it, for whoever draws it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.jobs.monitor_job import MonitorJob
+from pipelines.names import OF_VALUES
 from pipelines.records import Json, Points, TargetRow
 from pipelines.times import DAY
 
@@ -39,6 +40,25 @@ class Surroundings:
     span: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Course:
+    """All that was watched of a series, and the intervals on it.
+
+    Attributes:
+        series: its name as lists print it.
+        ts, y: as in ``Surroundings``.
+        rows: of the view ``flagged_intervals``.
+        spans: first step and one past the last of each of them.
+    """
+
+    series: str
+    timezone: str
+    ts: NDArray[np.int64]
+    y: NDArray[np.float64]
+    rows: list[Json]
+    spans: list[tuple[int, int]]
+
+
 def surroundings(service: Service, rows: Iterable[Json]) -> Iterator[Surroundings]:
     """Yield what lies around each interval: a day, or as many steps as make sense."""
     jobs: dict[str, MonitorJob] = {}
@@ -46,6 +66,38 @@ def surroundings(service: Service, rows: Iterable[Json]) -> Iterator[Surrounding
         job = jobs.setdefault(row["monitor"], service.stored_job(row["monitor"]))
         (target,) = (each for each in job.store.targets(job.monitor.id) if each.id == row["target_id"])
         yield _around(job, target, row)
+
+
+def courses(service: Service, rows: Sequence[Json], limit: int) -> list[Course]:
+    """Return the whole of at most so many series, those with the highest scores of values first."""
+    of: dict[tuple[str, str], list[Json]] = {}
+    for row in rows:
+        of.setdefault((row["monitor"], row["series"]), []).append(row)
+    watched = [
+        (job, target, of.get((name, target.key), []))
+        for name in service.config.monitors
+        for job in [service.stored_job(name)]
+        for target in job.targets()
+    ]
+    # Sorting keeps their order where no series has an interval.
+    watched.sort(key=lambda each: -_highest(each[2]))
+    return [_whole(*each) for each in watched[:limit]]
+
+
+def _highest(rows: Sequence[Json]) -> float:
+    return max((row["peak_score"] for row in rows if row["kind"] in OF_VALUES), default=0.0)
+
+
+def _whole(job: MonitorJob, target: TargetRow, rows: list[Json]) -> Course:
+    """Return the course of a target, of several series that of the first."""
+    step, series = target.step_seconds, job.series()[target.series_ids[0]]
+    begun, last = series.first_ts or 0, series.last_ts or 0
+    # One that stopped has an interval after its last point.
+    last = max([last, *(row["end_ts"] for row in rows)])
+    ts = np.arange(begun, last + step, step, dtype=np.int64)
+    points = job.points([target], begun, last + 1)[target.id][0]
+    spans = [((row["start_ts"] - begun) // step, (row["end_ts"] - begun) // step + 1) for row in rows]
+    return Course(target.key, target.timezone, ts, _on(ts, points, step), rows, spans)
 
 
 def _around(job: MonitorJob, target: TargetRow, row: Json) -> Surroundings:
