@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from anomaly_service import readiness
 from anomaly_service.config.sections import Config
+from anomaly_service.db.events import Changed
 from anomaly_service.db.store import SqlStore
 from anomaly_service.errors import DatabaseError, InvalidError, UnknownMonitorError
 from anomaly_service.in_force import shown
@@ -18,12 +19,13 @@ from pipelines.executor import Executor
 from pipelines.jobs import channels
 from pipelines.monitor import MonitorSpec
 from pipelines.names import RunKind, RunState
-from pipelines.records import EventChange, Json, MonitorRow
+from pipelines.records import Claim, EventChange, Json, MonitorRow
 from pipelines.times import iso_seconds
 
 BY_COMMAND = (RunKind.BACKFILL, RunKind.FIT, RunKind.SCORE, RunKind.RESCORE)
 
 Progress = Callable[[str, float], None]
+OnChanges = Callable[[Claim | None, Sequence[Changed]], None]
 
 
 class Service:
@@ -35,6 +37,7 @@ class Service:
         executor: where heavy work runs; None starts a pool of ``config.workers`` when needed.
         live_executor: where ticks run, so that they wait for nothing else; None for the same.
         on_progress: called with a stage's name and the share that is done.
+        on_changes: called by the store with events that changed, once that stands.
     """
 
     def __init__(
@@ -45,9 +48,12 @@ class Service:
         executor: Executor | None = None,
         live_executor: Executor | None = None,
         on_progress: Progress | None = None,
+        on_changes: OnChanges = lambda claim, changed: None,
     ) -> None:
         self.config = config
-        self.store = SqlStore(config.database, query_seconds=config.deadlines.query.total_seconds())
+        self.store = SqlStore(
+            config.database, query_seconds=config.deadlines.query.total_seconds(), on_changes=on_changes
+        )
         self._now = now
         self._executor = executor
         self._live_executor = live_executor

@@ -20,6 +20,9 @@ class Kind(StrEnum):
     """Points came and none was scored, though no gap explains it: they do not keep to the step."""
 
 
+OF_VALUES = (Kind.ANOMALY, Kind.FLATLINE)
+"""What values did. What is missing has no value and a score that counts steps: each ranks among its own."""
+
 SOURCE_STALE = "source_stale"
 """The kind of record that says of a whole source what ``STALE`` says of a series; it has no target."""
 

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ from anomaly_service.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from anomaly_service.insight.surroundings import Course, Surroundings
     from anomaly_service.sources.guess import Guess
 
 Json = dict[str, Any]
@@ -116,7 +118,7 @@ def try_(
     detector: Detector = None,
     alarms: Alarms = None,
     limit: Annotated[
-        int, typer.Option("--limit", "-n", parser=whole(1), help="At most so many intervals.")
+        int, typer.Option("--limit", "-n", parser=whole(1), help="At most so many anomalies, and gaps.")
     ] = 50,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Keep the config in this file, the database beside.")
@@ -126,6 +128,7 @@ def try_(
     mean: Mean = None,
     highest: Highest = None,
     p95: P95 = None,
+    show: Annotated[bool, typer.Option("--open", help="Show pictures of it all in a browser.")] = False,
     now: Now = None,
     as_json: AsJson = False,
 ) -> None:
@@ -147,12 +150,16 @@ def try_(
             tables.note(f"  {word}")
         path = kept or Path(stack.enter_context(TemporaryDirectory(prefix="anomaly-"))) / CONFIG
         _start(path, guessed, detector=detector, alarms_per_week=alarms)
-        found = _tried(path, at)
+        found = _tried(path, at, guessed.names_files, of_all=show)
         rejected = _rejected(found.ingested)
     if not as_json and found.intervals:
-        for said in (*tried.worst(found.intervals), tried.counts(found.intervals)):
-            tables.note(said)
-    _print_intervals(_highest(found.intervals, limit), found, as_json=as_json)
+        tried.print_pictures(found.pictures[: tried.WORST])
+        tables.say(tried.counts(found.intervals))
+        tables.say("")
+    shown = tried.highest(found.intervals, limit)
+    _print_intervals(shown, found, as_json=as_json)
+    if show:
+        _show(named, guessed.words, shown, found, kept)
     left_out = [f"Left out: {why}" for why in found.left_out]
     for line in (*rejected, *left_out, *_what_next(named, kept, found, limit)):
         tables.note(line)
@@ -186,29 +193,39 @@ def _with_input(stack: ExitStack, named: list[str], kept: Path | None) -> list[s
 @dataclass(frozen=True)
 class Tried:
     """What ``anomaly try`` saw: the outcome of ingesting, which series had to be left out and why, the
-    monitors' targets, and the intervals."""
+    monitors' targets, the intervals, what lies around the worst of them, and series as a whole."""
 
     ingested: list[Json]
     left_out: list[str]
     monitors: list[Json]
     intervals: list[Json]
+    pictures: list[Surroundings]
+    courses: list[Course]
 
 
-def _tried(path: Path, at: datetime) -> Tried:
+def _tried(path: Path, at: datetime, file_label: str | None, *, of_all: bool) -> Tried:
     from anomaly_service import readiness
+    from anomaly_service.cli import tried_page
+    from anomaly_service.insight.surroundings import courses, surroundings
     from anomaly_service.sources.ingest import ingest_from
 
     with serving(load(path), at) as service:
         ingested = ingest_from(service.config, service.store, service.now, service.on_progress)
         left_out = [why for each in service.backfill().values() for why in each.get("left_out_why", ())]
         watched = readiness.validate(service.store, service.config)
-        return Tried(ingested, left_out, watched, service.store.rows("flagged_intervals"))
+        rows = service.store.rows("flagged_intervals")
+        intervals = tried.without_ends(rows, service.store.series(), file_label)
+        worst = tried.worst(intervals, tried_page.PICTURES if of_all else tried.WORST)
+        whole = courses(service, intervals, tried_page.SERIES) if of_all else []
+        return Tried(ingested, left_out, watched, intervals, list(surroundings(service, worst)), whole)
 
 
-def _highest(intervals: list[Json], limit: int) -> list[Json]:
-    """Return at most so many intervals, those with the highest scores, in order of time."""
-    highest = sorted(intervals, key=lambda row: -row["peak_score"])[:limit]
-    return sorted(highest, key=lambda row: row["start_at"])
+def _show(file: str, words: Sequence[str], shown: list[Json], found: Tried, kept: Path | None) -> None:
+    """Show what was found in a browser."""
+    from anomaly_service.cli import tried_page
+
+    page = tried_page.TriedPage(file, words, shown, found.pictures, found.courses)
+    tried_page.show(page.write(kept.parent if kept else None))
 
 
 def _rejected(ingested: list[Json]) -> list[str]:
@@ -234,7 +251,6 @@ def _print_intervals(intervals: list[Json], found: Tried, *, as_json: bool) -> N
         {
             **row,
             **lists.in_words(row),
-            "score": row["peak_score"],
             "expected": row["yhat_at_peak"],
             "seen": row["y_at_peak"],
         }
@@ -272,8 +288,7 @@ def _what_next(file: str, kept: Path | None, found: Tried, limit: int) -> list[s
     lines = []
     if found.intervals and not _is_ready(found):
         lines.append(f"{_too_short(found)} What is flagged goes by a rule.")
-    if len(found.intervals) > limit:
-        left = len(found.intervals) - limit
+    if left := len(found.intervals) - len(tried.highest(found.intervals, limit)):
         lines.append(f"{left} more with lower scores; --limit {len(found.intervals)} shows them all.")
     lines.append("A score of 1 is the line. More or fewer: --alarms-per-week; look another way: --detector.")
     if kept is None:

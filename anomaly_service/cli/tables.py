@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from anomaly_service.cli.fitted import Column, fit
 from anomaly_service.printable import printable
@@ -38,6 +39,15 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """Print a line that is not the result, such as what was guessed."""
     typer.echo(printable(text, breaks=True), err=True)
+
+
+def picture(lines: Sequence[str], marked: slice) -> None:
+    """Print the lines of a picture; on a terminal with colours the marked characters of each are red."""
+    console = _stdout(terminal_width())
+    for line in lines:
+        shown = Text(printable(line))
+        shown.stylize("red", marked.start, marked.stop)
+        console.print(shown, soft_wrap=True)
 
 
 def rows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from pipelines.records import Claim, Json
 from pipelines.store import Store
 
 if TYPE_CHECKING:
+    from anomaly_service.db.events import Changed
     from anomaly_service.service import Service
     from pipelines.executor import Executor
 
@@ -114,9 +115,13 @@ def open_workload(path: Path | str, now: datetime | None, telemetry: Telemetry) 
     """Return what the config file says now, with its monitors brought up to date in the database."""
     from anomaly_service import executors
     from anomaly_service.config.load import load
+    from anomaly_service.daemon.told_events import tell
     from anomaly_service.service import Service
 
     config = load(path)
+
+    def on_changes(claim: Claim | None, changed: Sequence[Changed]) -> None:
+        tell(service.store, claim, changed)
 
     def pool(workers: int) -> Executor:
         seconds = config.deadlines.task.total_seconds()
@@ -125,7 +130,11 @@ def open_workload(path: Path | str, now: datetime | None, telemetry: Telemetry) 
     # Ticks have workers of their own, and nights leave them a core: neither waits behind the other, and
     # what kills a worker of one is no concern of the other.
     service = Service(
-        config, now=now, executor=pool(max(1, config.workers - 1)), live_executor=pool(config.workers)
+        config,
+        now=now,
+        executor=pool(max(1, config.workers - 1)),
+        live_executor=pool(config.workers),
+        on_changes=on_changes,
     )
     try:
         return workload_of(service)

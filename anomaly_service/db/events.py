@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, select, update
@@ -22,6 +22,20 @@ ROUNDING = 1e-5
 
 TABLE = EventTable.__table__
 GONE = (Status.MERGED.value, Status.OUTDATED.value)
+
+
+@dataclass(frozen=True)
+class Changed:
+    """An event that was written, as it was before (None where it is new) and as it is."""
+
+    before: Event | None
+    after: Event
+    why: str
+
+    @property
+    def goes_on(self) -> bool:
+        """True where it is open, reaches further, and nothing else is decided about it."""
+        return self.before is not None and _goes_on(self.before, self.after)
 
 
 def overlapping(
@@ -60,7 +74,7 @@ def by_id(connection: Connection, ids: Sequence[int]) -> dict[int, Event]:
 
 def apply(
     connection: Connection, changes: Sequence[EventChange], expect: dict[int, int], run_id: int | None
-) -> list[Event]:
+) -> list[Changed]:
     """Write changes with their revisions; return the events that are new or differ, in their order.
 
     An event that only goes on has another revision too, but no row of it.
@@ -77,21 +91,20 @@ def apply(
     moved = [(change, before[int(change.event_id)]) for change in changes if change.event_id is not None]
     after = [_updated(event, change) for change, event in moved]
     differing = [
-        (change, event, new)
+        Changed(event, new, change.why)
         for (change, event), new in zip(moved, after, strict=True)
         if not _same(event, new)
     ]
-    _check_reviews([new for _, _, new in differing])
+    _check_reviews([each.after for each in differing])
     fresh = [change for change in changes if change.event_id is None]
-    added = insert_new(connection, fresh)
-    _update(connection, [new for _, _, new in differing])
-    remember(
-        connection,
-        run_id,
-        [(None, event, change.why) for event, change in zip(added, fresh, strict=True)]
-        + [(event, new, change.why) for change, event, new in differing if not _goes_on(event, new)],
-    )
-    return _in_order(changes, added, {new.id: new for _, _, new in differing})
+    added = [
+        Changed(None, event, change.why)
+        for event, change in zip(insert_new(connection, fresh), fresh, strict=True)
+    ]
+    _update(connection, [each.after for each in differing])
+    told = [each for each in (*added, *differing) if not each.goes_on]
+    remember(connection, run_id, [(each.before, each.after, each.why) for each in told])
+    return _in_order(changes, added, {each.after.id: each for each in differing})
 
 
 def close(connection: Connection, which: ColumnElement[bool], why: str) -> None:
@@ -111,12 +124,14 @@ def close(connection: Connection, which: ColumnElement[bool], why: str) -> None:
     remember(connection, None, [(old, new, why) for old, new in zip(before, after, strict=True)])
 
 
-def _in_order(changes: Sequence[EventChange], added: list[Event], updated: dict[int, Event]) -> list[Event]:
+def _in_order(
+    changes: Sequence[EventChange], added: list[Changed], updated: dict[int, Changed]
+) -> list[Changed]:
     new = iter(added)
     found = [
         next(new) if change.event_id is None else updated.get(int(change.event_id)) for change in changes
     ]
-    return [event for event in found if event is not None]
+    return [each for each in found if each is not None]
 
 
 def _check_revisions(stored: dict[int, Event], expect: dict[int, int], named: set[int]) -> None:

@@ -74,15 +74,22 @@ class SqlStore:
         url: ``sqlite:///file.db`` or ``postgresql://...``.
         max_attempts: how often a run may be claimed before it counts as failed.
         query_seconds: how long a statement may take.
+        on_changes: told of every commit by which events changed, once it stands, with its claim.
 
     Raises:
         SchemaError: the database was not migrated to this release.
     """
 
     def __init__(
-        self, url: str | URL, *, max_attempts: int = 3, query_seconds: float = QUERY_SECONDS
+        self,
+        url: str | URL,
+        *,
+        max_attempts: int = 3,
+        query_seconds: float = QUERY_SECONDS,
+        on_changes: Callable[[Claim | None, Sequence[events.Changed]], None] = lambda claim, changed: None,
     ) -> None:
         self.engine = make_engine(url, query_seconds)
+        self._on_changes = on_changes
         self.max_attempts = max_attempts
         self._bulk: Bulk = _bulk(self.engine.dialect.name)
         try:
@@ -344,7 +351,9 @@ class SqlStore:
             versions.mark_scored(connection, batch.scored_from)
             failpoint("score-before-commit")
         failpoint("score-after-commit")
-        return changed
+        if changed:
+            self._on_changes(claim, changed)
+        return [each.after for each in changed]
 
     def scores(self, target_ids: Sequence[int], start: int, stop: int) -> ScoreBlock:
         """Return the stored scores of these targets in the half-open span, sorted by target and time."""

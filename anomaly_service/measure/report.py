@@ -66,8 +66,8 @@ class Report:
 
     def html(self) -> str:
         """Return the page."""
-        page = Template((resources.files("anomaly_service.measure") / "report.html").read_text("utf-8"))
-        return page.substitute(
+        return page(
+            "anomaly_service.measure",
             title=escape(self.title),
             problems=_problems(self.problems),
             tables="".join(_table(name, own) for name, own in _by(self.summary, "dataset")),
@@ -93,6 +93,17 @@ class Report:
             f'<p class="about">{escape(first["dataset"])} · {about}</p>'
             f"{values}{_views(models)}{_baselines(others, is_open=not models)}</section>"
         )
+
+
+def page(package: str, **parts: str) -> str:
+    """Return a page that needs no other file: ``report.html`` of a package, with the style of all reports.
+
+    Args:
+        parts: what stands where the page has their names, as HTML.
+    """
+    shape = Template((resources.files(package) / "report.html").read_text("utf-8"))
+    style = (resources.files("anomaly_service.measure") / "report.css").read_text("utf-8")
+    return shape.substitute(parts, style=style)
 
 
 def _worst_first(rows: Iterable[Json]) -> list[list[Json]]:

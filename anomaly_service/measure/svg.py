@@ -6,13 +6,14 @@ shows the lowest and the highest value, so that no spike is lost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from anomaly_service.wording import figure, local
 
 if TYPE_CHECKING:
     from pipelines.measure.backtest import Plotted
@@ -45,6 +46,34 @@ class Pictures:
 
     values: str
     scores: str
+
+
+def course(
+    ts: NDArray[np.int64], y: Values, marked: Mapping[str, Segments], *, title: str, timezone: str = "UTC"
+) -> str:
+    """Return the picture of a series, with what is marked behind its values.
+
+    Args:
+        ts: epoch seconds of every row, shape ``(n,)``.
+        y: the values, NaN where there is none, shape ``(n,)``.
+        marked: segments of rows, by the class of the style that they have.
+        timezone: in which times are written.
+    """
+    x = _Axis(len(y))
+    low, high = x.columns(y)
+    to_pixel = _scale(y, VALUE_HEIGHT)
+    bars = [bar for name, each in marked.items() for bar in _bars(each, x, name, 0, VALUE_HEIGHT)]
+    line = _line(x.centres, to_pixel(low), to_pixel(high), "value")
+    extremes = [] if np.isnan(y).all() else _extremes(y)
+    return _svg([*bars, line, *extremes, *_dates(ts, x, timezone)], VALUE_HEIGHT + 16, title)
+
+
+def _extremes(y: Values) -> list[str]:
+    """Return the highest and the lowest value beside the edges where they lie."""
+    return [
+        f'<text x="2" y="{at}" class="extreme">{figure(float(value))}</text>'
+        for at, value in ((11, np.nanmax(y)), (VALUE_HEIGHT - 3, np.nanmin(y)))
+    ]
 
 
 def draw(course: Plotted) -> Pictures:
@@ -93,7 +122,7 @@ def _values(course: Plotted, x: _Axis) -> str:
         *_bars(course.truth, x, "truth", 0, VALUE_HEIGHT),
         _area(x.centres, to_pixel(below), to_pixel(above), "band"),
         _line(x.centres, to_pixel(low), to_pixel(high), "value"),
-        *_dates(course, x),
+        *_dates(course.labelled.ts, x),
     ]
     return _svg(parts, VALUE_HEIGHT + 16, f"values of {course.labelled.series}")
 
@@ -182,13 +211,13 @@ def _bars(segments: Segments, x: _Axis, name: str, top: int, height: int) -> lis
     return out
 
 
-def _dates(course: Plotted, x: _Axis) -> list[str]:
+def _dates(ts: NDArray[np.int64], x: _Axis, timezone: str = "UTC") -> list[str]:
     rows = np.linspace(0, x.n_rows - 1, TICKS).astype(int).tolist()
-    shape = "%Y-%m-%d %H:%M" if np.ptp(course.labelled.ts) < 10 * 86_400 else "%Y-%m-%d"
+    shape = "%Y-%m-%d %H:%M" if np.ptp(ts) < 10 * 86_400 else "%Y-%m-%d"
     anchors = ["start", *["middle"] * (TICKS - 2), "end"]
     return [
         f'<text x="{x.pixel(row):.0f}" y="{VALUE_HEIGHT + 13}" text-anchor="{anchor}">'
-        f"{datetime.fromtimestamp(int(course.labelled.ts[row]), UTC):{shape}}</text>"
+        f"{local(int(ts[row]), timezone):{shape}}</text>"
         for row, anchor in zip(rows, anchors, strict=True)
     ]
 

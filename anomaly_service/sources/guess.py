@@ -117,6 +117,14 @@ class Guess:
     others: tuple[str, ...] = ()
     aggregate: tuple[str, int] | None = None
 
+    @property
+    def names_files(self) -> str | None:
+        """The label, or ``metric``, by which every series names its file; None where they do not."""
+        layout = self.layout
+        if self.file_label is None and layout.metric is None and not layout.metric_name:
+            return "metric" if len(layout.values) == 1 else None
+        return self.file_label
+
     def section(self, folder: Path | None = None) -> dict[str, Any]:
         """Return the source's section of a config file that lies in ``folder``, the current one if None."""
         layout = self.layout

@@ -669,7 +669,7 @@ def test_of_two_passes_that_found_one_interval_the_second_is_stale(
     inside, outcomes = threading.Barrier(2, timeout=1), []
     apply = events.apply
 
-    def meet(*args: Any) -> list[Event]:
+    def meet(*args: Any) -> list[events.Changed]:
         # Where nothing keeps them apart, both are here at once, and neither sees what the other writes.
         with suppress(threading.BrokenBarrierError):
             inside.wait()

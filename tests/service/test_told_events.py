@@ -1,0 +1,102 @@
+"""The daemon's log says of every event that appears, changes or ends what a colleague would."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+import structlog
+
+from anomaly_service.daemon.told_events import Change, change_of, said_of
+from anomaly_service.db.events import Changed
+from pipelines.names import Kind, Status
+from pipelines.records import Event, Interval, TargetRow
+from tests.service.commands import anomaly
+from tests.service.test_tried import BEGUN, DIP, LONGER, STEP, lines
+
+TARGET = TargetRow(1, 1, "logins", (1,), 300, "Europe/Berlin", 0)
+FALL = Interval(
+    Kind.ANOMALY, 1760465400, 1760465700, 2, 1760465700, 2.0, 1.5, "below_expected", 38.0, 100.0, open=True
+)
+OPEN = Event(7, 1, FALL, Status.OPEN, 0)
+CLOSED = replace(OPEN, interval=replace(FALL, end=1760469300, n_points=14, open=False), status=Status.CLOSED)
+GONE = replace(CLOSED, status=Status.OUTDATED)
+
+
+def test_the_sentence_says_which_series_what_since_when_and_how_far() -> None:
+    assert said_of(OPEN, TARGET) == (
+        "logins fell to 38, 62 % below the 100 expected on a Tuesday evening, "
+        "for 10 min from 14 Oct 2025 20:10 (Europe/Berlin), and it goes on"
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "change"),
+    [
+        (None, OPEN, Change.APPEARED),
+        (None, CLOSED, Change.APPEARED),
+        (GONE, CLOSED, Change.APPEARED),
+        (OPEN, CLOSED, Change.ENDED),
+        (CLOSED, replace(CLOSED, interval=replace(CLOSED.interval, y_at_peak=20.0)), Change.CHANGED),
+        (CLOSED, replace(CLOSED, interval=replace(CLOSED.interval, mean_score=1.6)), None),
+        (OPEN, replace(OPEN, interval=replace(FALL, end=1760466000, n_points=3)), None),
+        (CLOSED, GONE, Change.WITHDRAWN),
+        (CLOSED, replace(CLOSED, status=Status.BELOW_LINE), Change.WITHDRAWN),
+        (CLOSED, replace(CLOSED, status=Status.MERGED, merged_into=1), Change.MERGED),
+        (GONE, replace(GONE, status=Status.BELOW_LINE), None),
+    ],
+)
+def test_what_a_line_is_written_for(before: Event | None, after: Event, change: Change | None) -> None:
+    assert change_of(Changed(before, after, ""), TARGET) == change
+
+
+@pytest.fixture
+def kept_logging() -> Iterator[None]:
+    """Put the log back as it was: the daemon's command takes all of it."""
+    root = logging.getLogger()
+    before, level = root.handlers, root.level
+    yield
+    root.handlers = before
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def events_in(log: str) -> list[tuple[str, str]]:
+    """Return what was told of events: the change and the sentence."""
+    told = [json.loads(line) for line in io.StringIO(log) if line.startswith("{")]
+    return [(line["change"], line["event"]) for line in told if "change" in line]
+
+
+def test_a_dip_is_told_once_when_it_appears_and_once_when_it_is_over(
+    tmp_path: Path, kept_logging: None
+) -> None:
+    file, config = tmp_path / "logins.csv", tmp_path / "anomaly.yaml"
+    rows = ["time,value", *lines(LONGER)]
+
+    def seen(n_steps: int) -> list[tuple[str, str]]:
+        """Return what a daemon says that comes by after so many steps."""
+        until = BEGUN + n_steps * STEP
+        early = [row for row in rows[1:] if datetime.fromisoformat(row.partition(",")[0]) < until]
+        file.write_text("\n".join([rows[0], *early]) + "\n")
+        at = (until + timedelta(minutes=1)).isoformat()
+        if not config.exists():
+            made = anomaly("init", file, "--config", config, "--detector", "robust_z", "--now", at)
+            assert made.code == 0, made.err
+        done = anomaly("daemon", "--once", "--config", config, "--now", at)
+        assert done.code == 0, done.err
+        return events_in(done.err)
+
+    seen(DIP.start - 4)
+    within, again, over = seen(DIP.start + 6), seen(DIP.start + 6), seen(DIP.stop + 12)
+    assert [change for change, _ in within] == ["appeared"]
+    assert within[0][1].startswith("New: logins fell to ")
+    assert within[0][1].endswith("and it goes on.")
+    assert again == []
+    assert [change for change, _ in over] == ["ended"]
+    assert over[0][1].startswith("Over: logins fell to ")
