@@ -31,7 +31,7 @@ from anomaly_service.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from anomaly_service.sources.guess import Guess
+    from anomaly_service.sources.guessed import Guess
 
 Json = dict[str, Any]
 PANEL = "First steps"
