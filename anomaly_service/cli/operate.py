@@ -10,6 +10,7 @@ import typer
 from anomaly_service.cli import tables
 from anomaly_service.cli.options import (
     CONFIG,
+    FIRST_STEPS,
     AsJson,
     ConfigPath,
     Monitors,
@@ -39,7 +40,7 @@ def migrate(config: ConfigPath = CONFIG, now: Now = None) -> None:
     tables.say(f"{loaded.database_shown} is at schema {revision}, the one of this release.")
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=FIRST_STEPS)
 def ingest(
     source: Annotated[
         list[str] | None,
@@ -70,7 +71,7 @@ def ingest(
         raise typer.Exit(1)
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=FIRST_STEPS)
 def backfill(
     config: ConfigPath = CONFIG, now: Now = None, monitor: Monitors = None, as_json: AsJson = False
 ) -> None:
@@ -129,7 +130,7 @@ def rescore(
         _left_out(result)
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=FIRST_STEPS)
 def daemon(
     once: Annotated[bool, typer.Option("--once", help="Do what is due by now, then end.")] = False,
     config: ConfigPath = CONFIG,
