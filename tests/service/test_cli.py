@@ -643,6 +643,15 @@ def test_repeating_the_work_changes_nothing(place: Place) -> None:
     assert intervals(place, "--limit", 1000) == before
 
 
+def test_a_job_explains_its_columns(place: Place) -> None:
+    done = place("score")
+    columns = done.out.splitlines()[0].split()
+    explained = re.findall(r"(\w+)(?=[,:])", done.err)
+    assert set(columns) - {"monitor"} <= set(explained)
+    assert "fitted: models. rows: scores written." in done.err
+    assert "fitted: models" not in place("score", "--json").err
+
+
 def test_validate_says_what_every_monitor_watches(place: Place) -> None:
     said = place("validate").out
     assert "Monitor logins-drop (robust_z): 2 series, a point every 15 min." in said
