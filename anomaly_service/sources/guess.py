@@ -74,6 +74,9 @@ IDENTITY = re.compile(
 TEXT_SCORE = 5.0
 """How much more a column looks like the time where it holds texts that are one, whatever its name."""
 
+EVENTS = "events"
+"""The metric of rows that are only counted: files of the next month go on with it."""
+
 SURE = 0.95
 """Share of the cells of a column that must be of a kind."""
 
@@ -117,7 +120,8 @@ def guess(
         raise GuessError(f"{path}: no file matches; name a CSV or Parquet file")
     newest = found.paths[-1]
     reading, said = _reading(newest)
-    columns, delimiter = _sample(newest, reading)
+    is_count = aggregate is not None and aggregate[0] == "count"
+    columns, delimiter = _sample(newest, reading, least=1 if is_count else 2)
     several = len(found.paths) > 1
     until = None if now is None else now.timestamp()
     asked = AskedTimes(_time_columns(time, columns), form)
@@ -198,15 +202,15 @@ Columns = dict[str, Any]
 """Name to pandas Series of texts; missing cells are empty."""
 
 
-def _sample(path: Path, reading: containers.Reading) -> tuple[Columns, str]:
-    """Return the beginning of a file as columns of text, and what separates them."""
+def _sample(path: Path, reading: containers.Reading, *, least: int) -> tuple[Columns, str]:
+    """Return the beginning of a file as columns of text, at least so many, and what separates them."""
     import pandas as pd
 
     if files.is_parquet(path):
         table = _parquet_sample(path)
         delimiter = ","
     else:
-        table, delimiter = _csv_sample(path, reading)
+        table, delimiter = _csv_sample(path, reading, least)
     if not table.num_rows:
         raise GuessError(f"{path}: no row below the header; expected a header and rows of values")
     texts = {
@@ -237,7 +241,7 @@ def _parquet_sample(path: Path) -> Any:
         raise GuessError(f"{path}: not a whole Parquet file: {error}") from None
 
 
-def _csv_sample(path: Path, reading: containers.Reading) -> tuple[Any, str]:
+def _csv_sample(path: Path, reading: containers.Reading, least: int) -> tuple[Any, str]:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
@@ -258,7 +262,7 @@ def _csv_sample(path: Path, reading: containers.Reading) -> tuple[Any, str]:
         raise GuessError(f"{path}: neither UTF-8 text nor gzip nor Parquet") from None
     delimiter = max(",;\t|", key=header_line.count)
     header = _without_empty([name.strip() for name in split(header_line, delimiter)])
-    _check_header(path, header)
+    _check_header(path, header, least)
     if not body.strip():
         raise GuessError(f"{path}: no row below the header; expected rows of values")
     try:
@@ -278,10 +282,11 @@ def _without_empty(header: list[str]) -> list[str]:
     return [name or f"Unnamed: {i}" for i, name in enumerate(header)]
 
 
-def _check_header(path: Path, header: list[str]) -> None:
-    if len(header) < 2:
+def _check_header(path: Path, header: list[str], least: int) -> None:
+    if len(header) < least:
         raise GuessError(
-            f"{path}: expected at least two columns, a time and a value; found {header or 'none'}"
+            f"{path}: expected at least two columns, a time and a value; found {header or 'none'}. Where "
+            "rows are events, --count 5min watches how many there are"
         )
     if all(re.fullmatch(r"[-+\d.eE:TZ ]*", name) for name in header):
         raise GuessError(
@@ -332,7 +337,7 @@ class _Guesser:
         numeric, texts = self._kinds(time)
         metric = _named(METRIC_NAMES, texts)
         labels = self._text_labels([name for name in texts if name != metric])
-        values = self._values(numeric, metric)
+        values = () if self._only_counted(numeric) else self._values(numeric, metric)
         labels += self._labels_among_numbers(
             at, [metric, *labels], [n for n in numeric if n not in values], values
         )
@@ -342,6 +347,8 @@ class _Guesser:
             self._refuse_events(time, at, [*labels, *([metric] if metric else [])], values)
         name = values[0] if metric is None and len(values) == 1 else ""
         metric_name = "" if name.lower() in UNTELLING else name
+        if not values and metric is None:
+            metric_name = EVENTS
         layout = Layout(
             time[0], values, metric, metric_name, tuple(labels), (), form, time[1:], self._forms(values)
         )
@@ -376,6 +383,8 @@ class _Guesser:
         Raises:
             GuessError: two readings fit, and nothing decides between them; or none fits all columns.
         """
+        if not values:
+            return ()
         readings = [self._marked(name) for name in values]
         decimal = self._decimal(values, readings)
         forms = [
@@ -628,7 +637,8 @@ class _Guesser:
         if not candidates:
             raise GuessError(
                 f"{self.file}: no column of numbers; columns: {self._shown()}; expected numbers such as "
-                "1234.5 or 1.234,5 €, of one unit in a column"
+                "1234.5 or 1.234,5 €, of one unit in a column. Where rows are events, --count 5min watches "
+                "how many there are"
             )
         if by_name is not None:
             return (by_name,)
@@ -646,6 +656,11 @@ class _Guesser:
     def _is_identity(self, name: str) -> bool:
         cells = self.columns[name]
         return bool(IDENTITY.fullmatch(name)) and cells.nunique() <= max(20, 0.05 * len(cells))
+
+    def _only_counted(self, numeric: Sequence[str]) -> bool:
+        """Return whether rows are counted, and hold no number that could be a value."""
+        is_count = self.aggregate is not None and self.aggregate[0] == "count"
+        return is_count and self.value is None and all(self._is_identity(name) for name in numeric)
 
     def _labels_among_numbers(
         self, at: times.Times, keys: Sequence[str | None], numbers: Sequence[str], values: Sequence[str]
@@ -734,12 +749,15 @@ class _Guesser:
         self._explain_columns(layout)
         if len(layout.values) > 1:
             self.words.append(f"values: {len(layout.values)} columns, each a metric: {_some(layout.values)}")
+        elif not layout.values:
+            self.words.append("value: no column, every row is an event")
         else:
             self.words.append(f"value: column {layout.values[0]}")
         if layout.metric is not None:
             self.words.append(f"metric: column {layout.metric}")
         elif layout.metric_name:
-            self.words.append(f"metric: {layout.metric_name}, as its column")
+            named = ", as its column" if layout.values else ""
+            self.words.append(f"metric: {layout.metric_name}{named}")
         elif len(layout.values) == 1:
             self.words.append(f"metric: the file's name, {files.stem(self.file)}")
         if layout.labels:
@@ -756,7 +774,10 @@ class _Guesser:
             self.words.append(f"left out: {reasons}")
 
     def _explain_columns(self, layout: Layout) -> None:
-        if len(layout.values) > 1:
+        if not layout.values:
+            value = "no column of numbers: every row is an event"
+            self.because["metric_name"] = "what is counted"
+        elif len(layout.values) > 1:
             value = "every column of numbers, each a metric of its own"
         elif self.value is not None:
             value = "named by --value"
