@@ -21,7 +21,6 @@ from anomaly_service.cli.options import (
     usage,
     whole,
 )
-from anomaly_service.cli.start import PANEL
 from pipelines.names import AUTO
 from pipelines.times import minute
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from anomaly_service.measure.demo import Demo
     from pipelines.measure.demo_report import DemoReport, IncidentOutcome
 
+PANEL = "How good it is"
 Weeks = Annotated[int, typer.Option("--weeks", parser=whole(3, 520), help="How many weeks.")]
 Seed = Annotated[int, typer.Option("--seed", parser=whole(0), help="Equal seeds, equal data.")]
 

@@ -14,6 +14,7 @@ from anomaly_service.cli import tables
 from anomaly_service.cli.fitted import Column
 from anomaly_service.cli.options import (
     CONFIG,
+    FIRST_STEPS,
     AsJson,
     ConfigPath,
     Now,
@@ -98,7 +99,7 @@ After = Annotated[
 ]
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=FIRST_STEPS)
 def intervals(
     monitor: Annotated[str | None, typer.Option("--monitor", "-m", help="Only this monitor's.")] = None,
     series: Annotated[

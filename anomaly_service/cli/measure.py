@@ -238,15 +238,27 @@ def _verdict(found: Replayed) -> str:
         value = "" if rule.value is None else f" {rule.value:g}"
         what = f"the line of {rule.method}{value}{each}"
     n = len(found.intervals)
-    days = tables.duration(found.stop - found.start)
+    whole, watched = found.stop - found.start, found.watched_seconds
+    days = tables.duration(watched)
+    rest = "" if watched == whole else f", all of {tables.duration(whole)} that could be watched"
     rules = sum(row["kind"] != "anomaly" for row in found.intervals)
     apart = f", {rules} of them gaps and flat stretches, which no budget counts" if rules else ""
-    allowed = "" if found.asked is None else f" ({found.asked:.0f} allowed for)"
+    allowed = "" if found.asked is None else f" ({_few(found.asked)} allowed for)"
     end = ", here they are:" if n else "."
     intervals = "interval" if n == 1 else "intervals"
-    return (
-        f"{found.spec.name} ({found.spec.detector}): {what}: {n} {intervals} in {days}{allowed}{apart}{end}"
-    )
+    whose = f"{found.spec.name} ({found.spec.detector}): {what}"
+    return f"{whose}: {n} {intervals} in {days}{allowed}{rest}{apart}{end}"
+
+
+def _few(n: float) -> str:
+    """Return a number of alarms; with a digit more where a whole number would be none or hardly any.
+
+    >>> _few(57.1), _few(5.0), _few(0.57), _few(0.001)
+    ('57', '5', '0.6', 'less than 0.1')
+    """
+    if n < 0.05:
+        return "less than 0.1"
+    return f"{n:.0f}" if n >= 10 else f"{n:.1f}".removesuffix(".0")
 
 
 def _refuse(wrong: Mapping[str, bool]) -> None:

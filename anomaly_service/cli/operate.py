@@ -10,6 +10,7 @@ import typer
 from anomaly_service.cli import tables
 from anomaly_service.cli.options import (
     CONFIG,
+    FIRST_STEPS,
     AsJson,
     ConfigPath,
     Monitors,
@@ -24,7 +25,11 @@ from anomaly_service.cli.storage import print_storage
 
 PANEL = "At work"
 TOLD = ("monitor", "targets", "fitted", "rows", "appeared", "changed", "vanished")
-"""What a job's table shows: models fitted, score rows written, and what became of the intervals."""
+"""What a job's table shows."""
+TOLD_MEANS = (
+    "targets: series that are watched, several together counted once. fitted: models. rows: scores written. "
+    "appeared, changed, vanished: intervals; `anomaly intervals` lists those that are there now."
+)
 TOLD_OF_A_READ = ("source", "new", "changed", "unchanged", "rejected", "held", "rejects_file", "error")
 TOLD_OF_A_CHANGE = ("series", "start_at", "end_at", "kind", "event_id", "why")
 
@@ -39,7 +44,7 @@ def migrate(config: ConfigPath = CONFIG, now: Now = None) -> None:
     tables.say(f"{loaded.database_shown} is at schema {revision}, the one of this release.")
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=FIRST_STEPS)
 def ingest(
     source: Annotated[
         list[str] | None,
@@ -70,7 +75,7 @@ def ingest(
         raise typer.Exit(1)
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=FIRST_STEPS)
 def backfill(
     config: ConfigPath = CONFIG, now: Now = None, monitor: Monitors = None, as_json: AsJson = False
 ) -> None:
@@ -129,7 +134,7 @@ def rescore(
         _left_out(result)
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=FIRST_STEPS)
 def daemon(
     once: Annotated[bool, typer.Option("--once", help="Do what is due by now, then end.")] = False,
     config: ConfigPath = CONFIG,
@@ -183,6 +188,8 @@ def _summary(by_monitor: dict[str, Any], as_json: bool) -> None:
     done = [{"monitor": name, **result} for name, result in by_monitor.items()]
     columns = [name for name in TOLD if any(name in row for row in done)]
     tables.rows(done, columns, as_json=False, empty="The config declares no monitor.")
+    if done:
+        tables.note(TOLD_MEANS)
     _left_out(by_monitor)
     for row in done:
         for reason in row.get("waiting", ()):

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from anomaly_service.printable import printable
 
@@ -19,7 +20,27 @@ if TYPE_CHECKING:
     from anomaly_service.config.sections import Config
     from anomaly_service.service import Service
 
+FIRST_STEPS = "First steps"
+PANELS = (FIRST_STEPS, "At work", "What people say", "Lists", "Models", "How good it is")
+"""Parts of the help, in this order."""
+
+STEPS = ("try", "init", "ingest", "validate", "backfill", "intervals", "review", "daemon")
+"""The first steps, in the order in which people take them."""
+
+
+class _InOrder(TyperGroup):
+    """Lists commands by the part of the help they stand in, the first steps as people take them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        def place(name: str) -> tuple[int, int]:
+            panel = getattr(self.commands[name], "rich_help_panel", None)
+            return PANELS.index(str(panel)), STEPS.index(name) if panel == FIRST_STEPS else 0
+
+        return sorted(self.commands, key=place)
+
+
 app = typer.Typer(
+    cls=_InOrder,
     help="Find anomalies in time series with generative models; results in SQL, reviews that last.",
     no_args_is_help=True,
     add_completion=False,

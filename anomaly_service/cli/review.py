@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anomaly_service.cli import tables
-from anomaly_service.cli.options import CONFIG, AsJson, ConfigPath, Event, Now, app, moment, opened, usage
+from anomaly_service.cli.options import (
+    CONFIG,
+    FIRST_STEPS,
+    AsJson,
+    ConfigPath,
+    Event,
+    Now,
+    app,
+    moment,
+    opened,
+    usage,
+)
 
 if TYPE_CHECKING:
     from anomaly_service.reviews import Done
@@ -21,7 +32,7 @@ Comment = Annotated[str, typer.Option("--comment", help="Anything the next reade
 By = Annotated[str, typer.Option("--by", envvar="USER", help="Who says so.")]
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=FIRST_STEPS)
 def review(
     event: Event,
     verdict: Annotated[str | None, typer.Argument(metavar="VERDICT", help=", ".join(VERDICTS) + ".")] = None,

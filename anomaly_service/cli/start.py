@@ -19,6 +19,7 @@ import typer
 from anomaly_service.cli import lists, tables, tried
 from anomaly_service.cli.options import (
     CONFIG,
+    FIRST_STEPS,
     AsJson,
     ConfigPath,
     Now,
@@ -33,10 +34,9 @@ from anomaly_service.cli.options import (
 
 if TYPE_CHECKING:
     from anomaly_service.insight.surroundings import Course, Surroundings
-    from anomaly_service.sources.guess import Guess
+    from anomaly_service.sources.guessed import Guess
 
 Json = dict[str, Any]
-PANEL = "First steps"
 FILES = "Files of any kind, folders or patterns; - reads standard input."
 COUNT = "Where rows are events: watch how many there are in every such span."
 MADE = "Where rows are events: watch this of the values in every such span."
@@ -104,7 +104,7 @@ def _one_aggregate(**given: int | None) -> tuple[str, int] | None:
     return named[0] if named else None
 
 
-@app.command("try", rich_help_panel=PANEL)
+@app.command("try", rich_help_panel=FIRST_STEPS)
 def try_(
     file: Annotated[list[str], typer.Argument(metavar="FILE...", help=FILES)],
     keep: Annotated[
@@ -300,7 +300,7 @@ def _what_next(file: str, kept: Path | None, found: Tried, limit: int) -> list[s
     return lines
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=FIRST_STEPS)
 def init(
     file: Annotated[list[str] | None, typer.Argument(metavar="[FILE...]", help=FILES)] = None,
     database: Annotated[
@@ -382,7 +382,7 @@ def _start(path: Path, guessed: Guess | None, *, force: bool = False, **choices:
         raise
 
 
-@app.command(rich_help_panel=PANEL)
+@app.command(rich_help_panel=FIRST_STEPS)
 def validate(config: ConfigPath = CONFIG, now: Now = None, as_json: AsJson = False) -> None:
     """Check the config file, and say per monitor what it watches and when it can judge."""
     from anomaly_service import readiness

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -12,7 +13,7 @@ import yaml
 from pipelines.names import AUTO
 
 if TYPE_CHECKING:
-    from anomaly_service.sources.guess import Guess
+    from anomaly_service.sources.guessed import Guess
 
 EXAMPLE_SOURCE: dict[str, Any] = {
     "kind": "csv",
@@ -45,9 +46,9 @@ monitors:
     series: {series:<32} # {{}} takes all; or such as {{metric: ccu, region: [eu, kr]}}
     detector: {detector:<30} # `anomaly detectors` lists them
     season: {season:<32} # none | daily | weekly | auto, in the source's timezone
-    fit: {fit:<37} # how often, on how much history, and what a first model waits for
-    infer_every: {infer_every}
-    threshold: {{alarms_per_week: {alarms_per_week:g}, per: monitor}}
+    fit: {fit:<37} # how often, on how much history, the first on how much
+    infer_every: {infer_every:<27} # with every point, between a minute and an hour
+    threshold: {threshold:<29} # one, and fewer of points rarer than hourly
     policy:
       detection_direction: both              # or above_expected, below_expected
       merge_max_gap: {merge_max_gap:<23} # intervals this near to each other are one
@@ -56,13 +57,24 @@ monitors:
 
 # Every night: fit what is due, and rescore the last days with hindsight and late data.
 nightly: {{at: "03:15", timezone: {timezone}, window: 3d}}
+# How long each is kept; points for as long as a file's history goes back, and 400 days at least.
 retention: {{points: {retention}, scores: 90d, model_versions: 3}}
 """
+
+BESIDE = 44
+"""Characters before a space and the comment, as in the template."""
+
+WIDEST = 110
+"""A line with a longer comment has it above."""
+
+NO_COMMENTS: Mapping[str, str] = MappingProxyType({})
 
 
 def starter(
     *,
     source: Mapping[str, Any] = EXAMPLE_SOURCE,
+    comments: Mapping[str, str] = NO_COMMENTS,
+    remark: str = "",
     source_name: str = "telemetry",
     database: str = "sqlite:///anomaly.db",
     monitor: str = "everything",
@@ -79,21 +91,24 @@ def starter(
 
     Args:
         source: the source's section, such as ``Guess.section()``.
+        comments: what to say beside keys of the source.
+        remark: what to say below them; nothing where empty.
         series: the monitor's selector; all series where None.
         alarms_per_week: where None, one, or fewer of points that come more rarely than every hour.
     """
     step = str(source["step"])
+    alarms = usual_alarms(step) if alarms_per_week is None else alarms_per_week
     return TEMPLATE.format(
         database=_flow(database),
         source_name=_flow(source_name),
-        source="\n".join(f"    {key}: {_flow(value)}" for key, value in source.items()),
+        source="\n".join(_lines(source, comments, remark)),
         monitor=_flow(monitor),
         series=_flow(dict(series or {})),
         detector=detector,
         season=season,
         fit=_flow(_fit(fit_every, fit_window, fit_first)),
         infer_every=infer_every(step),
-        alarms_per_week=usual_alarms(step) if alarms_per_week is None else alarms_per_week,
+        threshold=f"{{alarms_per_week: {alarms:g}, per: monitor}}",
         merge_max_gap=merge_max_gap(step),
         timezone=source.get("timezone") or "UTC",
         retention=retention,
@@ -111,10 +126,23 @@ def starter_for(guess: Guess, *, folder: Path | None = None, **choices: Any) -> 
 
     guessed = {
         "source": guess.section(folder),
+        "comments": guess.comments(),
+        "remark": guess.remark(),
         "fit_first": duration_text(guess.fit_first_seconds),
         "retention": duration_text(guess.retention_seconds),
     }
     return starter(**(guessed | {name: value for name, value in choices.items() if value is not None}))
+
+
+def _lines(source: Mapping[str, Any], comments: Mapping[str, str], remark: str) -> list[str]:
+    """Return a source's keys a line each, with why they are so beside them, or above where that is long."""
+    lines = []
+    for key, value in source.items():
+        line = f"    {key}: {_flow(value)}"
+        why = f"# {comments[key]}" if key in comments else ""
+        beside = f"{line:<{BESIDE}} {why}".rstrip()
+        lines += [beside] if len(beside) <= WIDEST else [f"    {why}", line]
+    return [*lines, f"    # {remark}"] if remark else lines
 
 
 def _fit(every: str | None, window: str | None, first: str | None) -> dict[str, str]:

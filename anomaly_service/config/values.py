@@ -256,6 +256,9 @@ PathPatterns = Annotated[
 TextOrList = Annotated[
     list[Text], BeforeValidator(as_list), Field(min_length=1), WithJsonSchema(text_or_list("one or many"))
 ]
+TextsOrNone = Annotated[
+    list[Text], BeforeValidator(as_list), WithJsonSchema(text_or_list("one, many or none"))
+]
 
 
 @dataclass(frozen=True)

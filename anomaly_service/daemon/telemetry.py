@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
@@ -158,13 +159,13 @@ def serving(telemetry: Telemetry, host: str, port: int) -> Iterator[int]:
     """Answer ``/metrics`` and whoever asks for health while the context lasts; yield the port (0 picks one).
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is taken, or the address is none of this machine.
     """
     try:
         server = ThreadingHTTPServer((host, port), _handler(telemetry))
     except OSError as error:
         raise OSError(
-            error.errno, f"cannot serve /metrics on {host}:{port}: {error.strerror}; choose another port"
+            error.errno, f"cannot serve /metrics on {host}:{port}: {error.strerror}; {_what_to_do(error)}"
         ) from error
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
@@ -175,6 +176,18 @@ def serving(telemetry: Telemetry, host: str, port: int) -> Iterator[int]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _what_to_do(error: OSError) -> str:
+    """Return which key of the config to change where nothing can listen."""
+    if error.errno == errno.EADDRINUSE:
+        return (
+            "another program listens there, maybe another daemon: stop it, or set `http: {port: ...}` in the "
+            "config to another port, 0 for any that is free"
+        )
+    if error.errno == errno.EACCES:
+        return "set `http: {port: ...}` in the config to a port from 1024 on, 0 for any that is free"
+    return "set `http: {host: ...}` in the config to an address of this machine, 0.0.0.0 for all of them"
 
 
 def _handler(telemetry: Telemetry) -> type[BaseHTTPRequestHandler]:

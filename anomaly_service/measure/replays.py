@@ -45,6 +45,8 @@ class Replayed:
         intervals: rows as of the view ``flagged_intervals``, in order of time.
         fitted: models fitted for this; the others were stored.
         notes: what the data could not hold, and series without a model.
+        watched: of every series that could be judged, the part of the span in which it was: with a model,
+            and before its points end.
     """
 
     spec: MonitorSpec
@@ -54,15 +56,26 @@ class Replayed:
     intervals: list[Json]
     fitted: int
     notes: list[str]
+    watched: list[tuple[int, int]]
+
+    @property
+    def watched_seconds(self) -> int:
+        """Return how much of the span any series was watched."""
+        total, until = 0, self.start
+        for start, stop in sorted(self.watched):
+            total += max(stop - max(start, until), 0)
+            until = max(until, stop)
+        return total
 
     @property
     def asked(self) -> float | None:
-        """Return how many intervals the budget allows for in the span; None for other thresholds."""
+        """Return how many intervals the budget allows for in the time watched; None for other thresholds."""
         threshold = self.spec.threshold
         if threshold.method != "alarms":
             return None
-        budgets = self.series if threshold.per == "series" else 1
-        return threshold.alarms_per_week * budgets * (self.stop - self.start) / (7 * DAY)
+        own = sum(stop - start for start, stop in self.watched)
+        seconds = own if threshold.per == "series" else self.watched_seconds
+        return threshold.alarms_per_week * seconds / (7 * DAY)
 
 
 def tried(spec: MonitorSpec, threshold: Threshold | None, detector: str | None) -> MonitorSpec:
@@ -137,7 +150,7 @@ def _replayed(way: _Way) -> Replayed:
     done = refit(job, due_between(job, way.start, way.stop))
     done.lent += lend(job, due_loans(job, way.stop - 1))
     refused = [*done.refused, *recalibrate(job, way.stop - 1)]
-    _begin(way, job)
+    begun = _begin(way, job)
     ticked = passes.tick(job, way.stop - 1)
     while ticked["more"]:
         ticked = passes.tick(job, way.stop - 1)
@@ -154,6 +167,7 @@ def _replayed(way: _Way) -> Replayed:
         intervals=raised,
         fitted=len(done.versions),
         notes=sorted({*refused, *(why for of in WHY for why in told.get(of, ()))}),
+        watched=_watched(way, job, begun),
     )
 
 
@@ -241,8 +255,22 @@ def _copy_versions(way: _Way, versions: Sequence[VersionRow], stored: Mapping[in
     return {old.id: own.id for old, own in zip(versions, copied, strict=True)}
 
 
-def _begin(way: _Way, job: MonitorJob) -> None:
-    """Set every target that has a model to where the span, or its first model, begins."""
+def _begin(way: _Way, job: MonitorJob) -> dict[int, int]:
+    """Set every target that has a model to where the span, or its first model, begins; return where."""
     versions = job.versions(job.targets())
     begin = {i: max(way.start, rows[0].train_stop) for i, rows in versions.items() if rows}
     way.scratch.commit(None, Batch(scored_until=begin))
+    return begin
+
+
+def _watched(way: _Way, job: MonitorJob, begun: Mapping[int, int]) -> list[tuple[int, int]]:
+    """Return from when until when each target was scored."""
+    found = []
+    for target in job.targets():
+        if target.id not in begun:
+            continue
+        until = target.scored_until or begun[target.id]
+        # The last steps are not whole yet, or their points on the way: they are watched all the same.
+        is_live = until + 2 * target.step_seconds + target.delay_seconds >= way.stop
+        found.append((begun[target.id], way.stop if is_live else until))
+    return found

@@ -36,15 +36,17 @@ def aggregated(batches: Iterable[Ingest], how: Aggregate, until: float) -> Readi
     The bucket in which the first event lies is left out unless it begins with it, as what came before
     may be missing; and so are those that end after ``until``, epoch seconds.
     """
-    whole, index = list(batches), dict[str, int]()
+    whole = list(batches)
     if not whole:
         return None
-    specs: list[SeriesSpec] = []
-    numbers = []
+    specs: dict[str, SeriesSpec] = {}
     for batch in whole:
-        own = [index.setdefault(spec.key, len(index)) for spec in batch.series]
-        specs += [spec for spec, number in zip(batch.series, own, strict=True) if number == len(specs)]
-        numbers.append(np.array(own, np.int64)[batch.points.series])
+        for spec in batch.series:
+            specs.setdefault(spec.key, spec)
+    place = {key: i for i, key in enumerate(specs)}
+    numbers = [
+        np.array([place[spec.key] for spec in batch.series], np.int64)[batch.points.series] for batch in whole
+    ]
     points = PointBlock(
         np.concatenate(numbers),
         np.concatenate([batch.points.ts for batch in whole]),
@@ -53,7 +55,7 @@ def aggregated(batches: Iterable[Ingest], how: Aggregate, until: float) -> Readi
     readings = [batch for batch in whole if isinstance(batch, Reading)]
     return Reading(
         source=whole[0].source,
-        series=specs,
+        series=list(specs.values()),
         points=_buckets(points, how, until),
         progress={key: record for batch in whole for key, record in batch.progress.items()},
         rejected=sum(batch.rejected for batch in whole),

@@ -37,7 +37,8 @@ class Layout:
     """Which columns hold what.
 
     Attributes:
-        values: value columns; of several each is a series of its own, named after its column.
+        values: value columns; of several each is a series of its own, named after its column. Where there is
+            none, every row is an event, a point of 1.
         metric: column that names the metric, or None.
         metric_name: the metric where no column names it; with several value columns a prefix.
         forms: how the numbers of each value column are written; plain where empty.
@@ -124,7 +125,13 @@ def _check_swapped(rows: Rows, layout: Layout) -> None:
     Raises:
         SourceError: all times lie in the first years of counting, and all values look like times of today.
     """
-    if len(rows.ts) and rows.ts.max() < EARLY and rows.value.min() > RECENT and rows.value.max() < 1e20:
+    if (
+        layout.values
+        and len(rows.ts)
+        and rows.ts.max() < EARLY
+        and rows.value.min() > RECENT
+        and rows.value.max() < 1e20
+    ):
         raise SourceError(
             f"the times lie around 1970, and the values look like times; did you mean timestamp: "
             f"{layout.values[0]} and value: {layout.timestamp}?"
@@ -153,7 +160,7 @@ def _read(table: Any, layout: Layout, zone: str | None, *, before: int | None, i
     names, series, unnamed = _series(table, layout)
     located = times.locate(at, zone, series, before=before, in_order=in_order)
     base = np.where(located.reason == Reason.NONE, unnamed, located.reason)
-    parts = [_column(table, layout, i, base) for i in range(len(layout.values))]
+    parts = [_column(table, layout, i, base) for i in range(len(layout.values))] or [_events(base)]
     reason = np.maximum.reduce([r for _, r in parts]) if len(parts) > 1 else parts[0][1]
     good = [r == Reason.NONE for _, r in parts]
     if len(parts) > 1:
@@ -205,6 +212,10 @@ def _array(table: Any, name: str) -> Any:
 def _column(table: Any, layout: Layout, i: int, base: NDArray[Any]) -> tuple[Values, NDArray[Any]]:
     values, reason = parse_values(_array(table, layout.values[i]), layout.form(i))
     return values, np.where(base == 0, reason, base)
+
+
+def _events(base: NDArray[Any]) -> tuple[Values, NDArray[Any]]:
+    return np.ones(len(base)), base
 
 
 def parse_values(column: Any, form: Form = PLAIN) -> tuple[Values, NDArray[np.uint8]]:
@@ -358,7 +369,7 @@ def _dense(codes: Seconds, size: int) -> tuple[Seconds, Seconds]:
 
 def _with_columns(names: list[Name], layout: Layout) -> list[Name]:
     """Return the names of all series: with several value columns each name once per column."""
-    if len(layout.values) == 1:
+    if len(layout.values) <= 1:
         return names
     return [
         (f"{metric}.{column}" if metric else column, labels)

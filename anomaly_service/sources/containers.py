@@ -58,6 +58,14 @@ class Reading:
         usual = asdict(Reading())
         return {name: value for name, value in asdict(self).items() if value != usual[name]}
 
+    def comments(self) -> dict[str, str]:
+        """Return why a key is as it is, for whoever reads a config."""
+        return {
+            "skip_lines": "so many lines stand before the header",
+            "comment": "lines before the header that begin so are passed over",
+            "encoding": "the text is not UTF-8; most such files are of this encoding",
+        }
+
 
 USUAL = Reading()
 

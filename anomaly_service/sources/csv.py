@@ -15,7 +15,15 @@ from typing import Annotated, Any, ClassVar, Literal, TypeGuard
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
 
-from anomaly_service.config.values import PathPatterns, Text, TextOrList, as_list, expected, text_or_list
+from anomaly_service.config.values import (
+    PathPatterns,
+    Text,
+    TextOrList,
+    TextsOrNone,
+    as_list,
+    expected,
+    text_or_list,
+)
 from anomaly_service.errors import SourceError
 from anomaly_service.printable import printable
 from anomaly_service.sources import containers, files
@@ -57,9 +65,10 @@ class CsvConfig(SourceConfig):
         description="Form of the time where it is neither: a strptime format such as "
         f'`"%d.%m.%Y %H:%M"`, or one of {", ".join(f"`{name}`" for name in FORMS)}.',
     )
-    value: TextOrList = Field(
+    value: TextsOrNone = Field(
         default=["value"],
-        description="Column of the value. Of a list, each column is a metric named after it.",
+        description="Column of the value. Of a list, each column is a metric named after it; of an empty "
+        "one, rows are events, to be counted by `aggregate`.",
         validate_default=True,
     )
     metric: Text | None = Field(default=None, description="Column that names the metric.")
@@ -100,6 +109,7 @@ class CsvConfig(SourceConfig):
         default=None,
         description="Where rows are events, several a moment: what is made of those of a bucket, such as "
         "`{every: 5min, by: count}`. All files are read again whenever one changes.",
+        validate_default=True,
     )
 
     @field_validator("metric_name")
@@ -123,6 +133,13 @@ class CsvConfig(SourceConfig):
             raise expected("decimal is the same mark; name another one for thousands")
         return value
 
+    @field_validator("aggregate")
+    @classmethod
+    def _counts_what_has_no_value(cls, value: Aggregate | None, info: Any) -> Aggregate | None:
+        if not info.data.get("value", [""]) and (value is None or value.by != "count"):
+            raise expected("value names no column, so rows can only be counted; expected `by: count`")
+        return value
+
     @field_validator("unit")
     @classmethod
     def _a_unit_each(cls, value: list[str], info: Any) -> list[str]:
@@ -144,20 +161,21 @@ class CsvConfig(SourceConfig):
     @property
     def reads_name(self) -> bool:
         """True where the file's name decides what its rows mean."""
-        return self.file_label is not None or (
-            self.metric is None and self.metric_name is None and len(self.value) == 1
-        )
+        return self.file_label is not None or self._is_named_by_file
+
+    @property
+    def _is_named_by_file(self) -> bool:
+        return self.metric is None and self.metric_name is None and len(self.value) <= 1
 
     def layout(self, path: Path) -> Layout:
         """Return which columns of a file hold what."""
         stem = files.stem(path)
-        by_name = self.metric is None and self.metric_name is None and len(self.value) == 1
         return Layout(
             timestamp=self.timestamp[0],
             more_times=tuple(self.timestamp[1:]),
             values=tuple(self.value),
             metric=self.metric,
-            metric_name=self.metric_name or (stem if by_name else ""),
+            metric_name=self.metric_name or (stem if self._is_named_by_file else ""),
             labels=tuple(self.labels),
             fixed=((self.file_label, stem),) if self.file_label is not None else (),
             timestamp_format=self.timestamp_format,

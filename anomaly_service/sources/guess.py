@@ -19,20 +19,17 @@ from anomaly_service.sources.columns import NO_VALUES, Layout, join_times, read_
 from anomaly_service.sources.csv_text import cells as split
 from anomaly_service.sources.door import stray_count
 from anomaly_service.sources.forms import FORMS, NAMED_ZONE
+from anomaly_service.sources.guessed import Guess
 from anomaly_service.sources.reasons import Reason
 from anomaly_service.sources.shapes import shape_of
 from anomaly_service.sources.steps import usual_step
 from anomaly_service.sources.watched import Watched, watched
 from pipelines.records import Seconds
-from pipelines.times import DAY, WEEK
 
 SAMPLE_BYTES = 4 << 20
 """What is looked at of a file's beginning, 4 MiB: ten thousand rows at least."""
 
 TAIL_BYTES = 1 << 16
-LEARNING_STEPS = 250
-"""A first model of the default window needs 192 points; some may be missing."""
-
 TIME_NAMES = (
     "_time",
     "timestamp",
@@ -77,115 +74,14 @@ IDENTITY = re.compile(
 TEXT_SCORE = 5.0
 """How much more a column looks like the time where it holds texts that are one, whatever its name."""
 
+EVENTS = "events"
+"""The metric of rows that are only counted: files of the next month go on with it."""
+
 SURE = 0.95
 """Share of the cells of a column that must be of a kind."""
 
 MANY = 0.02
 """Share of rows with the same time and labels above which something must tell them apart."""
-
-
-@dataclass(frozen=True)
-class Guess:
-    """What a file holds, and the config that reads it.
-
-    Attributes:
-        path: file or pattern as it was given, the first of several.
-        layout: which columns hold what; an empty ``metric_name`` stands for the file's name.
-        file_label: label that takes the file's name, where several wide files match.
-        timezone: of timestamps without a zone; None where they carry one.
-        start, stop: first and last time seen, epoch seconds.
-        n_series: series in the part that was looked at.
-        words: what was guessed, one sentence each.
-        watched: what values and their absence stand for; None where each is its own value.
-        reading: how the text of the file is come by.
-        others: files and patterns that were given besides.
-        aggregate: what is made of the events of a bucket, and its length in seconds.
-    """
-
-    path: str
-    layout: Layout
-    delimiter: str
-    file_label: str | None
-    step_seconds: int
-    timezone: str | None
-    start: int
-    stop: int
-    n_series: int
-    words: tuple[str, ...]
-    watched: Watched | None = None
-    reading: containers.Reading = containers.USUAL
-    others: tuple[str, ...] = ()
-    aggregate: tuple[str, int] | None = None
-
-    @property
-    def names_files(self) -> str | None:
-        """The label, or ``metric``, by which every series names its file; None where they do not."""
-        layout = self.layout
-        if self.file_label is None and layout.metric is None and not layout.metric_name:
-            return "metric" if len(layout.values) == 1 else None
-        return self.file_label
-
-    def section(self, folder: Path | None = None) -> dict[str, Any]:
-        """Return the source's section of a config file that lies in ``folder``, the current one if None."""
-        layout = self.layout
-        section: dict[str, Any] = {
-            "kind": "csv",
-            "path": self._paths_from(folder),
-            "timestamp": list(layout.times) if layout.more_times else layout.timestamp,
-        }
-        if layout.timestamp_format is not None:
-            section["timestamp_format"] = layout.timestamp_format
-        section["value"] = layout.values[0] if len(layout.values) == 1 else list(layout.values)
-        if layout.metric is not None:
-            section["metric"] = layout.metric
-        if layout.metric_name:
-            section["metric_name"] = layout.metric_name
-        section |= _written(layout.forms)
-        if layout.labels:
-            section["labels"] = list(layout.labels)
-        if self.file_label is not None:
-            section["file_label"] = self.file_label
-        if self.delimiter != ",":
-            section["delimiter"] = self.delimiter
-        section |= self.reading.keys()
-        if self.aggregate is not None:
-            by, every = self.aggregate
-            section["aggregate"] = {"every": duration_text(every), "by": by}
-        section["step"] = duration_text(self.step_seconds)
-        section |= {} if self.watched is None else self.watched.section()
-        if self.timezone is not None:
-            section["timezone"] = self.timezone
-        return section
-
-    def _paths_from(self, folder: Path | None) -> str | list[str]:
-        paths = [self._path_from(path, folder) for path in (self.path, *self.others)]
-        return paths if self.others else paths[0]
-
-    @staticmethod
-    def _path_from(path: str, folder: Path | None) -> str:
-        """Return the path as a config file in that folder must name it."""
-        if folder is None or folder.absolute() == Path.cwd():
-            return path
-        whole = Path(path).absolute()
-        return str(whole.relative_to(folder.absolute()) if whole.is_relative_to(folder.absolute()) else whole)
-
-    @property
-    def fit_first_seconds(self) -> int:
-        """Return what a first model should wait for: three weeks, or all but a day of a shorter history.
-
-        Three weeks tell a habit from an incident by which of the weeks differ; what a first model learned
-        from is scored as well, by models that did not see it. One of a short history needs its steps.
-        """
-        all_but_a_day = max(self.stop - self.start - DAY, (self.stop - self.start) * 3 // 4)
-        wanted = min(max(3 * WEEK, LEARNING_STEPS * self.step_seconds), all_but_a_day)
-        unit = DAY if wanted >= DAY else 60
-        return max(wanted // unit, 1) * unit
-
-    @property
-    def retention_seconds(self) -> int:
-        """Return how long points must be kept for all of the history to stay."""
-        span = int((self.stop - self.start) * 1.1)
-        return max(400 * DAY, (span // DAY + 1) * DAY)
 
 
 def guess(
@@ -224,7 +120,8 @@ def guess(
         raise GuessError(f"{path}: no file matches; name a CSV or Parquet file")
     newest = found.paths[-1]
     reading, said = _reading(newest)
-    columns, delimiter = _sample(newest, reading)
+    is_count = aggregate is not None and aggregate[0] == "count"
+    columns, delimiter = _sample(newest, reading, least=1 if is_count else 2)
     several = len(found.paths) > 1
     until = None if now is None else now.timestamp()
     asked = AskedTimes(_time_columns(time, columns), form)
@@ -305,15 +202,15 @@ Columns = dict[str, Any]
 """Name to pandas Series of texts; missing cells are empty."""
 
 
-def _sample(path: Path, reading: containers.Reading) -> tuple[Columns, str]:
-    """Return the beginning of a file as columns of text, and what separates them."""
+def _sample(path: Path, reading: containers.Reading, *, least: int) -> tuple[Columns, str]:
+    """Return the beginning of a file as columns of text, at least so many, and what separates them."""
     import pandas as pd
 
     if files.is_parquet(path):
         table = _parquet_sample(path)
         delimiter = ","
     else:
-        table, delimiter = _csv_sample(path, reading)
+        table, delimiter = _csv_sample(path, reading, least)
     if not table.num_rows:
         raise GuessError(f"{path}: no row below the header; expected a header and rows of values")
     texts = {
@@ -344,7 +241,7 @@ def _parquet_sample(path: Path) -> Any:
         raise GuessError(f"{path}: not a whole Parquet file: {error}") from None
 
 
-def _csv_sample(path: Path, reading: containers.Reading) -> tuple[Any, str]:
+def _csv_sample(path: Path, reading: containers.Reading, least: int) -> tuple[Any, str]:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
@@ -365,7 +262,7 @@ def _csv_sample(path: Path, reading: containers.Reading) -> tuple[Any, str]:
         raise GuessError(f"{path}: neither UTF-8 text nor gzip nor Parquet") from None
     delimiter = max(",;\t|", key=header_line.count)
     header = _without_empty([name.strip() for name in split(header_line, delimiter)])
-    _check_header(path, header)
+    _check_header(path, header, least)
     if not body.strip():
         raise GuessError(f"{path}: no row below the header; expected rows of values")
     try:
@@ -385,10 +282,11 @@ def _without_empty(header: list[str]) -> list[str]:
     return [name or f"Unnamed: {i}" for i, name in enumerate(header)]
 
 
-def _check_header(path: Path, header: list[str]) -> None:
-    if len(header) < 2:
+def _check_header(path: Path, header: list[str], least: int) -> None:
+    if len(header) < least:
         raise GuessError(
-            f"{path}: expected at least two columns, a time and a value; found {header or 'none'}"
+            f"{path}: expected at least two columns, a time and a value; found {header or 'none'}. Where "
+            "rows are events, --count 5min watches how many there are"
         )
     if all(re.fullmatch(r"[-+\d.eE:TZ ]*", name) for name in header):
         raise GuessError(
@@ -425,6 +323,7 @@ class _Guesser:
         self.several = several
         self.words: list[str] = []
         self.left_out: dict[str, str] = {}
+        self.because: dict[str, str] = {}
         self.decimal: str | None = None
         self.value: str | None = None
         self.aggregate: tuple[str, int] | None = None
@@ -433,11 +332,12 @@ class _Guesser:
     def guess(self) -> Guess:
         self._leave_out_row_numbers()
         time, form, at = self._timestamp()
+        self._explain_time(time, form)
         timezone = self._timezone(time, form, at)
         numeric, texts = self._kinds(time)
         metric = _named(METRIC_NAMES, texts)
         labels = self._text_labels([name for name in texts if name != metric])
-        values = self._values(numeric, metric)
+        values = () if self._only_counted(numeric) else self._values(numeric, metric)
         labels += self._labels_among_numbers(
             at, [metric, *labels], [n for n in numeric if n not in values], values
         )
@@ -447,6 +347,8 @@ class _Guesser:
             self._refuse_events(time, at, [*labels, *([metric] if metric else [])], values)
         name = values[0] if metric is None and len(values) == 1 else ""
         metric_name = "" if name.lower() in UNTELLING else name
+        if not values and metric is None:
+            metric_name = EVENTS
         layout = Layout(
             time[0], values, metric, metric_name, tuple(labels), (), form, time[1:], self._forms(values)
         )
@@ -481,6 +383,8 @@ class _Guesser:
         Raises:
             GuessError: two readings fit, and nothing decides between them; or none fits all columns.
         """
+        if not values:
+            return ()
         readings = [self._marked(name) for name in values]
         decimal = self._decimal(values, readings)
         forms = [
@@ -540,6 +444,15 @@ class _Guesser:
             written.append(f"unit {', '.join(units)}")
         if written:
             self.words.append(f"numbers: {'; '.join(written)}")
+
+    def _explain_time(self, time: Sequence[str], form: str | None) -> None:
+        first = repr(str(self._cells(time)[0]))
+        whose = "named by --time" if self.asked.columns else "what looks like a time"
+        joined = "" if len(time) == 1 else ", joined with a space between"
+        self.because["timestamp"] = f"{whose}{joined}, such as {first}"
+        if form is not None:
+            whose = "as --times says" if self.asked.form else "fits all rows"
+            self.because["timestamp_format"] = f"{whose}: {readings.says(form).partition(': ')[2]}"
 
     def _timestamp(self) -> tuple[tuple[str, ...], str | None, times.Times]:
         """Return the columns of the time, its form, and the times."""
@@ -673,10 +586,14 @@ class _Guesser:
             is_number = self.columns[time[0]].head(500).str.fullmatch(r"[-+]?\d+(?:\.\d+)?").mean() > SURE
             kind = "epoch numbers" if is_number and form is None else "which says its zone"
             self.words.append(f"time: {name}, {kind}" + self._season_zone())
+            self.because["timezone"] = "of days and weeks, as --timezone says; the times say their own"
             return self.zone
         zone = self.zone or "UTC"
         taken = f"taken as {zone}" + ("" if self.zone else "; where it is another, name it with --timezone")
         self.words.append(f"time: {name}, which carries no zone, {taken}")
+        self.because["timezone"] = "the times carry no zone" + (
+            ", it is the one of --timezone" if self.zone else " and nobody named one: UTC is taken"
+        )
         return zone
 
     def _season_zone(self) -> str:
@@ -720,7 +637,8 @@ class _Guesser:
         if not candidates:
             raise GuessError(
                 f"{self.file}: no column of numbers; columns: {self._shown()}; expected numbers such as "
-                "1234.5 or 1.234,5 €, of one unit in a column"
+                "1234.5 or 1.234,5 €, of one unit in a column. Where rows are events, --count 5min watches "
+                "how many there are"
             )
         if by_name is not None:
             return (by_name,)
@@ -738,6 +656,11 @@ class _Guesser:
     def _is_identity(self, name: str) -> bool:
         cells = self.columns[name]
         return bool(IDENTITY.fullmatch(name)) and cells.nunique() <= max(20, 0.05 * len(cells))
+
+    def _only_counted(self, numeric: Sequence[str]) -> bool:
+        """Return whether rows are counted, and hold no number that could be a value."""
+        is_count = self.aggregate is not None and self.aggregate[0] == "count"
+        return is_count and self.value is None and all(self._is_identity(name) for name in numeric)
 
     def _labels_among_numbers(
         self, at: times.Times, keys: Sequence[str | None], numbers: Sequence[str], values: Sequence[str]
@@ -792,6 +715,8 @@ class _Guesser:
             n_series=n_series,
             words=tuple(self.words),
             watched=meant,
+            because=self.because,
+            left_out=self.left_out,
         )
 
     def _span(self, ts: Seconds) -> tuple[int, int]:
@@ -821,14 +746,18 @@ class _Guesser:
     def _say(
         self, layout: Layout, file_label: str | None, step: int, start: int, stop: int, n_series: int
     ) -> None:
+        self._explain_columns(layout)
         if len(layout.values) > 1:
             self.words.append(f"values: {len(layout.values)} columns, each a metric: {_some(layout.values)}")
+        elif not layout.values:
+            self.words.append("value: no column, every row is an event")
         else:
             self.words.append(f"value: column {layout.values[0]}")
         if layout.metric is not None:
             self.words.append(f"metric: column {layout.metric}")
         elif layout.metric_name:
-            self.words.append(f"metric: {layout.metric_name}, as its column")
+            named = ", as its column" if layout.values else ""
+            self.words.append(f"metric: {layout.metric_name}{named}")
         elif len(layout.values) == 1:
             self.words.append(f"metric: the file's name, {files.stem(self.file)}")
         if layout.labels:
@@ -843,6 +772,24 @@ class _Guesser:
         if self.left_out:
             reasons = ", ".join(f"{name} ({why})" for name, why in self.left_out.items())
             self.words.append(f"left out: {reasons}")
+
+    def _explain_columns(self, layout: Layout) -> None:
+        if not layout.values:
+            value = "no column of numbers: every row is an event"
+            self.because["metric_name"] = "what is counted"
+        elif len(layout.values) > 1:
+            value = "every column of numbers, each a metric of its own"
+        elif self.value is not None:
+            value = "named by --value"
+        else:
+            by_name = layout.values[0].lower() in VALUE_NAMES
+            value = "the column of numbers" + (", by its name" if by_name else "")
+        self.because |= {
+            "delimiter": "what parts the names of the columns in the header",
+            "value": value,
+            "metric": "the text in this column says what is measured",
+            "labels": "few different entries: each combination is a series",
+        }
 
 
 def _tail(path: Path) -> bytes:
@@ -894,21 +841,6 @@ def _counts_rows(cells: Any) -> bool:
 
     counted = pd.to_numeric(cells, errors="coerce").to_numpy(float)
     return bool(counted[0] in (0.0, 1.0) and (np.diff(counted) == 1).all())
-
-
-def _written(forms: Sequence[numbers.Form]) -> dict[str, Any]:
-    """Return the keys of a source's section that say how numbers are written."""
-    if not forms:
-        return {}
-    section: dict[str, Any] = {}
-    if forms[0].decimal != ".":
-        section["decimal"] = forms[0].decimal
-    if forms[0].thousands:
-        section["thousands"] = forms[0].thousands
-    units = [form.unit for form in forms]
-    if any(units):
-        section["unit"] = units[0] if len(set(units)) == 1 else units
-    return section
 
 
 def _some(names: Sequence[str]) -> str:

@@ -58,6 +58,13 @@ class Watched:
             found["as"] = "rate" if all_are else dict.fromkeys(self.counters, "rate")
         return found
 
+    def comments(self) -> dict[str, str]:
+        """Return why a key of the section is as it is, with what else it can be."""
+        return {
+            "absent": "steps at which nothing was counted are left out; else: missing",
+            "as": "a counter: its rise a second is watched; as it is: value",
+        }
+
     def words(self) -> list[str]:
         """Return what was found, a sentence each, with the key that changes it."""
         said = []

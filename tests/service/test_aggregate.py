@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from anomaly_service.errors import GuessError
 from anomaly_service.sources.csv import CsvConfig, CsvSource
@@ -55,6 +56,42 @@ def test_a_bucket_is_made_of_all_of_its_events(tmp_path: Path, by: str, values: 
     stored: dict[int, float] = {}
     look(source(tmp_path, by), {}, stored)
     assert stored == dict(zip([BEGIN, BEGIN + 60, BEGIN + 120], values, strict=True))
+
+
+def test_the_events_of_every_series_are_counted(tmp_path: Path) -> None:
+    rows = [
+        f"{BEGIN + at},{what}\n" for at in range(0, 180, 4) for what in ("login", "buy", "quit")[: 1 + at % 3]
+    ]
+    (tmp_path / "a.csv").write_text("ts,what\n" + "".join(rows))
+    found = guess(str(tmp_path / "a.csv"), aggregate=("count", 60))
+    made = CsvSource("drop", CsvConfig.model_validate(found.section()))
+    (batch,) = made.read({}, now=NOW)
+    counted = dict.fromkeys((spec.labels["what"] for spec in batch.series), 0.0)
+    for number, value in zip(batch.points.series, batch.points.value, strict=True):
+        counted[batch.series[number].labels["what"]] += value
+    assert counted == {
+        what: sum(row.endswith(f"{what}\n") for row in rows) for what in ("login", "buy", "quit")
+    }
+    assert {spec.metric for spec in batch.series} == {"events"}
+
+
+def test_events_without_a_value_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("at\n" + "".join(f"{at}\n" for at, _ in EVENTS))
+    with pytest.raises(GuessError, match=r"found \['at'\]. Where rows are events, --count 5min"):
+        guess(str(path))
+    found = guess(str(path), aggregate=("count", 60))
+    assert "value: no column, every row is an event" in found.words
+    stored: dict[int, float] = {}
+    look(CsvSource("drop", CsvConfig.model_validate(found.section())), {}, stored)
+    assert stored == {BEGIN: 3, BEGIN + 60: 1, BEGIN + 120: 2}
+
+
+@pytest.mark.parametrize("made", [{}, {"aggregate": {"every": "1min", "by": "sum"}}])
+def test_what_has_no_value_can_only_be_counted(made: dict[str, Any]) -> None:
+    section = {"kind": "csv", "path": "a.csv", "step": "1min", "value": []}
+    with pytest.raises(ValidationError, match=r"so rows can only be counted; expected `by: count`"):
+        CsvConfig.model_validate(section | made)
 
 
 def test_files_cut_in_the_middle_of_a_bucket_count_nothing_twice(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from commands import Result, anomaly
 from daemon_harness import process
 
 from anomaly_service.cli import app, main
+from anomaly_service.cli.options import PANELS, STEPS
 from anomaly_service.errors import ConflictError, InvalidError, NotFoundError, RefusedError, UnavailableError
 
 COMMANDS = (
@@ -139,6 +140,14 @@ def test_every_command_explains_itself(command: str) -> None:
     shown = anomaly(*command.split(), "--help")
     assert shown.code == 0
     assert "--now" in shown.out
+
+
+def test_the_help_begins_with_the_first_steps_in_their_order() -> None:
+    shown = anomaly("--help").out
+    panels = [title.strip(" ─") for title in re.findall(r"╭─ (.*?) ─", shown)]
+    assert panels == ["Options", *PANELS]
+    first = shown.partition("First steps")[2].partition("At work")[0]
+    assert tuple(re.findall(r"^│ (\w+)  ", first, re.MULTILINE)) == STEPS
 
 
 def test_help_answers_in_half_a_second() -> None:
@@ -632,6 +641,15 @@ def test_repeating_the_work_changes_nothing(place: Place) -> None:
         done = place(command)
         assert done.code == 0, done.err
     assert intervals(place, "--limit", 1000) == before
+
+
+def test_a_job_explains_its_columns(place: Place) -> None:
+    done = place("score")
+    columns = done.out.splitlines()[0].split()
+    explained = re.findall(r"(\w+)(?=[,:])", done.err)
+    assert set(columns) - {"monitor"} <= set(explained)
+    assert "fitted: models. rows: scores written." in done.err
+    assert "fitted: models" not in place("score", "--json").err
 
 
 def test_validate_says_what_every_monitor_watches(place: Place) -> None:

@@ -373,10 +373,18 @@ def test_metrics_are_served_and_other_paths_are_not() -> None:
         assert caught.value.code == 404
         caught.value.close()
         with (
-            pytest.raises(OSError, match=rf"127.0.0.1:{port}.*choose another port"),
+            pytest.raises(OSError, match=rf"127.0.0.1:{port}: Address already in use.*`http: {{port: ...}}`"),
             serving(Telemetry(), "127.0.0.1", port),
         ):
             pass
+
+
+def test_an_address_of_elsewhere_names_its_key() -> None:
+    with (
+        pytest.raises(OSError, match=r"`http: {host: ...}` in the config to an address of this machine"),
+        serving(Telemetry(), "203.0.113.1", 0),
+    ):
+        pass
 
 
 @pytest.fixture

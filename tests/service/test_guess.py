@@ -261,6 +261,41 @@ def test_the_config_written_for_a_guess_reads_the_file(write: Writer, tmp_path: 
     assert loaded.monitors["everything"].season == "daily"
 
 
+def test_a_config_says_beside_each_guess_why_it_is_so(write: Writer, tmp_path: Path) -> None:
+    def rows(realm: str) -> list[list[Any]]:
+        return [[f"{at(i, 3600):%d/%m/%Y %H:%M}", realm, f"{i + 1},5", f"n {i}{realm}"] for i in range(500)]
+
+    path = write("a.csv", ["Datum", "realm", "wert", "note"], rows("eu") + rows("kr"), ";")
+    text = starter_for(guess(path, timezone="Europe/Berlin"), folder=tmp_path)
+    section = text.partition("sources:\n")[2].partition("\n\n")[0]
+    *keys, remark = section.splitlines()[1:]
+    beside = {line.split(":")[0].strip(): line.partition(" # ")[2] for line in keys}
+    assert beside == {
+        "kind": "",
+        "path": "",
+        "timestamp": "what looks like a time, such as '01/06/2024 00:00'",
+        "timestamp_format": "fits all rows: the day first, 1 March as 01/03/2026",
+        "value": "the column of numbers",
+        "decimal": "stands before the decimals of the values",
+        "labels": "few different entries: each combination is a series",
+        "delimiter": "what parts the names of the columns in the header",
+        "step": "the distance that a series' points keep",
+        "timezone": "the times carry no zone, it is the one of --timezone",
+    }
+    assert remark == "    # not read: note (different in almost every row)"
+    assert all(len(line) <= 110 for line in text.splitlines() if "path:" not in line)
+
+
+def test_what_a_comment_quotes_cannot_leave_its_line(write: Writer, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    broken = "note\nmonitors"
+    pq.write_table(pa.table({"ts": [epoch(i) for i in range(99)], "v": range(99), broken: [None] * 99}), path)
+    config = tmp_path / "anomaly.yaml"
+    config.write_text(starter_for(guess(path), folder=tmp_path))
+    assert "not read: note\\x0amonitors (empty)" in config.read_text()
+    assert list(load(config).monitors) == ["everything"]
+
+
 def test_a_file_in_the_folder_of_the_config_is_named_from_there(write: Writer, tmp_path: Path) -> None:
     path = write("a.csv", ["ts", "v"], [[epoch(i), i] for i in range(50)])
     assert guess(path).section(tmp_path)["path"] == "a.csv"

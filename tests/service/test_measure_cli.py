@@ -447,6 +447,17 @@ def test_a_replay_tells_in_a_sentence_and_a_table_what_would_have_been_raised(pl
     assert re.search(rf"logins{{realm=kr-1}} +anomaly +{begin('kr-1'):%Y-%m-%dT%H}", done.out)
 
 
+def test_a_replay_counts_only_the_time_that_was_watched(place: Place) -> None:
+    told = replay(place, "--last", "400d", "--monitor", "logins-drop").out.splitlines()[0]
+    found = re.search(
+        r"in (\d+) d(?: \d+ h)? \((\d+) allowed for\), all of 400 d that could be watched", told
+    )
+    assert found is not None, told
+    days, allowed = map(int, found.groups())
+    assert days < 40, "more is not there"
+    assert allowed == pytest.approx(5 * days / 7, abs=1)
+
+
 def test_a_replay_as_json_has_the_columns_of_the_view_and_writes_nothing(place: Place) -> None:
     before = flagged(place)
     done = replay(place, "--last", "7d", "--json")
