@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from scipy.signal import lfilter
 
 from pipelines.errors import InvalidError
+from pipelines.measure.demo_report import Incident as Planted
 from pipelines.measure.simulate import FIT_AT, START, Incident, Simulation
 from pipelines.records import Points, Seconds, SeriesSpec, Values
 from pipelines.steps.season import utc_offsets
@@ -167,8 +169,11 @@ def shapes(
     )
 
 
-def twins(incidents: Sequence[Incident]) -> list[tuple[Incident, Incident]]:
-    """Return the twin drops of a simulation, two and two."""
+Twin = TypeVar("Twin", Incident, Planted)
+
+
+def twins(incidents: Sequence[Twin]) -> list[tuple[Twin, Twin]]:
+    """Return the twin drops among incidents, two and two: as they are simulated, or as a report has them."""
     of = sorted((i for i in incidents if i.kind == TWIN), key=lambda i: (i.series, i.start))
     return [
         (one, other)
