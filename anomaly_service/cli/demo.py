@@ -92,7 +92,7 @@ def _print_demo(report: DemoReport, made: Demo) -> None:
     """Print what was planted and found, the SQL that lists it, and where to go from here."""
     tables.table(
         [_outcome_row(outcome) for outcome in report.outcomes],
-        ("planted", "series", "from", "to", "flagged as", "after", "score"),
+        ("planted", "series", "from", "to", "flagged as", "after", "start off", "end off", "score"),
         title="Planted incidents and what became of them",
     )
     tables.say("")
@@ -112,9 +112,25 @@ def _outcome_row(outcome: IncidentOutcome) -> tuple[object, ...]:
         minute(incident.end)[-5:],
     )
     if not outcome.flagged:
-        return (*planted, "missed", "", "")
-    peak = max(flagged.peak_score for flagged in outcome.flagged)
-    return (*planted, outcome.flagged[0].kind, tables.duration(outcome.late_seconds), f"{peak:.1f}")
+        return (*planted, "missed", "", "", "", "")
+    return (
+        *planted,
+        outcome.flagged[0].kind,
+        tables.duration(outcome.late_seconds),
+        _off(outcome.start_error_seconds),
+        _off(outcome.end_error_seconds),
+        f"{max(flagged.peak_score for flagged in outcome.flagged):.1f}",
+    )
+
+
+def _off(seconds: int | None) -> str:
+    """Return how far a border lies from the planted one: minutes, negative where it is earlier.
+
+    >>> _off(-1500), _off(0), _off(300)
+    ('-25 min', '0 min', '+5 min')
+    """
+    minutes = round((seconds or 0) / 60)
+    return f"{minutes:+d} min" if minutes else "0 min"
 
 
 def _short(series: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from pipelines.records import Json
-from pipelines.times import WEEK
+from pipelines.times import WEEK, iso_seconds
 
 PROMPT_SECONDS = 30 * 60
 """A first flag counts as prompt up to so long after the incident's end."""
@@ -74,6 +74,29 @@ class IncidentOutcome:
         """From the incident's end to the first flag, negative while it was going on."""
         return self.flagged[0].first_detected - self.incident.end if self.flagged else None
 
+    @property
+    def start_error_seconds(self) -> int | None:
+        """From the incident's start to that of its earliest interval, negative where that begins before."""
+        return min(f.start for f in self.flagged) - self.incident.start if self.flagged else None
+
+    @property
+    def end_error_seconds(self) -> int | None:
+        """From the incident's end to that of its latest interval, positive where that goes on."""
+        return max(f.end for f in self.flagged) - self.incident.end if self.flagged else None
+
+    def figures(self) -> Json:
+        """Return where it was planted and how far off it was found; None where it was missed."""
+        return {
+            "kind": self.incident.kind,
+            "series": self.incident.series,
+            "start_at": iso_seconds(self.incident.start),
+            "end_at": iso_seconds(self.incident.end),
+            "intervals": len(self.flagged),
+            "late_minutes": _minutes(self.late_seconds),
+            "start_error_minutes": _minutes(self.start_error_seconds),
+            "end_error_minutes": _minutes(self.end_error_seconds),
+        }
+
 
 @dataclass(frozen=True)
 class DemoReport:
@@ -139,6 +162,7 @@ class DemoReport:
                 kind: {"planted": planted, "found": found, "recall": found / planted}
                 for kind, (planted, found) in self.kinds().items()
             },
+            "incidents": [outcome.figures() for outcome in self.outcomes],
             "late_minutes_median": median(late) if late else None,
             "late_minutes_worst": max(late, default=None),
             "after_end_minutes_worst": max(after, default=None),
@@ -177,6 +201,10 @@ def compare(
         watched=tuple(watched),
         budgets=dict(budgets),
     )
+
+
+def _minutes(seconds: int | None) -> float | None:
+    return None if seconds is None else seconds / 60
 
 
 def _belonging(incident: Incident, flagged: Sequence[Flagged]) -> tuple[Flagged, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.monitor import MonitorSpec
-from pipelines.records import Points, Seconds, TargetRow, Values
+from pipelines.records import Points, Policy, Seconds, TargetRow, Values
 from pipelines.steps import flag, masks, prepare
 from pipelines.steps.line import draw_held
 from pipelines.steps.recipe import Recipe
@@ -212,6 +212,13 @@ def _usual(part: ScoredSteps, scales: float) -> Values:
 def expected(
     model: Model, steps: Sequence[ScoredSteps], anomaly_score: Values, scales: float = BAND_SCALES
 ) -> Band:
+    """Return what would have been normal, as ``expected_under`` the model's policy."""
+    return expected_under(model.spec.policy, steps, anomaly_score, scales)
+
+
+def expected_under(
+    policy: Policy, steps: Sequence[ScoredSteps], anomaly_score: Values, scales: float = BAND_SCALES
+) -> Band:
     """Return what would have been normal at every step, and a band of so many deviations around it.
 
     Near what may become an interval it is the model's word, with that and a window around it hidden; a
@@ -221,7 +228,7 @@ def expected(
         anomaly_score: that counts, of every step, 1 is the line.
     """
     found = usual(steps, scales)
-    runs = flag.candidates(anomaly_score, model.spec.policy, steps[0].row.recipe.step_seconds)
+    runs = flag.candidates(anomaly_score, policy, steps[0].row.recipe.step_seconds)
     if not runs:
         return found
     said = judge.expected(steps, runs, (-scales, 0.0, scales))

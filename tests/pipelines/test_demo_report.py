@@ -54,6 +54,29 @@ def test_an_interval_that_began_before_the_incident_is_not_early() -> None:
     assert report(flagged(9_000, 10_100)).outcomes[0].late_seconds == 0
 
 
+def test_borders_are_off_by_the_earliest_start_and_the_latest_end() -> None:
+    (outcome,) = report(flagged(9_100, 10_300), flagged(10_900, 11_500)).outcomes
+    assert (outcome.start_error_seconds, outcome.end_error_seconds) == (-900, 300)
+    (outcome,) = report(flagged(10_300, 10_900)).outcomes
+    assert (outcome.start_error_seconds, outcome.end_error_seconds) == (300, -300)
+    assert outcome.figures() == {
+        "kind": "login_outage",
+        "series": LOGINS,
+        "start_at": "1970-01-01T02:46:40Z",
+        "end_at": "1970-01-01T03:06:40Z",
+        "intervals": 1,
+        "late_minutes": 5.0,
+        "start_error_minutes": 5.0,
+        "end_error_minutes": -5.0,
+    }
+
+
+def test_a_missed_incident_has_no_borders() -> None:
+    (missed,) = report().figures()["incidents"]
+    assert missed["intervals"] == 0
+    assert missed["start_error_minutes"] is missed["end_error_minutes"] is missed["late_minutes"] is None
+
+
 def test_a_missed_incident_has_no_lateness() -> None:
     figures = report().figures()
     assert figures["recall"] == 0

@@ -836,6 +836,8 @@ def test_a_second_demo_starts_afresh_and_prints_the_comparison_the_sql_and_what_
     again = anomaly("demo", "--weeks", 3, "--detector", "robust_z", "--seed", 2, "--config", config)
     assert again.code == 0, again.err
     assert f"Found {first.rows['found']} of {first.rows['planted']} incidents" in again.out
+    assert "start off" in again.out
+    assert "end off" in again.out
     assert "FROM flagged_intervals" in again.out
     assert "anomaly try your.csv" in again.out
 
