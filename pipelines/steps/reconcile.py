@@ -175,6 +175,9 @@ def _extended(event: Event, interval: Interval, span: tuple[int, int]) -> Interv
     if event.status in (Status.OUTDATED, Status.BELOW_LINE):
         return interval
     old = event.interval
+    if old.kind is Kind.ANOMALY and old.start < span[0] and interval.start - span[0] > _step(old):
+        # What joined it with what lies before the span is not there any more.
+        return interval
     start = old.start if old.start < span[0] else interval.start
     end = old.end if old.end >= span[1] else interval.end
     start, end = min(start, interval.start), max(end, interval.end)
@@ -191,6 +194,11 @@ def _extended(event: Event, interval: Interval, span: tuple[int, int]) -> Interv
         n_points=max(old.n_points, interval.n_points),
         open=interval.open or (old.open and end == old.end),
     )
+
+
+def _step(interval: Interval) -> float:
+    """Return how far apart the points of an interval are, about."""
+    return (interval.end - interval.start) / max(interval.n_points - 1, 1)
 
 
 def same_interval(a: Interval, b: Interval) -> bool:

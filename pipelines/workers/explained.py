@@ -56,7 +56,7 @@ TOLD = 1.5
 """An incident is taken out where the joined live score reaches so many times the distance between its middle
 and its tail: what the models know as a habit of the series, they are to see."""
 
-SIGHT = 2 * LOCAL_STEPS + LONGEST_PAUSE + 1
+SIGHT = 3 * LOCAL_STEPS + LONGEST_PAUSE + 1
 OUTLOOK = LOCAL_STEPS + LONGEST_PAUSE + 1
 
 
