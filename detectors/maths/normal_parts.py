@@ -34,7 +34,7 @@ def energy_part(normal: Normal, values: Tensor, mask: Tensor | None) -> Tensor:
 def _about_mean(normal: Normal, values: Tensor, mask: Tensor | None) -> Tensor:
     """The windows less their mean, missing steps at their conditional mean, ``(n_targets, k, size)``."""
     x = values.flatten(2).clamp(-LARGEST, LARGEST).sub_(normal.mean.unsqueeze(1).to(torch.float32))
-    return x if mask is None else normal.completed(x, mask.flatten(2)).x.to(torch.float32)
+    return x if mask is None else normal.filled(x, mask.flatten(2))
 
 
 def _observed(values: Tensor, mask: Tensor | None) -> Tensor | int:
