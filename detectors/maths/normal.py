@@ -67,6 +67,26 @@ class Normal:
         """Inverse of the covariance."""
         return self.whitener.transpose(1, 2) @ self.whitener
 
+    def level_filter(self, n_channels: int) -> Tensor:
+        """Return weights ``(n_targets, size, n_channels)`` that tell a constant shift of a window best.
+
+        Their products with a window about the mean are standard normal.
+        """
+        if n_channels not in self._level_filters:
+            self._level_filters[n_channels] = self._level_filter(n_channels)
+        return self._level_filters[n_channels]
+
+    @cached_property
+    def _level_filters(self) -> dict[int, Tensor]:
+        return {}
+
+    def _level_filter(self, n_channels: int) -> Tensor:
+        shift = torch.eye(n_channels, dtype=torch.float64).repeat(self.mean.shape[1] // n_channels, 1)
+        white = self.whitener @ shift
+        pulled = self.whitener.transpose(1, 2) @ white
+        root = torch.linalg.cholesky(white.transpose(1, 2) @ white)
+        return torch.linalg.solve_triangular(root, pulled.transpose(1, 2), upper=False).transpose(1, 2)
+
     @property
     def log_det(self) -> Tensor:
         """Log-determinant of the covariance, shape ``(n_targets,)``."""
