@@ -192,7 +192,7 @@ def _filled(process: Autoregression, values: Tensor, mask: Tensor | None) -> Ten
     if mask is None or not bool(mask.any()):
         return values.clamp(-LARGEST, LARGEST)
     base = process.normal
-    x = base.completed(base.about_mean(values), mask.flatten(2)).x + base.mean.unsqueeze(1)
+    x = base.filled(base.about_mean(values), mask.flatten(2)) + base.mean.unsqueeze(1)
     return x.to(torch.float32).view(values.shape)
 
 

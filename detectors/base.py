@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from detectors.errors import NotFittedError, UnknownSettingError
 from detectors.pieces import Progress, concatenate
 from detectors.spelling import did_you_mean
 from detectors.windows import MAX_MISSING, Windows
+
+T = TypeVar("T")
 
 
 class Density(StrEnum):
@@ -127,6 +129,8 @@ class Detector(ABC):
     """Of 'spike', 'level', 'variance', 'shape', one at most but for a baseline; the docstring says why."""
     sample_flaw: ClassVar[str] = ""
     """What a test tells its samples by from windows of a plain process; empty where it cannot."""
+
+    _made: tuple[dict[str, Tensor], slice, Callable[[dict[str, Tensor]], Any], Any] | None = None
 
     def __init__(self, config: DetectorConfig | None = None, **settings: Any) -> None:
         """Keep the settings: as a Config, or as keywords named like its fields.
@@ -305,6 +309,20 @@ class Detector(ABC):
     def _state_of(self, members: slice) -> dict[str, Tensor]:
         """Return what was learned of neighbouring members, as views."""
         return {name: tensor[members] for name, tensor in self._state.items()}
+
+    def _made_of(self, members: slice, make: Callable[[dict[str, Tensor]], T]) -> T:
+        """Return what is made of the state of neighbouring members; the last one is kept until the next fit.
+
+        Held-out blocks are scored one after the other: factors would be worked out anew for each.
+
+        Args:
+            make: a function that stays the same, such as one of a module.
+        """
+        last = self._made
+        if last is None or last[0] is not self._state or last[1:3] != (members, make):
+            last = self._made = (self._state, members, make, make(self._state_of(members)))
+        made: T = last[3]
+        return made
 
     # -- checks ---------------------------------------------------------------------
 

@@ -239,5 +239,5 @@ class _Model:
         """Return the latents of windows, missing steps at their conditional mean."""
         x = self.base.about_mean(windows.values)
         if bool(windows.missing.any()):
-            x = self.base.normal.completed(x, windows.mask.flatten(2)).x.to(torch.float32)
+            x = self.base.normal.filled(x, windows.mask.flatten(2))
         return self.base.split(x)[0]

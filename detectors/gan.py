@@ -149,7 +149,7 @@ class GanDetector(Detector):
         def raw(values: Tensor, mask: Tensor | None, _: Tensor) -> Tensor:
             x, gone = base.about_mean(values), torch.zeros(())
             if mask is not None:
-                x, gone = normal.completed(x, mask.flatten(2)).x.to(torch.float32), mask.flatten(2).sum(2)
+                x, gone = normal.filled(x, mask.flatten(2)), mask.flatten(2).sum(2)
             u = base.split(x)[0]
             left = x - base.window_of(game.reconstruct(state, u))
             step, energy = surprise_parts.steps_of(left @ whitener, mask, values.shape[3])

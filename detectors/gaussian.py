@@ -115,13 +115,13 @@ class GaussianDetector(Detector):
         """Scaled parts: window, level and every step, ``(n_targets, n_windows, 2 + window)``."""
         state = self._state_of(members)
         return surprise_parts.scaled(
-            raw_parts(stored.normal_of(state), windows.values, surprise_parts.missing_in(windows)), state
+            raw_parts(self._normal_of(members), windows.values, surprise_parts.missing_in(windows)), state
         )
 
     def _score(self, windows: Windows) -> Tensor:
         def scores(members: slice, piece: Windows) -> Tensor:
             state = self._state_of(members)
-            normal, mask = stored.normal_of(state), surprise_parts.missing_in(piece)
+            normal, mask = self._normal_of(members), surprise_parts.missing_in(piece)
             if self.config.whole:
                 return surprise_parts.whole(energy_part(normal, piece.values, mask), state)
             return surprise_parts.combined(raw_parts(normal, piece.values, mask), state)
@@ -157,7 +157,7 @@ class GaussianDetector(Detector):
         return in_pieces(windows, latent)
 
     def _normal_of(self, members: slice) -> Normal:
-        return stored.normal_of(self._state_of(members))
+        return self._made_of(members, stored.normal_of)
 
     def _n_channels(self) -> int:
         return self._state["mean"].shape[1] // self.config.window

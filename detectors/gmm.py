@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,7 @@ from detectors.maths.lowrank import LowRank
 from detectors.maths.mixture import Mixture
 from detectors.maths.moments import trimmed
 from detectors.maths.normal import expected
-from detectors.pieces import Progress, fit_in_pieces, in_pieces, once
+from detectors.pieces import Progress, fit_in_pieces, in_pieces
 from detectors.windows import Windows
 
 
@@ -85,19 +84,15 @@ class GmmDetector(Detector):
         return mixture.fit(z, count > 0, self.config.components, samples=samples, seed=self.config.seed)
 
     def _score(self, windows: Windows) -> Tensor:
-        models = self._models()
-
         def scores(members: slice, piece: Windows) -> Tensor:
-            raw = _raw_parts(*models(members), piece.values, surprise_parts.missing_in(piece))
+            raw = _raw_parts(*self._model_of(members), piece.values, surprise_parts.missing_in(piece))
             return surprise_parts.combined(raw, self._state_of(members))
 
         return in_pieces(windows, scores)
 
     def _expect(self, windows: Windows) -> Expected:
-        models = self._models()
-
         def moments(members: slice, piece: Windows) -> Tensor:
-            base, fitted = models(members)
+            base, fitted = self._model_of(members)
             x, missing = base.about_mean(piece.values), piece.mask.flatten(2)
             given = LowRank.of(base, fitted).conditioned(x, missing)
             posterior = (_log_weight(fitted) + given.log_prob).softmax(1).unsqueeze(3)
@@ -120,10 +115,8 @@ class GmmDetector(Detector):
         """Return the log-density of the observed values of every window, ``(n_targets, n_windows)``."""
         self._check_match(windows)
 
-        models = self._models()
-
         def density(members: slice, piece: Windows) -> Tensor:
-            base, fitted = models(members)
+            base, fitted = self._model_of(members)
             if bool(piece.missing.any()):
                 return _log_joint(base, fitted, piece).logsumexp(1)
             x = base.about_mean(piece.values)
@@ -136,25 +129,23 @@ class GmmDetector(Detector):
         """Return each component's responsibility for every window, ``(n_targets, n_windows, components)``."""
         self._check_match(windows)
 
-        models = self._models()
-
         def shares(members: slice, piece: Windows) -> Tensor:
-            base, fitted = models(members)
+            base, fitted = self._model_of(members)
             x = base.normal.completed(base.about_mean(piece.values), piece.mask.flatten(2)).x
             z = base.split(x.to(torch.float32))[0]
             return fitted.log_joint(z.to(torch.float64)).softmax(2).to(torch.float32)
 
         return in_pieces(windows, shares)
 
-    def _models(self) -> Callable[[slice], tuple[LinearBase, Mixture]]:
-        def of(members: slice) -> tuple[LinearBase, Mixture]:
-            state = self._state_of(members)
-            return LinearBase.load(state), _mixture_of(state)
-
-        return once(of)
+    def _model_of(self, members: slice) -> tuple[LinearBase, Mixture]:
+        return self._made_of(members, _model)
 
     def _n_channels(self) -> int:
         return self._state["mean"].shape[1] // self.config.window
+
+
+def _model(state: dict[str, Tensor]) -> tuple[LinearBase, Mixture]:
+    return LinearBase.load(state), _mixture_of(state)
 
 
 def _mixture_of(state: dict[str, Tensor]) -> Mixture:

@@ -164,9 +164,10 @@ class KdeDetector(Detector):
         away = self._away(base, refs, z, off, start) / refs.bandwidth
         return surprise_parts.standard(away.square(), base.latent)
 
-    def _whole(self, state: dict[str, Tensor], values: Tensor, mask: Tensor | None, start: Tensor) -> Tensor:
+    def _whole(
+        self, base: LinearBase, refs: References, values: Tensor, mask: Tensor | None, start: Tensor
+    ) -> Tensor:
         """The first part alone, ``(n_targets, k)``."""
-        base, refs = LinearBase.load(state), References.load(state)
         x = base.about_mean(values) if mask is None else base.filled(values, mask)
         return self._farness(base, refs, *base.split(x), start)
 
@@ -175,7 +176,8 @@ class KdeDetector(Detector):
             state = self._state_of(members)
             mask = surprise_parts.missing_in(piece)
             if self.config.whole:
-                farness = self._whole(state, piece.values, mask, piece.starts)
+                base, refs = self._made_of(members, LinearBase.load), References.load(state)
+                farness = self._whole(base, refs, piece.values, mask, piece.starts)
                 return surprise_parts.whole(farness, state)
             return surprise_parts.combined(self._raw(state, piece.values, mask, piece.starts), state)
 

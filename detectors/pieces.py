@@ -32,7 +32,7 @@ def in_pieces(
     at_once = max(1, values // (per_window * members))
     rows = []
     for start in range(0, windows.n_targets, members):
-        part = slice(start, start + members)
+        part = slice(start, min(start + members, windows.n_targets))
         bank = windows.members(part)
         spans = [bank.span(i, min(i + at_once, bank.n_windows)) for i in range(0, bank.n_windows, at_once)]
         rows.append(_joined([function(part, span) for span in spans], dim=1))

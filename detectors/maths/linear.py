@@ -97,9 +97,7 @@ class LinearBase:
     def filled(self, values: Tensor, mask: Tensor) -> Tensor:
         """Flat windows about the mean, missing values at their conditional mean, ``(n_targets, k, size)``."""
         x = self.about_mean(values)
-        if bool(mask.any()):
-            return self.normal.completed(x, mask.flatten(2)).x.to(torch.float32)
-        return x
+        return self.normal.filled(x, mask.flatten(2)) if bool(mask.any()) else x
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return latent ``(n_targets, k, latent)`` and the squared norm of what lies off the axes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -14,6 +14,9 @@ from detectors.base import Expected
 from detectors.maths.moments import LARGEST
 from detectors.pieces import in_pieces, once
 from detectors.windows import Windows
+
+FACTORS, FACTOR_VALUES = 128, 2**20
+"""Factors of missing values worked out at once: so many, or what takes 8 MiB however much is missing."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,26 @@ class Normal:
         """Inverse of the covariance."""
         return self.whitener.transpose(1, 2) @ self.whitener
 
+    def level_filter(self, n_channels: int) -> Tensor:
+        """Return weights ``(n_targets, size, n_channels)`` that tell a constant shift of a window best.
+
+        Their products with a window about the mean are standard normal.
+        """
+        if n_channels not in self._level_filters:
+            self._level_filters[n_channels] = self._level_filter(n_channels)
+        return self._level_filters[n_channels]
+
+    @cached_property
+    def _level_filters(self) -> dict[int, Tensor]:
+        return {}
+
+    def _level_filter(self, n_channels: int) -> Tensor:
+        shift = torch.eye(n_channels, dtype=torch.float64).repeat(self.mean.shape[1] // n_channels, 1)
+        white = self.whitener @ shift
+        pulled = self.whitener.transpose(1, 2) @ white
+        root = torch.linalg.cholesky(white.transpose(1, 2) @ white)
+        return torch.linalg.solve_triangular(root, pulled.transpose(1, 2), upper=False).transpose(1, 2)
+
     @property
     def log_det(self) -> Tensor:
         """Log-determinant of the covariance, shape ``(n_targets,)``."""
@@ -78,6 +101,16 @@ class Normal:
         noise = torch.randn(n, self.mean.shape[1], generator=generator)
         return self.mean.unsqueeze(1) + noise.to(torch.float64) @ self.root.transpose(1, 2)
 
+    def filled(self, x: Tensor, missing: Tensor) -> Tensor:
+        """Return the windows with every missing value at its conditional mean, in the type they came in.
+
+        Only windows that miss something cost anything. Arguments as for ``completed``.
+        """
+        (few,) = missing.any(2).any(0).nonzero(as_tuple=True)
+        if not len(few):
+            return x
+        return x.index_copy(1, few, self.completed(x[:, few], missing[:, few]).x.to(x.dtype))
+
     def completed(self, x: Tensor, missing: Tensor, *, with_variance: bool = False) -> Completed:
         """Return the windows with every missing value at its conditional mean, exactly.
 
@@ -87,20 +120,21 @@ class Normal:
             with_variance: also return the conditional variances.
         """
         x = torch.where(missing, 0.0, x.to(torch.float64))
-        diagonal = self.precision.diagonal(dim1=1, dim2=2).unsqueeze(1).expand_as(x)
         log_det = x.new_zeros(x.shape[:2])
-        gaps = self._gaps(missing)
-        if gaps is None:
-            return Completed(x, log_det, diagonal.reciprocal() if with_variance else None)
-        where = gaps.member, gaps.window
-        pulled = torch.matmul(x, self.precision)[where].gather(1, gaps.at) * gaps.real
-        shift = torch.cholesky_solve(pulled.unsqueeze(2), gaps.factor[gaps.row]).squeeze(2)
-        x[where] = x[where].scatter_add(1, gaps.at, -shift * gaps.real)
-        log_det[where] = 2 * gaps.factor.diagonal(dim1=1, dim2=2).log().sum(1)[gaps.row]
-        if not with_variance:
-            return Completed(x, log_det)
-        variance = diagonal.reciprocal().contiguous()
-        variance[where] = self._variance(gaps, missing[where])[gaps.row]
+        variance = None
+        if with_variance:
+            diagonal = self.precision.diagonal(dim1=1, dim2=2).unsqueeze(1).expand_as(x)
+            variance = diagonal.reciprocal().contiguous()
+        pull: Tensor | None = None
+        for gaps in self._gaps(missing):
+            pull = torch.matmul(x, self.precision) if pull is None else pull
+            where = gaps.member, gaps.window
+            pulled = pull[where].gather(1, gaps.at) * gaps.real
+            shift = torch.cholesky_solve(pulled.unsqueeze(2), gaps.factor[gaps.row]).squeeze(2)
+            x[where] = x[where].scatter_add(1, gaps.at, -shift * gaps.real)
+            log_det[where] = 2 * gaps.factor.diagonal(dim1=1, dim2=2).log().sum(1)[gaps.row]
+            if variance is not None:
+                variance[where] = self._variance(gaps, missing[where])[gaps.row]
         return Completed(x, log_det, variance)
 
     def completed_columns(self, columns: Tensor, missing: Tensor) -> Tensor:
@@ -111,14 +145,13 @@ class Normal:
             missing: shape ``(n_targets, k, size)``, bool.
         """
         x = torch.where(missing.unsqueeze(3), 0.0, columns.unsqueeze(1))
-        gaps = self._gaps(missing)
-        if gaps is None:
-            return x
-        where, real = (gaps.member, gaps.window), gaps.real.unsqueeze(2)
-        pulled = (x.transpose(2, 3) @ self.precision.unsqueeze(1))[where]
-        pulled = pulled.gather(2, gaps.at.unsqueeze(1).expand(-1, x.shape[3], -1)).transpose(1, 2)
-        shift = torch.cholesky_solve(pulled * real, gaps.factor[gaps.row])
-        x[where] = x[where].scatter_add(1, gaps.at.unsqueeze(2).expand_as(shift), -shift * real)
+        pull: Tensor | None = None
+        for gaps in self._gaps(missing):
+            pull = x.transpose(2, 3) @ self.precision.unsqueeze(1) if pull is None else pull
+            where, real = (gaps.member, gaps.window), gaps.real.unsqueeze(2)
+            pulled = pull[where].gather(2, gaps.at.unsqueeze(1).expand(-1, x.shape[3], -1)).transpose(1, 2)
+            shift = torch.cholesky_solve(pulled * real, gaps.factor[gaps.row])
+            x[where] = x[where].scatter_add(1, gaps.at.unsqueeze(2).expand_as(shift), -shift * real)
         return x
 
     def conditional(self, x: Tensor, missing: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,43 +168,54 @@ class Normal:
         observed = (~missing).sum(2)
         return -0.5 * (energy + self.log_det.unsqueeze(1) + done.log_det + observed * math.log(2 * math.pi))
 
-    def _gaps(self, missing: Tensor) -> _Gaps | None:
-        """Return where values are missing, None where none is."""
+    def _gaps(self, missing: Tensor) -> Iterator[_Gaps]:
+        """Yield where values are missing, windows that miss about as many together: padding is work too."""
         member, window = missing.any(2).nonzero(as_tuple=True)
-        if len(member) == 0:
-            return None
+        if not len(member):
+            return
         rows = missing[member, window]
-        at, real = _padded_indices(rows)
-        own, row = member, torch.arange(len(member))
-        if bool((rows == rows[:1]).all()):
-            own, row = torch.unique(member, return_inverse=True)
-        first, kept = at[: len(own)], real[: len(own)]
-        block = self.precision[own.view(-1, 1, 1), first.unsqueeze(2), first.unsqueeze(1)]
-        both = kept.unsqueeze(2) & kept.unsqueeze(1)
+        row = _alike(member, rows)
+        lead = _first_of_each(row)
+        order = rows[lead].sum(1).argsort(stable=True)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order))
+        # Of every window: its factor's place in that order, thus which part it comes with.
+        row = place[row]
+        at_once = max(FACTORS, FACTOR_VALUES // rows.shape[1] ** 2)
+        part = row // at_once
+        by_part = part.argsort(stable=True)
+        for few in torch.split(by_part, part.bincount().tolist()):
+            yield self._gaps_of(member[few], window[few], rows[few], row[few] % at_once)
+
+    def _gaps_of(self, member: Tensor, window: Tensor, rows: Tensor, row: Tensor) -> _Gaps:
+        """Return where windows miss values, with the factors they share."""
+        lead = _first_of_each(row)
+        own, (at, real) = member[lead], _padded_indices(rows[lead])
+        block = self.precision[own.view(-1, 1, 1), at.unsqueeze(2), at.unsqueeze(1)]
+        both = real.unsqueeze(2) & real.unsqueeze(1)
         block = torch.where(both, block, torch.eye(at.shape[1], dtype=torch.float64))
-        return _Gaps(member, window, at, real, own, row, torch.linalg.cholesky(block))
+        return _Gaps(member, window, at[row], real[row], lead, row, torch.linalg.cholesky(block))
 
     def _variance(self, gaps: _Gaps, missing: Tensor) -> Tensor:
         """Conditional variance of every value, for each factor (Schur complements)."""
-        few = slice(0, len(gaps.own))
-        at, real, missing = gaps.at[few], gaps.real[few], missing[few]
+        at, real, missing, own = (each[gaps.lead] for each in (gaps.at, gaps.real, missing, gaps.member))
         inverse = torch.cholesky_inverse(gaps.factor).diagonal(dim1=1, dim2=2) * real
         hidden = torch.zeros_like(missing, dtype=torch.float64).scatter_add(1, at, inverse)
-        cross = self.precision[gaps.own.view(-1, 1), at] * real.unsqueeze(2)
+        cross = self.precision[own.view(-1, 1), at] * real.unsqueeze(2)
         explained = torch.linalg.solve_triangular(gaps.factor, cross, upper=False).square().sum(1)
-        own = self.precision.diagonal(dim1=1, dim2=2)[gaps.own]
-        return torch.where(missing, hidden, (own - explained).clamp_min(1e-12).reciprocal())
+        alone = self.precision.diagonal(dim1=1, dim2=2)[own]
+        return torch.where(missing, hidden, (alone - explained).clamp_min(1e-12).reciprocal())
 
 
 @dataclass(frozen=True)
 class _Gaps:
-    """Windows in which values are missing; those of a member share a factor where all miss the same values.
+    """Windows in which values are missing; those of a member that miss the same values share a factor.
 
     Attributes:
         member, window: which windows, shape ``(m,)`` each.
         at: shape ``(m, most)``, the missing values' places, padded.
         real: same shape, False in the padding.
-        own: shape ``(f,)``, whose each factor is; the first f windows miss what belongs to it.
+        lead: shape ``(f,)``, a window that each factor belongs to, among these m.
         row: shape ``(m,)``, the factor of every window.
         factor: shape ``(f, most, most)``, Cholesky factor of the precision among the missing values, padded
             with the identity.
@@ -181,7 +225,7 @@ class _Gaps:
     window: Tensor
     at: Tensor
     real: Tensor
-    own: Tensor
+    lead: Tensor
     row: Tensor
     factor: Tensor
 
@@ -257,8 +301,28 @@ def log_density(normal: Normal, windows: Windows) -> Tensor:
     return normal.log_prob(normal.about_mean(windows.values), windows.mask.flatten(2))
 
 
+def _alike(member: Tensor, rows: Tensor) -> Tensor:
+    """Return equal numbers, from 0 up, for windows of a member that miss the same values, ``(m,)``."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-(2**62), 2**62, (rows.shape[1] + 1,), generator=generator)
+    _, row = torch.unique(rows.to(torch.int64) @ weight[1:] + member * weight[0], return_inverse=True)
+    lead = _first_of_each(row)[row]
+    if torch.equal(rows[lead], rows) and torch.equal(member[lead], member):
+        return row
+    return torch.arange(len(row))  # two patterns of one sum, once in an age of the world
+
+
+def _first_of_each(row: Tensor) -> Tensor:
+    """Return where each number, of 0 to the largest, stands first, ``(f,)``."""
+    first = row.new_full((int(row.max()) + 1,), len(row))
+    return first.scatter_reduce(0, row, torch.arange(len(row)), "amin")
+
+
 def _padded_indices(missing: Tensor) -> tuple[Tensor, Tensor]:
     """Positions of the True values of every row, padded, and which of them are real."""
     count = missing.sum(1)
-    at = missing.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
-    return at, torch.arange(at.shape[1]).unsqueeze(0) < count.unsqueeze(1)
+    at = missing.nonzero(as_tuple=True)[1]
+    real = torch.arange(int(count.max())) < count.unsqueeze(1)
+    padded = torch.zeros(real.shape, dtype=torch.int64)
+    padded[real] = at
+    return padded, real

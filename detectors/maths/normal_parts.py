@@ -14,7 +14,7 @@ def raw_parts(normal: Normal, values: Tensor, mask: Tensor | None) -> Tensor:
     """Parts as theory standardises them, ``(n_targets, k, 2 + window)``: window, level, steps."""
     n_channels = values.shape[3]
     x = _about_mean(normal, values, mask)
-    level = (x @ _level_filter(normal, n_channels).to(torch.float32)).square().sum(2)
+    level = (x @ normal.level_filter(n_channels).to(torch.float32)).square().sum(2)
     step, energy = surprise_parts.steps_of(
         x @ normal.whitener.transpose(1, 2).to(torch.float32), mask, n_channels
     )
@@ -34,19 +34,9 @@ def energy_part(normal: Normal, values: Tensor, mask: Tensor | None) -> Tensor:
 def _about_mean(normal: Normal, values: Tensor, mask: Tensor | None) -> Tensor:
     """The windows less their mean, missing steps at their conditional mean, ``(n_targets, k, size)``."""
     x = values.flatten(2).clamp(-LARGEST, LARGEST).sub_(normal.mean.unsqueeze(1).to(torch.float32))
-    return x if mask is None else normal.completed(x, mask.flatten(2)).x.to(torch.float32)
+    return x if mask is None else normal.filled(x, mask.flatten(2))
 
 
 def _observed(values: Tensor, mask: Tensor | None) -> Tensor | int:
     """How many values of each window were observed, ``(n_targets, k)``."""
     return values.shape[2] * values.shape[3] if mask is None else (~mask).flatten(2).sum(2)
-
-
-def _level_filter(normal: Normal, n_channels: int) -> Tensor:
-    """Weights whose product with a window is standard normal and largest for a constant shift."""
-    size = normal.mean.shape[1]
-    shift = torch.eye(n_channels, dtype=torch.float64).repeat(size // n_channels, 1)
-    white = normal.whitener @ shift
-    pulled = normal.whitener.transpose(1, 2) @ white
-    root = torch.linalg.cholesky(white.transpose(1, 2) @ white)
-    return torch.linalg.solve_triangular(root, pulled.transpose(1, 2), upper=False).transpose(1, 2)

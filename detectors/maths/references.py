@@ -57,11 +57,21 @@ class References:
 
     def near(self, start: Tensor, window: int) -> Tensor | None:
         """True for real references closer than a window, ``(n_targets, k, R)``; None where there are none."""
-        start, padding = start.to(torch.int32), self.padding
-        first, last = start.amin(1, keepdim=True) - window, start.amax(1, keepdim=True) + window
-        if not bool(((self.start > first) & (self.start < last) & ~padding).any()):
+        if self._reached(start, window) is None:
             return None
-        return ((start.unsqueeze(2) - self.start.unsqueeze(1)).abs_() < window) & ~padding.unsqueeze(1)
+        return self._near(start, window, slice(None))
+
+    def _near(self, start: Tensor, window: int, part: slice) -> Tensor:
+        """True for those of a part of the references that are real and closer than a window."""
+        away = start.to(torch.int32).unsqueeze(2) - self.start[:, part].unsqueeze(1)
+        return (away.abs_() < window) & ~self.padding[:, part].unsqueeze(1)
+
+    def _reached(self, start: Tensor, window: int) -> slice | None:
+        """The part of the references that holds all real ones closer than a window; None where none is."""
+        first, last = start.amin(1, keepdim=True) - window, start.amax(1, keepdim=True) + window
+        reached = (self.start > first) & (self.start < last) & ~self.padding
+        (places,) = reached.any(0).nonzero(as_tuple=True)
+        return slice(int(places[0]), int(places[-1]) + 1) if len(places) else None
 
     def squares(self, z: Tensor) -> Tensor:
         """Squared distances in bandwidths of the reference, infinite to padding, ``(n_targets, k, R)``."""
@@ -94,10 +104,11 @@ class References:
         nearest = min(neighbours, self.z.shape[1])
 
         def distance(few: Tensor, at: Tensor, more: Tensor) -> Tensor:
-            squares, near = plain.squares(few), plain.near(at, window)
-            if near is not None:
-                squares.masked_fill_(near, math.inf)
-            found = squares.topk(nearest, dim=2, largest=False, sorted=False).values
+            squares, part = plain.squares(few), plain._reached(at, window)
+            if part is not None:
+                # Neighbouring windows come near to few references: the others need no look.
+                squares[:, :, part].masked_fill_(plain._near(at, window, part), math.inf)
+            found = _smallest(squares, nearest)
             left = found.isfinite()
             away = (found.clamp_min_(0) + more.unsqueeze(2)).sqrt_().masked_fill_(~left, 0.0)
             mean = away.sum(2) / left.sum(2).clamp_min(1)
@@ -136,3 +147,10 @@ class References:
             left = left - near.sum(2)
         density = each.logsumexp(2) - left.log() - volume
         return torch.where(left > 0, density, log_kernel(z.square().sum(2), "gaussian", d))
+
+
+def _smallest(values: Tensor, n: int) -> Tensor:
+    """Return the n smallest values along the last axis, in any order; one alone needs no selection."""
+    if n == 1:
+        return values.amin(-1, keepdim=True)
+    return values.topk(n, dim=-1, largest=False, sorted=False).values

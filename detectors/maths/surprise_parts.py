@@ -197,7 +197,7 @@ def observed(
     if mask is None:
         return x, 0
     gone = mask.flatten(2)
-    return normal.completed(x, gone).x.to(torch.float32), gone.sum(2)
+    return normal.filled(x, gone), gone.sum(2)
 
 
 def rest_of(base: LinearBase, energy: Tensor, z: Tensor, gone: Tensor | int) -> Tensor:

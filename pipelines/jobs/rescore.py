@@ -438,6 +438,8 @@ def _changes(stretch: _Stretch, result: Scored, events: Sequence[Event]) -> list
         target_id=target.id,
         span=(low, stretch.high),
         detected_at=stretch.span.stop + target.delay_seconds,
+        # What a first model learned from is never scored again.
+        joined_within=target.step_seconds if low <= _floor(stretch) else None,
     )
 
 

@@ -190,3 +190,13 @@ def test_the_latent_of_normal_windows_is_white() -> None:
 def test_a_wrong_setting_is_named(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GaussianConfig(**wrong)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_a_model_that_is_fitted_again_forgets_what_it_made_of_the_first_fit() -> None:
+    first, second = (Windows.of(autoregressive(2, 300, keep, 0), 6) for keep in (0.9, 0.1))
+    detector = GaussianDetector(GaussianConfig(window=6)).fit(first)
+    before = detector.score(second)
+    again = detector.fit(second).score(second)
+    fresh = GaussianDetector(GaussianConfig(window=6)).fit(second).score(second)
+    assert torch.equal(again, fresh)
+    assert not torch.allclose(again, before)

@@ -47,6 +47,31 @@ def test_windows_that_miss_the_same_values_are_completed_as_each_by_itself() -> 
         torch.testing.assert_close(together.variance[member][:, gone], slow)
 
 
+def test_many_windows_are_completed_as_each_by_itself_and_filled_in_their_own_type() -> None:
+    """More patterns than are worked out at once, some of them shared, some windows without a gap."""
+    size, n = 40, 1500
+    t = torch.arange(size)
+    covariance = torch.exp(-(t.unsqueeze(1) - t).abs() / 5.0).to(torch.float64)
+    normal = Normal.of(torch.zeros(2, size), torch.stack([covariance, 2 * covariance]))
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(2, n, size, generator=generator)
+    missing = torch.rand(2, n, size, generator=generator) < torch.rand(2, n, 1, generator=generator) / 3
+    missing[:, ::5] = t >= 30
+    missing[:, 1::50] = False
+    together = normal.completed(x, missing, with_variance=True)
+    assert together.variance is not None
+    for window in range(0, n, 83):
+        one = slice(window, window + 1)
+        alone = normal.completed(x[:, one], missing[:, one], with_variance=True)
+        torch.testing.assert_close(together.x[:, one], alone.x)
+        torch.testing.assert_close(together.log_det[:, one], alone.log_det)
+        torch.testing.assert_close(together.variance[:, one], alone.variance)
+    filled = normal.filled(x, missing)
+    assert filled.dtype == x.dtype
+    torch.testing.assert_close(filled, together.x.to(x.dtype), rtol=0, atol=0)
+    assert torch.equal(filled[~missing], x[~missing])
+
+
 def test_columns_are_completed_like_windows() -> None:
     normal, x = bank(), windows()
     missing = torch.rand(x.shape, generator=torch.Generator().manual_seed(3)) < 0.4

@@ -86,7 +86,7 @@ def test_incidents_of_a_part_are_those_of_the_whole() -> None:
     whole = incidents(steps_of(values))
     assert len(whole.first) > 20
     sight, outlook = explained.SIGHT, explained.OUTLOOK
-    for first in range(150, 2500, 97):
+    for first in range(200, 2500, 97):
         low, high = first - sight, first + 100 + outlook
         part = incidents(steps_of(values[low:high]))
         np.testing.assert_array_equal(
