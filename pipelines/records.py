@@ -474,6 +474,15 @@ class Moment:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A source that stopped as a whole, or delivers again; ``since`` is when it stopped, epoch seconds."""
+
+    source: str
+    since: int
+    is_back: bool
+
+
+@dataclass(frozen=True)
 class LastRead:
     """What the run table knows of the reads of one source.
 

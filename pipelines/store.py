@@ -29,6 +29,7 @@ from pipelines.records import (
     SeriesRow,
     SeriesSpec,
     TargetRow,
+    Turn,
     VersionRow,
 )
 
@@ -163,11 +164,14 @@ class PointStore(PointReader, Protocol):
         """
         ...
 
-    def note_look(self, at: datetime, sources: Collection[str]) -> None:
+    def note_look(self, at: datetime, sources: Collection[str]) -> list[Turn]:
         """Note what time it is for whoever looks, and which of these sources deliver, or stopped.
 
         Args:
             sources: all that the config declares.
+
+        Returns:
+            Those that stopped since the last look, or deliver again.
         """
         ...
 

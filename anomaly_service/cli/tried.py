@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anomaly_service import wording
-from anomaly_service.cli import sketch, tables
+from anomaly_service.cli import tables
 from anomaly_service.cli.fitted import Column
 from pipelines.names import OF_VALUES, Kind
-from pipelines.records import SeriesRow
 from pipelines.times import DAY
 
 if TYPE_CHECKING:
+    from anomaly_service.cli.sketch import Pen
     from anomaly_service.insight.surroundings import Surroundings
+    from pipelines.records import SeriesRow
 
 Row = Mapping[str, Any]
 T = TypeVar("T", bound=Row)
@@ -92,6 +93,8 @@ def _overlap(one: Row, other: Row) -> bool:
 
 def print_pictures(shown: Sequence[Surroundings]) -> None:
     """Print what happened in each interval, a sentence and a picture."""
+    from anomaly_service.cli import sketch
+
     terminal = tables.terminal_width()
     pen = sketch.pen_for(sys.stdout.encoding)
     for each in shown:
@@ -102,11 +105,13 @@ def print_pictures(shown: Sequence[Surroundings]) -> None:
         tables.say("")
 
 
-def _picture(shown: Surroundings, width: int, pen: sketch.Pen) -> tuple[list[str], slice]:
+def _picture(shown: Surroundings, width: int, pen: Pen) -> tuple[list[str], slice]:
     """Return the lines of a picture, and which of their characters are of the interval."""
+    from anomaly_service.cli.sketch import HEIGHT, draw
+
     ends = (_clock(int(shown.ts[0]), shown), _clock(int(shown.ts[-1]), shown))
-    lines = sketch.draw(shown.y, shown.span, ends, width, pen)
-    axis = lines[sketch.HEIGHT]
+    lines = draw(shown.y, shown.span, ends, width, pen)
+    axis = lines[HEIGHT]
     return lines, slice(axis.index(pen.mark), axis.rindex(pen.mark) + 1)
 
 

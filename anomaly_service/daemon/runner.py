@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
+from anomaly_service.daemon.told_events import tell_of_source
 from anomaly_service.sources.again import Again
 from anomaly_service.sources.ingest import read
 from anomaly_service.sources.memory import forget
@@ -39,6 +40,11 @@ class Task:
     @property
     def at(self) -> int:
         return int(self.now.timestamp())
+
+    def look(self) -> None:
+        """Note what time it is, and log which sources stopped or deliver again."""
+        for turn in self.service.store.note_look(self.now, self.service.config.sources):
+            tell_of_source(turn, self.claim)
 
     def jobs(self) -> Iterator[MonitorJob]:
         """Yield the monitor's job under the claim, or those of all monitors where it is of none."""
@@ -83,7 +89,7 @@ def ingest(task: Task) -> Json:
         should_stop=task.should_stop,
         tolerance_seconds=config.future_tolerance.total_seconds(),
     )
-    task.service.store.note_look(task.now, config.sources)
+    task.look()
     if task.should_stop():
         raise StoppedError("stopped while reading the source; what was stored stands")
     return asdict(outcome)
@@ -94,7 +100,7 @@ def tick(task: Task) -> Json:
     from pipelines.jobs import passes
 
     # Where a source hangs, nobody else says that it stopped.
-    task.service.store.note_look(task.now, task.service.config.sources)
+    task.look()
     live = (replace(job, executor=task.service.live_executor) for job in task.jobs())
     return task.service.told({job.spec.name: passes.tick(job, task.at) for job in live})
 

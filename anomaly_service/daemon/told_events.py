@@ -14,7 +14,7 @@ from anomaly_service.db.events import Changed
 from anomaly_service.db.store import SqlStore
 from anomaly_service.errors import UnavailableError
 from pipelines.names import Status
-from pipelines.records import Claim, Event, Json, TargetRow
+from pipelines.records import Claim, Event, Json, TargetRow, Turn
 from pipelines.times import iso_seconds
 
 STANDING = (Status.OPEN, Status.CLOSED)
@@ -60,6 +60,17 @@ def tell(store: SqlStore, claim: Claim | None, changed: Sequence[Changed]) -> No
                 score = round(each.after.interval.peak_score, 3)
                 said = f"{BEGINNINGS[change]}: {said_of(each.after, target)}."
                 log.info(said, change=str(change), event_id=each.after.id, score=score, **more)
+
+
+def tell_of_source(turn: Turn, claim: Claim) -> None:
+    """Log that a source stopped as a whole, which is no event of any of its series, or delivers again."""
+    since = f"{wording.local(turn.since, None):%Y-%m-%d %H:%M} (UTC)"
+    if turn.is_back:
+        change, said = Change.ENDED, f"source {turn.source} delivers again, after no data since {since}"
+    else:
+        change, said = Change.APPEARED, f"source {turn.source} stopped: no data of any series since {since}"
+    log = structlog.get_logger("anomaly.daemon").bind(run=claim.run_id, kind=str(claim.kind))
+    log.info(f"{BEGINNINGS[change]}: {said}.", change=str(change), source=turn.source)
 
 
 def change_of(changed: Changed, target: TargetRow) -> Change | None:

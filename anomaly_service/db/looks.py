@@ -16,6 +16,7 @@ from anomaly_service.db.engine import db_now
 from anomaly_service.db.sql import add, upsert
 from anomaly_service.db.tables import Clock, Series, Source, SourceEvent
 from pipelines.names import SOURCE_STALE, Status
+from pipelines.records import Turn
 from pipelines.times import STALE_STEPS, live_seconds
 
 
@@ -36,8 +37,8 @@ class _Delivery:
     stale_from: int
 
 
-def note(connection: Connection, at: int, sources: Collection[str]) -> None:
-    """Note what time it is, and what that says of every source.
+def note(connection: Connection, at: int, sources: Collection[str]) -> list[Turn]:
+    """Note what time it is, and what that says of every source; return those of which it says something new.
 
     Args:
         at: epoch seconds, of whoever looks.
@@ -49,6 +50,7 @@ def note(connection: Connection, at: int, sources: Collection[str]) -> None:
     add(connection, Source, [{"name": name, **none} for name in found], ["name"])
     # The rows stay locked until the transaction ends: two daemons open no two records.
     known = connection.execute(select(Source.name, Source.live_at).order_by(Source.name).with_for_update())
+    turns: list[Turn | None] = []
     for name, live_at in known.all():
         each = found.get(name)
         if each is None:
@@ -58,7 +60,8 @@ def note(connection: Connection, at: int, sources: Collection[str]) -> None:
         if is_live:
             connection.execute(update(Source).where(Source.name == name).values(live_at=at))
         if is_live or live_at is not None:
-            _judge(connection, name, each, at)
+            turns.append(_judge(connection, name, each, at))
+    return [turn for turn in turns if turn is not None]
 
 
 def _forget(connection: Connection, source: str, at: int) -> None:
@@ -89,22 +92,26 @@ def _deliveries(connection: Connection) -> dict[str, _Delivery]:
     }
 
 
-def _judge(connection: Connection, source: str, found: _Delivery, at: int) -> None:
-    """Open the record of a source that stopped, close that of one which delivers again."""
+def _judge(connection: Connection, source: str, found: _Delivery, at: int) -> Turn | None:
+    """Open the record of a source that stopped, close that of one which delivers again; return which."""
     began: int | None = connection.scalar(select(SourceEvent.start_ts).where(*_open(source)))
     stopped = at > found.stale_from
     if stopped and began is None:
+        since = found.newest + found.step
         row = {
             "source": source,
             "kind": SOURCE_STALE,
-            "start_ts": found.newest + found.step,
+            "start_ts": since,
             "status": Status.OPEN.value,
             "first_detected_at": at,
             "updated_at": db_now(),
         }
         connection.execute(insert(SourceEvent).values(row))
-    elif began is not None and not stopped and found.newest >= began:
+        return Turn(source, since, is_back=False)
+    if began is not None and not stopped and found.newest >= began:
         _close(connection, source, max(began, at))
+        return Turn(source, began, is_back=True)
+    return None
 
 
 def _close(connection: Connection, source: str, at: int) -> None:

@@ -59,6 +59,7 @@ from pipelines.records import (
     ScoreBlock,
     SeriesRow,
     TargetRow,
+    Turn,
     VersionRow,
 )
 from pipelines.store import Batch, Deleted, Ingest, Ingested, NewVersion
@@ -206,10 +207,10 @@ class SqlStore:
                 step.rollback()
             return deleted
 
-    def note_look(self, at: datetime, sources: Collection[str]) -> None:
+    def note_look(self, at: datetime, sources: Collection[str]) -> list[Turn]:
         """Note what time it is and what it says of these sources, all that there are; see ``db.looks``."""
         with self._write() as connection:
-            looks.note(connection, int(at.timestamp()), sources)
+            return looks.note(connection, int(at.timestamp()), sources)
 
     # monitors and targets
 

@@ -21,6 +21,8 @@ LEAST_STEPS, MOST_STEPS = 48, 1440
 """A day is shown, and as much more as so few steps are, or as much less as so many are."""
 AROUND = 3
 """What is shown is at least so many times as long as the interval."""
+WHOLE_STEPS = 5_000_000
+"""At most so many steps of a whole series are shown, the newest: one point of 1970 makes billions of them."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def surroundings(service: Service, rows: Iterable[Json]) -> Iterator[Surrounding
     """Yield what lies around each interval: a day, or as many steps as make sense."""
     jobs: dict[str, MonitorJob] = {}
     for row in rows:
-        job = jobs.setdefault(row["monitor"], service.stored_job(row["monitor"]))
+        name = row["monitor"]
+        jobs[name] = job = jobs.get(name) or service.stored_job(name)
         (target,) = (each for each in job.store.targets(job.monitor.id) if each.id == row["target_id"])
         yield _around(job, target, row)
 
@@ -94,6 +97,8 @@ def _whole(job: MonitorJob, target: TargetRow, rows: list[Json]) -> Course:
     begun, last = series.first_ts or 0, series.last_ts or 0
     # One that stopped has an interval after its last point.
     last = max([last, *(row["end_ts"] for row in rows)])
+    begun = max(begun, last - WHOLE_STEPS * step)
+    rows = [row for row in rows if row["end_ts"] >= begun]
     ts = np.arange(begun, last + step, step, dtype=np.int64)
     points = job.points([target], begun, last + 1)[target.id][0]
     spans = [((row["start_ts"] - begun) // step, (row["end_ts"] - begun) // step + 1) for row in rows]

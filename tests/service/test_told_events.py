@@ -73,18 +73,18 @@ def events_in(log: str) -> list[tuple[str, str]]:
     return [(line["change"], line["event"]) for line in told if "change" in line]
 
 
-def test_a_dip_is_told_once_when_it_appears_and_once_when_it_is_over(
+def test_a_dip_and_a_silent_source_are_told_once_when_they_begin_and_once_when_they_are_over(
     tmp_path: Path, kept_logging: None
 ) -> None:
     file, config = tmp_path / "logins.csv", tmp_path / "anomaly.yaml"
     rows = ["time,value", *lines(LONGER)]
 
-    def seen(n_steps: int) -> list[tuple[str, str]]:
-        """Return what a daemon says that comes by after so many steps."""
+    def seen(n_steps: int, late: timedelta = timedelta(minutes=1)) -> list[tuple[str, str]]:
+        """Return what a daemon says that comes by so late after so many steps."""
         until = BEGUN + n_steps * STEP
         early = [row for row in rows[1:] if datetime.fromisoformat(row.partition(",")[0]) < until]
         file.write_text("\n".join([rows[0], *early]) + "\n")
-        at = (until + timedelta(minutes=1)).isoformat()
+        at = (until + late).isoformat()
         if not config.exists():
             made = anomaly("init", file, "--config", config, "--detector", "robust_z", "--now", at)
             assert made.code == 0, made.err
@@ -100,3 +100,10 @@ def test_a_dip_is_told_once_when_it_appears_and_once_when_it_is_over(
     assert again == []
     assert [change for change, _ in over] == ["ended"]
     assert over[0][1].startswith("Over: logins fell to ")
+
+    silent, still = seen(DIP.stop + 12, timedelta(hours=5)), seen(DIP.stop + 12, timedelta(hours=6))
+    since = "2026-03-12 15:30 (UTC)"
+    assert ("appeared", f"New: source telemetry stopped: no data of any series since {since}.") in silent
+    assert still == []
+    back = ("ended", f"Over: source telemetry delivers again, after no data since {since}.")
+    assert back in seen(DIP.stop + 40)
