@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,31 +17,14 @@ from anomaly_service.sources import files, numbers, readings, times
 from anomaly_service.sources.columns import NO_VALUES, Layout, join_times, read_table
 from anomaly_service.sources.csv_text import cells as split
 from anomaly_service.sources.door import stray_count
-from anomaly_service.sources.forms import FORMS, NAMED_ZONE
 from anomaly_service.sources.guessed import Guess
 from anomaly_service.sources.reasons import Reason
-from anomaly_service.sources.sample import SURE, Columns, reading_of, sample, tail
+from anomaly_service.sources.sample import SURE, Columns, reading_of, sample, shown, tail
 from anomaly_service.sources.steps import usual_step
+from anomaly_service.sources.time_columns import AskedTimes, Finder, time_columns
 from anomaly_service.sources.watched import Watched, watched
 from pipelines.records import Seconds
 
-TIME_NAMES = (
-    "_time",
-    "timestamp",
-    "ts",
-    "time",
-    "datetime",
-    "date_time",
-    "event_time",
-    "date",
-    "ds",
-    "at",
-    "created_at",
-)
-TIME_WORDS = {
-    "timestamp", "datetime", "date", "day", "datum", "tag", "fecha", "data", "jour", "week", "month",
-    "period", "zeitpunkt", "zeitstempel", "epoch",
-}  # fmt: skip
 METRIC_NAMES = (
     "_field",
     "metric",
@@ -66,9 +49,6 @@ IDENTITY = re.compile(
     r"(?:.*_)?(?:id|no|nr|shard|server|realm|host|node|zone|shop|store|site|machine|device|region|platform)",
     re.IGNORECASE,
 )
-TEXT_SCORE = 5.0
-"""How much more a column looks like the time where it holds texts that are one, whatever its name."""
-
 EVENTS = "events"
 """The metric of rows that are only counted: files of the next month go on with it."""
 
@@ -116,42 +96,12 @@ def guess(
     columns, delimiter = sample(newest, reading, least=1 if is_count else 2)
     several = len(found.paths) > 1
     until = None if now is None else now.timestamp()
-    asked = AskedTimes(_time_columns(time, columns), form)
+    asked = AskedTimes(time_columns(time, columns), form)
     guesser = _Guesser(str(path), newest, columns, delimiter, timezone, until, asked, several=several)
     guesser.decimal, guesser.value, guesser.aggregate = decimal, value, aggregate
     guessed = guesser.guess()
     guessed = replace(guessed, words=(*said, *guessed.words), reading=reading, others=others)
     return guessed if aggregate is None else _of_events(guessed, *aggregate)
-
-
-@dataclass(frozen=True)
-class AskedTimes:
-    """What somebody said of the times: their columns and their form; empty and None where nobody did."""
-
-    columns: tuple[str, ...] = ()
-    form: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.form is not None and "%" not in self.form and self.form not in FORMS:
-            raise GuessError(
-                f"expected a form of times, one of {', '.join(FORMS)}, or a strptime format such as "
-                f'"%d.%m.%Y %H:%M"; got {self.form!r}'
-            )
-
-
-def _time_columns(time: str | None, columns: Columns) -> tuple[str, ...]:
-    """Return the columns that somebody named, a comma between them unless one is called so.
-
-    Raises:
-        GuessError: the file has no such column.
-    """
-    if time is None:
-        return ()
-    names = (time,) if time in columns else tuple(name.strip() for name in time.split(","))
-    missing = [name for name in names if name not in columns]
-    if missing:
-        raise GuessError(f"no column {', '.join(missing)} for the time; found {', '.join(columns)}")
-    return names
 
 
 def _of_events(guessed: Guess, by: str, every: int) -> Guess:
@@ -212,8 +162,9 @@ class _Guesser:
 
     def guess(self) -> Guess:
         self._leave_out_row_numbers()
-        time, form, at = self._timestamp()
-        self._explain_time(time, form)
+        found = Finder(self.file, self.columns, self.asked, self.now).find()
+        time, form, at = found.columns, found.form, found.at
+        self.because |= found.because
         timezone = self._timezone(time, form, at)
         numeric, texts = self._kinds(time)
         metric = _named(METRIC_NAMES, texts)
@@ -326,72 +277,6 @@ class _Guesser:
         if written:
             self.words.append(f"numbers: {'; '.join(written)}")
 
-    def _explain_time(self, time: Sequence[str], form: str | None) -> None:
-        first = repr(str(self._cells(time)[0]))
-        whose = "named by --time" if self.asked.columns else "what looks like a time"
-        joined = "" if len(time) == 1 else ", joined with a space between"
-        self.because["timestamp"] = f"{whose}{joined}, such as {first}"
-        if form is not None:
-            whose = "as --times says" if self.asked.form else "fits all rows"
-            self.because["timestamp_format"] = f"{whose}: {readings.says(form).partition(': ')[2]}"
-
-    def _timestamp(self) -> tuple[tuple[str, ...], str | None, times.Times]:
-        """Return the columns of the time, its form, and the times."""
-        names = self._time()
-        cells = self._cells(names)
-        shown = ", ".join(names)
-        if self.asked.form is None:
-            readings.refuse_named_zone(cells, str(self.file), shown)
-        until = datetime.now(UTC).timestamp() if self.now is None else self.now
-        found = readings.readings(cells, until, wanted=self.asked.form)
-        if not found:
-            raise GuessError(self._no_time())
-        if self.asked.form is not None:
-            readings.require_most(found[0], str(self.file), shown, cells)
-        best = readings.decide(found, where=str(self.file), column=shown, cells=cells)
-        return names, best.form, best.at
-
-    def _cells(self, names: Sequence[str]) -> Any:
-        """Return the texts of the time: of several columns joined, as the source will read them."""
-        if len(names) == 1:
-            return self.columns[names[0]].to_numpy(object)
-        return join_times([self.columns[name] for name in names]).to_numpy(object)
-
-    def _time(self) -> tuple[str, ...]:
-        """Return the columns that hold the time, from left to right."""
-        if self.asked.columns:
-            return self.asked.columns
-        found = [(self._time_score(name), name) for name in self.columns]
-        score, name = max(found, key=lambda pair: pair[0])
-        parts = readings.split_date(list(self.columns))
-        if parts and score < TEXT_SCORE:
-            return tuple(parts)
-        if score <= 0:
-            raise GuessError(self._no_time())
-        clock = self._clock_beside(name)
-        return (name,) if clock is None else (name, clock)
-
-    def _no_time(self) -> str:
-        return (
-            f"{self.file}: no column looks like a time; columns: {self._shown()}; expected ISO 8601 such "
-            "as 2024-01-31 12:00:00, or epoch seconds. Other forms are named: --time COLUMN and --times "
-            f'FORM, one of {", ".join(FORMS)}, or such as "%d.%m.%Y %I:%M %p"'
-        )
-
-    def _clock_beside(self, date: str) -> str | None:
-        """Return the column that holds the time of day, where the one of the date holds none."""
-        if self.columns[date].head(500).str.contains(r"\d:\d", regex=True).any():
-            at_midnight = self.columns[date].head(500).str.contains(r"[T ]00:00(?::00(?:\.0+)?)?$").mean()
-            if at_midnight < SURE:
-                return None
-        by_name = {readings.tokens(name): name for name in reversed(list(self.columns)) if name != date}
-        named = [by_name[name] for name in readings.CLOCKS if name in by_name]
-        return next((name for name in named if self._is_clock(name)), None)
-
-    def _is_clock(self, name: str) -> bool:
-        cells = self.columns[name].drop_duplicates().head(2000)
-        return bool(cells.str.fullmatch(readings.CLOCK).mean() >= SURE)
-
     def _refuse_samples(
         self, time: Sequence[str], form: str | None, at: times.Times, keys: Sequence[str | None]
     ) -> None:
@@ -434,30 +319,6 @@ class _Guesser:
             "another); say what to watch: `--count 5min` how many there are, or `--sum 5min`, `--mean 5min`, "
             f"`--max 5min`, `--p95 5min`{of}"
         )
-
-    def _shown(self) -> str:
-        """Return every column with a cell of it."""
-        return ", ".join(f"{name} ({cells.iloc[0]!r})" for name, cells in self.columns.items())
-
-    def _time_score(self, name: str) -> float:
-        """Return how much a column looks like the time; 0 and less: not at all."""
-        cells = self.columns[name].drop_duplicates().head(500)
-        is_number = cells.str.fullmatch(r"[-+]?\d+(?:[.,]\d+)?").mean() > SURE
-        by_name = _named_like_time(name)
-        # Most columns of a wide file are no time, and every form that is tried takes its time.
-        if is_number and not by_name and not cells.str.fullmatch(r"\d{6,19}(?:\.\d+)?").any():
-            return 0.0
-        # What lies ahead is judged later, with a message of its own.
-        found = readings.readings(cells.to_numpy(object), 4_102_444_800)
-        if not found and cells.map(lambda text: bool(NAMED_ZONE.fullmatch(text))).mean() < SURE:
-            return 0.0
-        if not is_number:
-            return by_name + TEXT_SCORE
-        # Numbers are a time by their name, or because they lie between 2000 and 2100 and are not few.
-        recent = [each for each in found if each.form != "excel-days" and _is_recent(each.at)]
-        if not by_name and not (recent and len(cells) > 2):
-            return 0.0
-        return by_name + 1.0
 
     def _timezone(self, time: Sequence[str], form: str | None, at: times.Times) -> str | None:
         naive = bool((at.naive & (at.reason == Reason.NONE)).mean() > 1 - SURE)
@@ -517,9 +378,9 @@ class _Guesser:
         candidates = [name for name in numeric if not self._is_identity(name)] or list(numeric)
         if not candidates:
             raise GuessError(
-                f"{self.file}: no column of numbers; columns: {self._shown()}; expected numbers such as "
-                "1234.5 or 1.234,5 €, of one unit in a column. Where rows are events, --count 5min watches "
-                "how many there are"
+                f"{self.file}: no column of numbers; columns: {shown(self.columns)}; expected numbers such "
+                "as 1234.5 or 1.234,5 €, of one unit in a column. Where rows are events, --count 5min "
+                "watches how many there are"
             )
         if by_name is not None:
             return (by_name,)
@@ -681,19 +542,6 @@ def _joined(rows: list[list[str]]) -> Any:
     if len(parts) == 1:
         return parts[0].to_numpy(object)
     return join_times(parts).to_numpy(object) if parts else np.zeros(0, object)
-
-
-def _is_recent(at: times.Times) -> bool:
-    """True where all that can be read lies between 2000 and 2100."""
-    seconds = at.seconds[at.reason == Reason.NONE]
-    return bool(((seconds > 946_684_800) & (seconds < 4_102_444_800)).all())
-
-
-def _named_like_time(name: str) -> float:
-    """Return how much a column's name is that of a time; 0 where it is not."""
-    if name.lower() in TIME_NAMES:
-        return float(len(TIME_NAMES) - TIME_NAMES.index(name.lower()))
-    return 0.5 if TIME_WORDS & set(readings.tokens(name).split("_")) else 0.0
 
 
 def _named(names: Sequence[str], columns: Iterable[str]) -> str | None:

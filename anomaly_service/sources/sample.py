@@ -131,6 +131,11 @@ def _check_header(path: Path, header: list[str], least: int) -> None:
         raise GuessError(f"{path}: columns of the same name in the first line: {', '.join(header)}")
 
 
+def shown(columns: Columns) -> str:
+    """Return every column with a cell of it."""
+    return ", ".join(f"{name} ({cells.iloc[0]!r})" for name, cells in columns.items())
+
+
 def tail(path: Path) -> bytes:
     """Return the last bytes of a file's text; what is packed has to be read for that."""
     with containers.open_text(path) as stream:
