@@ -13,7 +13,7 @@ import numpy as np
 
 from anomaly_service.config.values import duration_text
 from anomaly_service.errors import GuessError, SourceError
-from anomaly_service.sources import files, numbers, readings, times
+from anomaly_service.sources import files, readings, times
 from anomaly_service.sources.columns import NO_VALUES, Layout, join_times, read_table
 from anomaly_service.sources.csv_text import cells as split
 from anomaly_service.sources.door import stray_count
@@ -23,6 +23,7 @@ from anomaly_service.sources.sample import SURE, Columns, reading_of, sample, sh
 from anomaly_service.sources.steps import usual_step
 from anomaly_service.sources.time_columns import AskedTimes, Finder, time_columns
 from anomaly_service.sources.watched import Watched, watched
+from anomaly_service.sources.written import Written, in_words
 from pipelines.records import Seconds
 
 METRIC_NAMES = (
@@ -97,8 +98,19 @@ def guess(
     several = len(found.paths) > 1
     until = None if now is None else now.timestamp()
     asked = AskedTimes(time_columns(time, columns), form)
-    guesser = _Guesser(str(path), newest, columns, delimiter, timezone, until, asked, several=several)
-    guesser.decimal, guesser.value, guesser.aggregate = decimal, value, aggregate
+    guesser = _Guesser(
+        str(path),
+        newest,
+        columns,
+        delimiter,
+        timezone,
+        until,
+        asked,
+        decimal=decimal,
+        value=value,
+        aggregate=aggregate,
+        several=several,
+    )
     guessed = guesser.guess()
     guessed = replace(guessed, words=(*said, *guessed.words), reading=reading, others=others)
     return guessed if aggregate is None else _of_events(guessed, *aggregate)
@@ -141,6 +153,9 @@ class _Guesser:
         now: float | None,
         asked: AskedTimes,
         *,
+        decimal: str | None,
+        value: str | None,
+        aggregate: tuple[str, int] | None,
         several: bool,
     ) -> None:
         self.path = path
@@ -155,10 +170,9 @@ class _Guesser:
         self.words: list[str] = []
         self.left_out: dict[str, str] = {}
         self.because: dict[str, str] = {}
-        self.decimal: str | None = None
-        self.value: str | None = None
-        self.aggregate: tuple[str, int] | None = None
-        self.readings: dict[str, list[numbers.Form]] = {}
+        self.value = value
+        self.aggregate = aggregate
+        self.written = Written(file, columns, delimiter, decimal)
 
     def guess(self) -> Guess:
         self._leave_out_row_numbers()
@@ -181,9 +195,10 @@ class _Guesser:
         metric_name = "" if name.lower() in UNTELLING else name
         if not values and metric is None:
             metric_name = EVENTS
-        layout = Layout(
-            time[0], values, metric, metric_name, tuple(labels), (), form, time[1:], self._forms(values)
-        )
+        forms = self.written.forms(values)
+        if said := in_words(forms):
+            self.words.append(said)
+        layout = Layout(time[0], values, metric, metric_name, tuple(labels), (), form, time[1:], forms)
         file_label = "file" if self.several and len(values) > 1 and metric is None else None
         return self._finish(layout, file_label, timezone)
 
@@ -198,84 +213,6 @@ class _Guesser:
                 self.left_out[name] = "it has no name"
             if name != self.value:
                 del self.columns[name]
-
-    def _is_numbers(self, name: str, filled: Any) -> bool:
-        """Return whether a column holds numbers, and keep how they can be read."""
-        import pandas as pd
-
-        is_plain = pd.to_numeric(filled, errors="coerce").notna().mean() >= SURE
-        # Where commas part the columns, 1.234 has a decimal point; elsewhere it may be a thousand and more.
-        if not is_plain or self.delimiter != "," or self.decimal is not None:
-            self.readings[name] = numbers.forms(list(filled.iloc[:: len(filled) // 10_000 + 1]))
-        return is_plain or bool(self.readings[name])
-
-    def _forms(self, values: Sequence[str]) -> tuple[numbers.Form, ...]:
-        """Return how the numbers of each value column are written; one decimal mark for all of them.
-
-        Raises:
-            GuessError: two readings fit, and nothing decides between them; or none fits all columns.
-        """
-        if not values:
-            return ()
-        readings = [self._marked(name) for name in values]
-        decimal = self._decimal(values, readings)
-        forms = [
-            next((form for form in each if form.decimal == decimal), replace(each[0], decimal=decimal))
-            for each in readings
-        ]
-        thousands = numbers.thousands_of(forms)
-        forms = [replace(form, thousands=thousands) for form in forms]
-        self._say_written(values, forms)
-        return () if all(form.is_plain for form in forms) else tuple(forms)
-
-    def _marked(self, name: str) -> list[numbers.Form]:
-        """Return the readings of a column; the one with a point where the file's commas are delimiters."""
-        found = self.readings.get(name) or [numbers.Form()]
-        if self.decimal is not None:
-            return [form for form in found if form.decimal == self.decimal] or found[:1]
-        return found[:1] if len(found) > 1 and self.delimiter == "," else found
-
-    def _decimal(self, values: Sequence[str], readings: Sequence[Sequence[numbers.Form]]) -> str:
-        """Return what stands before the decimals in all columns."""
-        if self.decimal is not None:
-            return self.decimal
-        shown = {
-            each[0].decimal
-            for name, each in zip(values, readings, strict=True)
-            if len(each) == 1 and self.columns[name].str.contains("[.,]", regex=True).any()
-        }
-        if len(shown) > 1:
-            raise GuessError(
-                f"{self.file}: some columns have decimal points and others decimal commas; name one of them "
-                "with --value"
-            )
-        unsure = [(n, each) for n, each in zip(values, readings, strict=True) if len(each) > 1]
-        if unsure and not shown:
-            raise GuessError(self._which_decimal(*unsure[0]))
-        return shown.pop() if shown else "."
-
-    def _which_decimal(self, name: str, readings: Sequence[numbers.Form]) -> str:
-        """Return the question that two readings of a column put, with its first marked rows in both."""
-        cells = self.columns[name]
-        first = list(cells[cells.str.contains("[.,]", regex=True)].head(3))
-        both = "; ".join(
-            f"--decimal {form.decimal} reads {', '.join(f'{n:.15g}' for n in numbers.parse(first, form)[0])}"
-            for form in readings
-        )
-        return f"{self.file}: column {name} ({', '.join(first)}) can be read in two ways: {both}. Say which"
-
-    def _say_written(self, values: Sequence[str], forms: Sequence[numbers.Form]) -> None:
-        """Say how numbers are written, where that is not as programs do."""
-        written = []
-        if forms[0].decimal == ",":
-            written.append("decimal comma")
-        if forms[0].thousands:
-            written.append(f"thousands marked by {forms[0].thousands!r}")
-        units = dict.fromkeys(form.unit for form in forms if form.unit)
-        if units:
-            written.append(f"unit {', '.join(units)}")
-        if written:
-            self.words.append(f"numbers: {'; '.join(written)}")
 
     def _refuse_samples(
         self, time: Sequence[str], form: str | None, at: times.Times, keys: Sequence[str | None]
@@ -350,7 +287,7 @@ class _Guesser:
                 continue
             if not len(filled):
                 self.left_out[name] = "empty"
-            elif self._is_numbers(name, filled):
+            elif self.written.holds(name, filled):
                 is_mark = ANNOTATION.fullmatch(name) and set(filled.unique()) <= {"0", "1", "0.0", "1.0"}
                 if is_mark:
                     self.left_out[name] = "marks of anomalies"
