@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -183,6 +184,23 @@ def asked(path: Path, writer: Writer, moments: list[datetime]) -> tuple[list[set
             if answers.keys() <= options.keys():
                 raise
             options |= answers
+
+
+@pytest.mark.parametrize("order", ["oldest first", "newest first", "any"])
+@pytest.mark.parametrize("step", [900, 3600])
+def test_an_hour_that_the_clock_runs_through_twice_is_told_apart_or_set_aside(
+    tmp_path: Path, step: int, order: str
+) -> None:
+    moments = _moments(date(2020, 10, 24), step, 200, ZoneInfo("Europe/Berlin"))
+    points = [(int(m.timestamp()), i / 2) for i, m in enumerate(moments)]
+    for is_wide in (True, False):
+        writer = Writer("iso, a space", ",", ".", "", 1, order, "en", is_wide, "Europe/Berlin")
+        path = tmp_path / "a.csv"
+        path.write_text(writer.text(moments, {"alpha": points, "beta": points}), encoding="utf-8")
+        found, rejected = asked(path, writer, moments)
+        assert all(each <= {*points} for each in found), "never at another time"
+        assert (rejected > 0) == (order == "any")
+        assert rejected or found == [{*points}, {*points}]
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
