@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from anomaly_service.errors import SeriesError
 from anomaly_service.sources import times
 from anomaly_service.sources.columns import parse_values
-from anomaly_service.sources.guess import MANY, SURE, TIME_NAMES
+from anomaly_service.sources.guess import MANY
 from anomaly_service.sources.reasons import Reason
+from anomaly_service.sources.sample import SURE
 from anomaly_service.sources.steps import usual_step
+from anomaly_service.sources.time_columns import TIME_NAMES
 from anomaly_service.sources.times import Times
 from pipelines.records import Points, Seconds, Values
 from pipelines.workers import alone

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,39 +13,19 @@ import numpy as np
 
 from anomaly_service.config.values import duration_text
 from anomaly_service.errors import GuessError, SourceError
-from anomaly_service.sources import containers, files, numbers, readings, times
+from anomaly_service.sources import files, readings, times
 from anomaly_service.sources.columns import NO_VALUES, Layout, join_times, read_table
 from anomaly_service.sources.csv_text import cells as split
 from anomaly_service.sources.door import stray_count
-from anomaly_service.sources.forms import FORMS, NAMED_ZONE
 from anomaly_service.sources.guessed import Guess
 from anomaly_service.sources.reasons import Reason
-from anomaly_service.sources.shapes import shape_of
+from anomaly_service.sources.sample import SURE, Columns, reading_of, sample, shown, tail
 from anomaly_service.sources.steps import usual_step
+from anomaly_service.sources.time_columns import AskedTimes, Finder, time_columns
 from anomaly_service.sources.watched import Watched, watched
+from anomaly_service.sources.written import Written, in_words
 from pipelines.records import Seconds
 
-SAMPLE_BYTES = 4 << 20
-"""What is looked at of a file's beginning, 4 MiB: ten thousand rows at least."""
-
-TAIL_BYTES = 1 << 16
-TIME_NAMES = (
-    "_time",
-    "timestamp",
-    "ts",
-    "time",
-    "datetime",
-    "date_time",
-    "event_time",
-    "date",
-    "ds",
-    "at",
-    "created_at",
-)
-TIME_WORDS = {
-    "timestamp", "datetime", "date", "day", "datum", "tag", "fecha", "data", "jour", "week", "month",
-    "period", "zeitpunkt", "zeitstempel", "epoch",
-}  # fmt: skip
 METRIC_NAMES = (
     "_field",
     "metric",
@@ -71,14 +50,8 @@ IDENTITY = re.compile(
     r"(?:.*_)?(?:id|no|nr|shard|server|realm|host|node|zone|shop|store|site|machine|device|region|platform)",
     re.IGNORECASE,
 )
-TEXT_SCORE = 5.0
-"""How much more a column looks like the time where it holds texts that are one, whatever its name."""
-
 EVENTS = "events"
 """The metric of rows that are only counted: files of the next month go on with it."""
-
-SURE = 0.95
-"""Share of the cells of a column that must be of a kind."""
 
 MANY = 0.02
 """Share of rows with the same time and labels above which something must tell them apart."""
@@ -119,47 +92,28 @@ def guess(
     if not found.paths:
         raise GuessError(f"{path}: no file matches; name a CSV or Parquet file")
     newest = found.paths[-1]
-    reading, said = _reading(newest)
+    reading, said = reading_of(newest)
     is_count = aggregate is not None and aggregate[0] == "count"
-    columns, delimiter = _sample(newest, reading, least=1 if is_count else 2)
+    columns, delimiter = sample(newest, reading, least=1 if is_count else 2)
     several = len(found.paths) > 1
     until = None if now is None else now.timestamp()
-    asked = AskedTimes(_time_columns(time, columns), form)
-    guesser = _Guesser(str(path), newest, columns, delimiter, timezone, until, asked, several=several)
-    guesser.decimal, guesser.value, guesser.aggregate = decimal, value, aggregate
+    asked = AskedTimes(time_columns(time, columns), form)
+    guesser = _Guesser(
+        str(path),
+        newest,
+        columns,
+        delimiter,
+        timezone,
+        until,
+        asked,
+        decimal=decimal,
+        value=value,
+        aggregate=aggregate,
+        several=several,
+    )
     guessed = guesser.guess()
     guessed = replace(guessed, words=(*said, *guessed.words), reading=reading, others=others)
     return guessed if aggregate is None else _of_events(guessed, *aggregate)
-
-
-@dataclass(frozen=True)
-class AskedTimes:
-    """What somebody said of the times: their columns and their form; empty and None where nobody did."""
-
-    columns: tuple[str, ...] = ()
-    form: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.form is not None and "%" not in self.form and self.form not in FORMS:
-            raise GuessError(
-                f"expected a form of times, one of {', '.join(FORMS)}, or a strptime format such as "
-                f'"%d.%m.%Y %H:%M"; got {self.form!r}'
-            )
-
-
-def _time_columns(time: str | None, columns: Columns) -> tuple[str, ...]:
-    """Return the columns that somebody named, a comma between them unless one is called so.
-
-    Raises:
-        GuessError: the file has no such column.
-    """
-    if time is None:
-        return ()
-    names = (time,) if time in columns else tuple(name.strip() for name in time.split(","))
-    missing = [name for name in names if name not in columns]
-    if missing:
-        raise GuessError(f"no column {', '.join(missing)} for the time; found {', '.join(columns)}")
-    return names
 
 
 def _of_events(guessed: Guess, by: str, every: int) -> Guess:
@@ -179,122 +133,11 @@ def _of_events(guessed: Guess, by: str, every: int) -> Guess:
     )
 
 
-def _reading(path: Path) -> tuple[containers.Reading, list[str]]:
-    """Return how a file's text is come by, and what to say of it."""
-    if files.is_parquet(path):
-        return containers.USUAL, []
-    try:
-        return shape_of(path)
-    except files.BROKEN as error:
-        raise GuessError(f"{path}: {files.what_broke(error)}") from None
-    except SourceError as error:
-        raise GuessError(str(error)) from None
-
-
 def _check_zone(name: str) -> None:
     from zoneinfo import available_timezones
 
     if name not in available_timezones():
         raise GuessError(f"expected an IANA time zone such as UTC or Europe/Berlin, got {name!r}")
-
-
-Columns = dict[str, Any]
-"""Name to pandas Series of texts; missing cells are empty."""
-
-
-def _sample(path: Path, reading: containers.Reading, *, least: int) -> tuple[Columns, str]:
-    """Return the beginning of a file as columns of text, at least so many, and what separates them."""
-    import pandas as pd
-
-    if files.is_parquet(path):
-        table = _parquet_sample(path)
-        delimiter = ","
-    else:
-        table, delimiter = _csv_sample(path, reading, least)
-    if not table.num_rows:
-        raise GuessError(f"{path}: no row below the header; expected a header and rows of values")
-    texts = {
-        name: pd.Series(_as_text(column).to_pandas(), dtype="str").fillna("").str.strip()
-        for name, column in zip(table.column_names, table.columns, strict=True)
-    }
-    return texts, delimiter
-
-
-def _as_text(column: Any) -> Any:
-    """Return a column as text; empty where it holds lists or the like, which are neither time nor value."""
-    import pyarrow as pa
-
-    try:
-        return column.cast(pa.string())
-    except pa.ArrowException:
-        return pa.nulls(len(column), pa.string())
-
-
-def _parquet_sample(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            return file.read_row_group(0) if file.num_row_groups else file.schema_arrow.empty_table()
-    except pa.ArrowInvalid as error:
-        raise GuessError(f"{path}: not a whole Parquet file: {error}") from None
-
-
-def _csv_sample(path: Path, reading: containers.Reading, least: int) -> tuple[Any, str]:
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-
-    try:
-        with containers.open_text(path, reading) as stream:
-            containers.preamble(stream, reading)
-            data = stream.read(SAMPLE_BYTES)
-    except files.BROKEN as error:
-        raise GuessError(f"{path}: {files.what_broke(error)}") from None
-    if not data.strip():
-        raise GuessError(f"{path}: the file is empty")
-    if len(data) == SAMPLE_BYTES:
-        data = data[: data.rfind(b"\n") + 1]
-    head, _, body = data.removeprefix(b"\xef\xbb\xbf").partition(b"\n")
-    try:
-        header_line = head.decode("utf-8").rstrip("\r")
-    except UnicodeDecodeError:
-        raise GuessError(f"{path}: neither UTF-8 text nor gzip nor Parquet") from None
-    delimiter = max(",;\t|", key=header_line.count)
-    header = _without_empty([name.strip() for name in split(header_line, delimiter)])
-    _check_header(path, header, least)
-    if not body.strip():
-        raise GuessError(f"{path}: no row below the header; expected rows of values")
-    try:
-        table = arrow_csv.read_csv(
-            pa.BufferReader(body),
-            read_options=arrow_csv.ReadOptions(column_names=header),
-            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, invalid_row_handler=lambda row: "skip"),
-            convert_options=arrow_csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string())),
-        )
-    except pa.ArrowInvalid as error:
-        raise GuessError(f"{path}: cannot be read as CSV: {error}") from None
-    return table, delimiter
-
-
-def _without_empty(header: list[str]) -> list[str]:
-    """Return column names as pandas would read them, where some are empty."""
-    return [name or f"Unnamed: {i}" for i, name in enumerate(header)]
-
-
-def _check_header(path: Path, header: list[str], least: int) -> None:
-    if len(header) < least:
-        raise GuessError(
-            f"{path}: expected at least two columns, a time and a value; found {header or 'none'}. Where "
-            "rows are events, --count 5min watches how many there are"
-        )
-    if all(re.fullmatch(r"[-+\d.eE:TZ ]*", name) for name in header):
-        raise GuessError(
-            f"{path}: the first line looks like data ({', '.join(header)}); put a line with the columns' "
-            "names before it, such as timestamp,value"
-        )
-    if len(set(header)) < len(header):
-        raise GuessError(f"{path}: columns of the same name in the first line: {', '.join(header)}")
 
 
 class _Guesser:
@@ -310,6 +153,9 @@ class _Guesser:
         now: float | None,
         asked: AskedTimes,
         *,
+        decimal: str | None,
+        value: str | None,
+        aggregate: tuple[str, int] | None,
         several: bool,
     ) -> None:
         self.path = path
@@ -324,15 +170,15 @@ class _Guesser:
         self.words: list[str] = []
         self.left_out: dict[str, str] = {}
         self.because: dict[str, str] = {}
-        self.decimal: str | None = None
-        self.value: str | None = None
-        self.aggregate: tuple[str, int] | None = None
-        self.readings: dict[str, list[numbers.Form]] = {}
+        self.value = value
+        self.aggregate = aggregate
+        self.written = Written(file, columns, delimiter, decimal)
 
     def guess(self) -> Guess:
         self._leave_out_row_numbers()
-        time, form, at = self._timestamp()
-        self._explain_time(time, form)
+        found = Finder(self.file, self.columns, self.asked, self.now).find()
+        time, form, at = found.columns, found.form, found.at
+        self.because |= found.because
         timezone = self._timezone(time, form, at)
         numeric, texts = self._kinds(time)
         metric = _named(METRIC_NAMES, texts)
@@ -349,9 +195,10 @@ class _Guesser:
         metric_name = "" if name.lower() in UNTELLING else name
         if not values and metric is None:
             metric_name = EVENTS
-        layout = Layout(
-            time[0], values, metric, metric_name, tuple(labels), (), form, time[1:], self._forms(values)
-        )
+        forms = self.written.forms(values)
+        if said := in_words(forms):
+            self.words.append(said)
+        layout = Layout(time[0], values, metric, metric_name, tuple(labels), (), form, time[1:], forms)
         file_label = "file" if self.several and len(values) > 1 and metric is None else None
         return self._finish(layout, file_label, timezone)
 
@@ -366,150 +213,6 @@ class _Guesser:
                 self.left_out[name] = "it has no name"
             if name != self.value:
                 del self.columns[name]
-
-    def _is_numbers(self, name: str, filled: Any) -> bool:
-        """Return whether a column holds numbers, and keep how they can be read."""
-        import pandas as pd
-
-        is_plain = pd.to_numeric(filled, errors="coerce").notna().mean() >= SURE
-        # Where commas part the columns, 1.234 has a decimal point; elsewhere it may be a thousand and more.
-        if not is_plain or self.delimiter != "," or self.decimal is not None:
-            self.readings[name] = numbers.forms(list(filled.iloc[:: len(filled) // 10_000 + 1]))
-        return is_plain or bool(self.readings[name])
-
-    def _forms(self, values: Sequence[str]) -> tuple[numbers.Form, ...]:
-        """Return how the numbers of each value column are written; one decimal mark for all of them.
-
-        Raises:
-            GuessError: two readings fit, and nothing decides between them; or none fits all columns.
-        """
-        if not values:
-            return ()
-        readings = [self._marked(name) for name in values]
-        decimal = self._decimal(values, readings)
-        forms = [
-            next((form for form in each if form.decimal == decimal), replace(each[0], decimal=decimal))
-            for each in readings
-        ]
-        thousands = numbers.thousands_of(forms)
-        forms = [replace(form, thousands=thousands) for form in forms]
-        self._say_written(values, forms)
-        return () if all(form.is_plain for form in forms) else tuple(forms)
-
-    def _marked(self, name: str) -> list[numbers.Form]:
-        """Return the readings of a column; the one with a point where the file's commas are delimiters."""
-        found = self.readings.get(name) or [numbers.Form()]
-        if self.decimal is not None:
-            return [form for form in found if form.decimal == self.decimal] or found[:1]
-        return found[:1] if len(found) > 1 and self.delimiter == "," else found
-
-    def _decimal(self, values: Sequence[str], readings: Sequence[Sequence[numbers.Form]]) -> str:
-        """Return what stands before the decimals in all columns."""
-        if self.decimal is not None:
-            return self.decimal
-        shown = {
-            each[0].decimal
-            for name, each in zip(values, readings, strict=True)
-            if len(each) == 1 and self.columns[name].str.contains("[.,]", regex=True).any()
-        }
-        if len(shown) > 1:
-            raise GuessError(
-                f"{self.file}: some columns have decimal points and others decimal commas; name one of them "
-                "with --value"
-            )
-        unsure = [(n, each) for n, each in zip(values, readings, strict=True) if len(each) > 1]
-        if unsure and not shown:
-            raise GuessError(self._which_decimal(*unsure[0]))
-        return shown.pop() if shown else "."
-
-    def _which_decimal(self, name: str, readings: Sequence[numbers.Form]) -> str:
-        """Return the question that two readings of a column put, with its first marked rows in both."""
-        cells = self.columns[name]
-        first = list(cells[cells.str.contains("[.,]", regex=True)].head(3))
-        both = "; ".join(
-            f"--decimal {form.decimal} reads {', '.join(f'{n:.15g}' for n in numbers.parse(first, form)[0])}"
-            for form in readings
-        )
-        return f"{self.file}: column {name} ({', '.join(first)}) can be read in two ways: {both}. Say which"
-
-    def _say_written(self, values: Sequence[str], forms: Sequence[numbers.Form]) -> None:
-        """Say how numbers are written, where that is not as programs do."""
-        written = []
-        if forms[0].decimal == ",":
-            written.append("decimal comma")
-        if forms[0].thousands:
-            written.append(f"thousands marked by {forms[0].thousands!r}")
-        units = dict.fromkeys(form.unit for form in forms if form.unit)
-        if units:
-            written.append(f"unit {', '.join(units)}")
-        if written:
-            self.words.append(f"numbers: {'; '.join(written)}")
-
-    def _explain_time(self, time: Sequence[str], form: str | None) -> None:
-        first = repr(str(self._cells(time)[0]))
-        whose = "named by --time" if self.asked.columns else "what looks like a time"
-        joined = "" if len(time) == 1 else ", joined with a space between"
-        self.because["timestamp"] = f"{whose}{joined}, such as {first}"
-        if form is not None:
-            whose = "as --times says" if self.asked.form else "fits all rows"
-            self.because["timestamp_format"] = f"{whose}: {readings.says(form).partition(': ')[2]}"
-
-    def _timestamp(self) -> tuple[tuple[str, ...], str | None, times.Times]:
-        """Return the columns of the time, its form, and the times."""
-        names = self._time()
-        cells = self._cells(names)
-        shown = ", ".join(names)
-        if self.asked.form is None:
-            readings.refuse_named_zone(cells, str(self.file), shown)
-        until = datetime.now(UTC).timestamp() if self.now is None else self.now
-        found = readings.readings(cells, until, wanted=self.asked.form)
-        if not found:
-            raise GuessError(self._no_time())
-        if self.asked.form is not None:
-            readings.require_most(found[0], str(self.file), shown, cells)
-        best = readings.decide(found, where=str(self.file), column=shown, cells=cells)
-        return names, best.form, best.at
-
-    def _cells(self, names: Sequence[str]) -> Any:
-        """Return the texts of the time: of several columns joined, as the source will read them."""
-        if len(names) == 1:
-            return self.columns[names[0]].to_numpy(object)
-        return join_times([self.columns[name] for name in names]).to_numpy(object)
-
-    def _time(self) -> tuple[str, ...]:
-        """Return the columns that hold the time, from left to right."""
-        if self.asked.columns:
-            return self.asked.columns
-        found = [(self._time_score(name), name) for name in self.columns]
-        score, name = max(found, key=lambda pair: pair[0])
-        parts = readings.split_date(list(self.columns))
-        if parts and score < TEXT_SCORE:
-            return tuple(parts)
-        if score <= 0:
-            raise GuessError(self._no_time())
-        clock = self._clock_beside(name)
-        return (name,) if clock is None else (name, clock)
-
-    def _no_time(self) -> str:
-        return (
-            f"{self.file}: no column looks like a time; columns: {self._shown()}; expected ISO 8601 such "
-            "as 2024-01-31 12:00:00, or epoch seconds. Other forms are named: --time COLUMN and --times "
-            f'FORM, one of {", ".join(FORMS)}, or such as "%d.%m.%Y %I:%M %p"'
-        )
-
-    def _clock_beside(self, date: str) -> str | None:
-        """Return the column that holds the time of day, where the one of the date holds none."""
-        if self.columns[date].head(500).str.contains(r"\d:\d", regex=True).any():
-            at_midnight = self.columns[date].head(500).str.contains(r"[T ]00:00(?::00(?:\.0+)?)?$").mean()
-            if at_midnight < SURE:
-                return None
-        by_name = {readings.tokens(name): name for name in reversed(list(self.columns)) if name != date}
-        named = [by_name[name] for name in readings.CLOCKS if name in by_name]
-        return next((name for name in named if self._is_clock(name)), None)
-
-    def _is_clock(self, name: str) -> bool:
-        cells = self.columns[name].drop_duplicates().head(2000)
-        return bool(cells.str.fullmatch(readings.CLOCK).mean() >= SURE)
 
     def _refuse_samples(
         self, time: Sequence[str], form: str | None, at: times.Times, keys: Sequence[str | None]
@@ -554,30 +257,6 @@ class _Guesser:
             f"`--max 5min`, `--p95 5min`{of}"
         )
 
-    def _shown(self) -> str:
-        """Return every column with a cell of it."""
-        return ", ".join(f"{name} ({cells.iloc[0]!r})" for name, cells in self.columns.items())
-
-    def _time_score(self, name: str) -> float:
-        """Return how much a column looks like the time; 0 and less: not at all."""
-        cells = self.columns[name].drop_duplicates().head(500)
-        is_number = cells.str.fullmatch(r"[-+]?\d+(?:[.,]\d+)?").mean() > SURE
-        by_name = _named_like_time(name)
-        # Most columns of a wide file are no time, and every form that is tried takes its time.
-        if is_number and not by_name and not cells.str.fullmatch(r"\d{6,19}(?:\.\d+)?").any():
-            return 0.0
-        # What lies ahead is judged later, with a message of its own.
-        found = readings.readings(cells.to_numpy(object), 4_102_444_800)
-        if not found and cells.map(lambda text: bool(NAMED_ZONE.fullmatch(text))).mean() < SURE:
-            return 0.0
-        if not is_number:
-            return by_name + TEXT_SCORE
-        # Numbers are a time by their name, or because they lie between 2000 and 2100 and are not few.
-        recent = [each for each in found if each.form != "excel-days" and _is_recent(each.at)]
-        if not by_name and not (recent and len(cells) > 2):
-            return 0.0
-        return by_name + 1.0
-
     def _timezone(self, time: Sequence[str], form: str | None, at: times.Times) -> str | None:
         naive = bool((at.naive & (at.reason == Reason.NONE)).mean() > 1 - SURE)
         name = f"column {time[0]}" if len(time) == 1 else f"columns {', '.join(time)}, joined"
@@ -608,7 +287,7 @@ class _Guesser:
                 continue
             if not len(filled):
                 self.left_out[name] = "empty"
-            elif self._is_numbers(name, filled):
+            elif self.written.holds(name, filled):
                 is_mark = ANNOTATION.fullmatch(name) and set(filled.unique()) <= {"0", "1", "0.0", "1.0"}
                 if is_mark:
                     self.left_out[name] = "marks of anomalies"
@@ -636,9 +315,9 @@ class _Guesser:
         candidates = [name for name in numeric if not self._is_identity(name)] or list(numeric)
         if not candidates:
             raise GuessError(
-                f"{self.file}: no column of numbers; columns: {self._shown()}; expected numbers such as "
-                "1234.5 or 1.234,5 €, of one unit in a column. Where rows are events, --count 5min watches "
-                "how many there are"
+                f"{self.file}: no column of numbers; columns: {shown(self.columns)}; expected numbers such "
+                "as 1234.5 or 1.234,5 €, of one unit in a column. Where rows are events, --count 5min "
+                "watches how many there are"
             )
         if by_name is not None:
             return (by_name,)
@@ -735,7 +414,7 @@ class _Guesser:
         """Return the times of the last lines of text, which may lie behind what was looked at."""
         if files.is_parquet(self.file):
             return np.zeros(0, np.int64)
-        lines = _tail(self.file).decode("utf-8", "replace").splitlines()[1:]
+        lines = tail(self.file).decode("utf-8", "replace").splitlines()[1:]
         at = [self.header.index(name) for name in layout.times]
         rows = (split(line, self.delimiter) for line in lines)
         cells = _joined([[row[i] for i in at] for row in rows if len(row) > max(at)])
@@ -792,20 +471,6 @@ class _Guesser:
         }
 
 
-def _tail(path: Path) -> bytes:
-    """Return the last bytes of a file's text; what is packed has to be read for that."""
-    with containers.open_text(path) as stream:
-        if path.stat().st_size > SAMPLE_BYTES and stream.seekable() and not hasattr(stream, "mtime"):
-            stream.seek(-TAIL_BYTES, 2)
-            return stream.read()
-        last = b""
-        # What is left of a file that breaks off is read, and the break told, when it is taken in.
-        with suppress(*files.BROKEN):
-            while chunk := stream.read(SAMPLE_BYTES):
-                last = (last + chunk)[-TAIL_BYTES:]
-        return last
-
-
 def _joined(rows: list[list[str]]) -> Any:
     """Return the texts of the time of rows that have one or more columns of it."""
     import pandas as pd
@@ -814,19 +479,6 @@ def _joined(rows: list[list[str]]) -> Any:
     if len(parts) == 1:
         return parts[0].to_numpy(object)
     return join_times(parts).to_numpy(object) if parts else np.zeros(0, object)
-
-
-def _is_recent(at: times.Times) -> bool:
-    """True where all that can be read lies between 2000 and 2100."""
-    seconds = at.seconds[at.reason == Reason.NONE]
-    return bool(((seconds > 946_684_800) & (seconds < 4_102_444_800)).all())
-
-
-def _named_like_time(name: str) -> float:
-    """Return how much a column's name is that of a time; 0 where it is not."""
-    if name.lower() in TIME_NAMES:
-        return float(len(TIME_NAMES) - TIME_NAMES.index(name.lower()))
-    return 0.5 if TIME_WORDS & set(readings.tokens(name).split("_")) else 0.0
 
 
 def _named(names: Sequence[str], columns: Iterable[str]) -> str | None:

@@ -19,6 +19,9 @@ LATEST = 9_223_372_036
 EPOCH_UNITS = ((1e11, 1), (1e14, 1_000), (1e17, 1_000_000), (np.inf, 1_000_000_000))
 """Numbers below the limit count so many to a second: 1e11 s is the year 5138, 1e11 ms is 1973."""
 
+DISORDER = 0.25
+"""Share of rows that go against the direction of the others from which on they stand in no order."""
+
 FOLD_REACH = 3 * 3600
 """Seconds: a row this soon before an hour that the clock runs through twice leads into its first pass."""
 
@@ -228,6 +231,8 @@ def locate(
     A local time that the clock skips is refused. One that it runs through twice is told apart by
     the order of the series' rows: before the step back it is the first pass, after it the second;
     without a step back it is the first where the rows lead into it, and refused where nothing does.
+    Rows that stand with the newest first are read from their end; where they stand in no order, every
+    doubtful one is refused.
 
     Args:
         series: shape ``(n,)``, which series each row belongs to.
@@ -251,9 +256,23 @@ def locate(
     reason = np.where(reason == Reason.NONE, _range_reason(seconds), reason).astype(np.uint8)
     if not twice.any():
         return Located(seconds, reason)
-    if not in_order:
+    back, forth = _directions(seconds, (reason == Reason.NONE) & ~twice, series)
+    if not in_order or min(back, forth) > DISORDER * (back + forth):
         return Located(seconds, np.where(twice, Reason.DOUBTFUL_TIME, reason).astype(np.uint8))
+    if back > forth:
+        turned = _unfold(seconds[::-1], late[::-1], twice[::-1], reason[::-1], series[::-1], None)
+        return Located(turned.seconds[::-1], turned.reason[::-1])
     return _unfold(seconds, late, twice, reason, series, before)
+
+
+def _directions(
+    seconds: Seconds, plain: NDArray[np.bool_], series: NDArray[np.integer[Any]]
+) -> tuple[int, int]:
+    """Return how many plain rows lie before the one above of their series, and how many after it."""
+    order = np.argsort(series, kind="stable")
+    order = order[plain[order]]
+    steps = np.diff(seconds[order])[np.diff(series[order]) == 0]
+    return int((steps < 0).sum()), int((steps > 0).sum())
 
 
 def _in_zone(local: Seconds, zone: str, *, first: bool) -> tuple[Seconds, NDArray[np.bool_]]:
@@ -282,8 +301,11 @@ def _unfold(
     begins = doubtful & (first_of_series | ~np.append(False, doubtful[:-1]))
     run = np.cumsum(begins)
     back = doubtful & ~begins & np.append(False, np.diff(utc) < 0)
-    steps_back = np.cumsum(back)
     starts = np.flatnonzero(begins)
+    # Of points an hour apart both passes have one, at the same time by the clock.
+    is_pair = np.bincount(run[doubtful] - 1, minlength=len(starts)) == 2
+    back |= doubtful & ~begins & np.append(False, np.diff(utc) == 0) & np.append(is_pair, False)[run - 1]
+    steps_back = np.cumsum(back)
     second = doubtful & (steps_back > (steps_back[starts] - back[starts])[run - 1])
     previous = np.append(0, utc[:-1])
     previous[first_of_series] = -(10**12) if before is None else before

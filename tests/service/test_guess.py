@@ -213,15 +213,15 @@ def test_a_first_model_waits_for_three_weeks_or_for_what_there_is(write: Writer)
 def test_the_end_of_a_long_file_is_found_beside_a_row_number(
     write: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anomaly_service.sources.guess.SAMPLE_BYTES", 4096)
-    monkeypatch.setattr("anomaly_service.sources.guess.TAIL_BYTES", 1024)
+    monkeypatch.setattr("anomaly_service.sources.sample.SAMPLE_BYTES", 4096)
+    monkeypatch.setattr("anomaly_service.sources.sample.TAIL_BYTES", 1024)
     rows = [[i, f"{at(i):%Y-%m-%d %H:%M:%S}", 100 + i % 7] for i in range(1_000)]
     found = guess(write("pandas.csv", ["", "date", "logins"], rows))
     assert found.stop == epoch(999)
 
 
 def test_the_end_of_a_packed_file_is_found(write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anomaly_service.sources.guess.SAMPLE_BYTES", 4096)
+    monkeypatch.setattr("anomaly_service.sources.sample.SAMPLE_BYTES", 4096)
     plain = Path(write("plain.csv", ["ts", "v"], [[epoch(i), i * i % 97] for i in range(3_000)]))
     packed = plain.with_name("packed.csv.gz")
     packed.write_bytes(gzip.compress(plain.read_bytes()))
