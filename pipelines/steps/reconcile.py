@@ -56,7 +56,8 @@ def reconcile(
             outdated.
         detected_at: epoch seconds, ``first_detected_at`` of new events whose interval names none.
         joined_within: where no pass will ever see what lies before the span, an event that reaches there
-            keeps that part only if its interval starts within so many seconds; None where another pass sees it.
+            keeps that part only if its interval starts within so many seconds; None where another pass
+            sees it.
 
     Returns:
         Changes of existing events first, then new events; nothing for what stays the same.
