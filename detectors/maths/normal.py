@@ -184,7 +184,7 @@ class Normal:
         at_once = max(FACTORS, FACTOR_VALUES // rows.shape[1] ** 2)
         part = row // at_once
         by_part = part.argsort(stable=True)
-        for few in torch.split(by_part, part.bincount().tolist()):
+        for few in torch.split(by_part, [int(n) for n in part.bincount()]):
             yield self._gaps_of(member[few], window[few], rows[few], row[few] % at_once)
 
     def _gaps_of(self, member: Tensor, window: Tensor, rows: Tensor, row: Tensor) -> _Gaps:

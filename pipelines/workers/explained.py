@@ -45,6 +45,9 @@ weak shift."""
 LOCAL_STEPS = 48
 """What an incident is like at a step is told by so many steps around it: it may go on for weeks."""
 
+AHEAD_STEPS = 12
+"""So many steps after one at the latest the models must find its incident odd, for it to be taken out."""
+
 ENERGY = 20.0
 """Squared spreads that the odd steps of an incident have together at least: one step of 4.5, or five of two.
 Of normal steps one in twenty is odd, and now and then some follow each other."""
@@ -57,7 +60,7 @@ TOLD = 1.5
 and its tail: what the models know as a habit of the series, they are to see."""
 
 SIGHT = 3 * LOCAL_STEPS + LONGEST_PAUSE + 1
-OUTLOOK = LOCAL_STEPS + LONGEST_PAUSE + 1
+OUTLOOK = AHEAD_STEPS + LONGEST_PAUSE + 1
 
 
 def reach_steps(window: int) -> int:
@@ -166,10 +169,10 @@ def _sums(of: Values, at: Indices, begun: Indices) -> Values:
 
 
 def _near(marked: Flags) -> Flags:
-    """Return the steps that have a marked one within `LOCAL_STEPS`."""
+    """Return the steps that have a marked one up to `LOCAL_STEPS` before or `AHEAD_STEPS` after."""
     running = np.concatenate([[0], np.cumsum(marked)])
     at = np.arange(len(marked))
-    low, high = np.maximum(at - LOCAL_STEPS, 0), np.minimum(at + LOCAL_STEPS + 1, len(marked))
+    low, high = np.maximum(at - LOCAL_STEPS, 0), np.minimum(at + AHEAD_STEPS + 1, len(marked))
     return np.asarray(running[high] > running[low])
 
 
