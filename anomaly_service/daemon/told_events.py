@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from enum import StrEnum
 
 import structlog
@@ -12,7 +11,7 @@ import structlog
 from anomaly_service import wording
 from anomaly_service.db.events import Changed
 from anomaly_service.db.store import SqlStore
-from anomaly_service.errors import UnavailableError
+from pipelines.failures import reason
 from pipelines.names import Status
 from pipelines.records import Claim, Event, Json, TargetRow, Turn
 from pipelines.times import iso_seconds
@@ -41,25 +40,44 @@ BEGINNINGS = {
 }
 
 
-def tell(store: SqlStore, claim: Claim | None, changed: Sequence[Changed]) -> None:
-    """Log what a run changed, at info level; what is not in a run is a person's, who sees it anyway."""
-    if claim is None or claim.monitor_id is None:
-        return
-    # What is told here stands already: a database that is away by now fails the next thing, not this one.
-    with suppress(UnavailableError):
-        targets = {target.id: target for target in store.targets(claim.monitor_id)}
-        monitor = next((row.name for row in store.monitors() if row.id == claim.monitor_id), None)
-        log = structlog.get_logger("anomaly.daemon").bind(
-            run=claim.run_id, kind=str(claim.kind), monitor=monitor
-        )
-        for each in changed:
-            target = targets[each.after.target_id]
-            change = change_of(each, target)
-            if change is not None:
-                more = {"why": each.why} if each.why else {}
-                score = round(each.after.interval.peak_score, 3)
-                said = f"{BEGINNINGS[change]}: {said_of(each.after, target)}."
-                log.info(said, change=str(change), event_id=each.after.id, score=score, **more)
+class EventLog:
+    """Logs what runs change, at info level; what is not in a run is a person's, who sees it anyway.
+
+    Names are read once: a tick of very many targets commits part by part.
+    """
+
+    def __init__(self, store: SqlStore) -> None:
+        self._store = store
+        self._targets: dict[int, TargetRow] = {}
+        self._monitors: dict[int, str] = {}
+
+    def tell(self, claim: Claim | None, changed: Sequence[Changed]) -> None:
+        """Log what a commit changed. It stands already, so nothing that fails here fails its run."""
+        if claim is None or claim.monitor_id is None:
+            return
+        log = structlog.get_logger("anomaly.daemon").bind(run=claim.run_id, kind=str(claim.kind))
+        try:
+            self._learn(claim.monitor_id, changed)
+            for each in changed:
+                if each.after.target_id in self._targets:
+                    self._say(each, log.bind(monitor=self._monitors.get(claim.monitor_id)))
+        except Exception as error:  # said: a log must not undo or repeat what is committed
+            log.warning("Events changed that could not be told.", events=len(changed), error=reason(error))
+
+    def _learn(self, monitor_id: int, changed: Sequence[Changed]) -> None:
+        """Read the names of targets that were not met yet."""
+        if not {each.after.target_id for each in changed} <= self._targets.keys():
+            self._targets |= {target.id: target for target in self._store.targets(monitor_id)}
+            self._monitors = {row.id: row.name for row in self._store.monitors()}
+
+    def _say(self, each: Changed, log: structlog.typing.FilteringBoundLogger) -> None:
+        target = self._targets[each.after.target_id]
+        change = change_of(each, target)
+        if change is not None:
+            more = {"why": each.why} if each.why else {}
+            score = round(each.after.interval.peak_score, 3)
+            said = f"{BEGINNINGS[change]}: {said_of(each.after, target)}."
+            log.info(said, change=str(change), event_id=each.after.id, score=score, **more)
 
 
 def tell_of_source(turn: Turn, claim: Claim) -> None:

@@ -115,13 +115,13 @@ def open_workload(path: Path | str, now: datetime | None, telemetry: Telemetry) 
     """Return what the config file says now, with its monitors brought up to date in the database."""
     from anomaly_service import executors
     from anomaly_service.config.load import load
-    from anomaly_service.daemon.told_events import tell
+    from anomaly_service.daemon.told_events import EventLog
     from anomaly_service.service import Service
 
     config = load(path)
 
     def on_changes(claim: Claim | None, changed: Sequence[Changed]) -> None:
-        tell(service.store, claim, changed)
+        told.tell(claim, changed)
 
     def pool(workers: int) -> Executor:
         seconds = config.deadlines.task.total_seconds()
@@ -136,6 +136,7 @@ def open_workload(path: Path | str, now: datetime | None, telemetry: Telemetry) 
         live_executor=pool(config.workers),
         on_changes=on_changes,
     )
+    told = EventLog(service.store)
     try:
         return workload_of(service)
     except BaseException:

@@ -63,12 +63,14 @@ class Course:
 
 def surroundings(service: Service, rows: Iterable[Json]) -> Iterator[Surroundings]:
     """Yield what lies around each interval: a day, or as many steps as make sense."""
-    jobs: dict[str, MonitorJob] = {}
+    known: dict[str, tuple[MonitorJob, dict[int, TargetRow]]] = {}
     for row in rows:
         name = row["monitor"]
-        jobs[name] = job = jobs.get(name) or service.stored_job(name)
-        (target,) = (each for each in job.store.targets(job.monitor.id) if each.id == row["target_id"])
-        yield _around(job, target, row)
+        if name not in known:
+            job = service.stored_job(name)
+            known[name] = job, {target.id: target for target in job.store.targets(job.monitor.id)}
+        job, targets = known[name]
+        yield _around(job, targets[row["target_id"]], row)
 
 
 def courses(service: Service, rows: Sequence[Json], limit: int) -> list[Course]:

@@ -95,15 +95,22 @@ class Report:
         )
 
 
-def page(package: str, **parts: str) -> str:
+def page(package: str, *, title: str, **parts: str) -> str:
     """Return a page that needs no other file: ``report.html`` of a package, with the style of all reports.
 
     Args:
+        title: as HTML.
         parts: what stands where the page has their names, as HTML.
     """
-    shape = Template((resources.files(package) / "report.html").read_text("utf-8"))
-    style = (resources.files("anomaly_service.measure") / "report.css").read_text("utf-8")
-    return shape.substitute(parts, style=style)
+    body = Template(_text(package, "report.html")).substitute(parts)
+    own = "anomaly_service.measure"
+    return Template(_text(own, "page.html")).substitute(
+        title=title, body=body, style=_text(own, "report.css")
+    )
+
+
+def _text(package: str, name: str) -> str:
+    return (resources.files(package) / name).read_text("utf-8")
 
 
 def _worst_first(rows: Iterable[Json]) -> list[list[Json]]:

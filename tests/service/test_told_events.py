@@ -5,18 +5,22 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
-from anomaly_service.daemon.told_events import Change, change_of, said_of
+from anomaly_service.daemon.told_events import Change, EventLog, change_of, said_of
 from anomaly_service.db.events import Changed
-from pipelines.names import Kind, Status
-from pipelines.records import Event, Interval, TargetRow
+from anomaly_service.db.migrate import migrate
+from anomaly_service.db.store import SqlStore
+from pipelines.names import Kind, RunKind, Status
+from pipelines.records import Claim, Event, Interval, TargetRow
 from tests.service.commands import anomaly
 from tests.service.test_tried import BEGUN, DIP, LONGER, STEP, lines
 
@@ -54,6 +58,41 @@ def test_the_sentence_says_which_series_what_since_when_and_how_far() -> None:
 )
 def test_what_a_line_is_written_for(before: Event | None, after: Event, change: Change | None) -> None:
     assert change_of(Changed(before, after, ""), TARGET) == change
+
+
+class Counting(SqlStore):
+    """A store that counts how often its targets are read."""
+
+    reads = 0
+
+    def targets(self, monitor_id: int) -> list[TargetRow]:
+        self.reads += 1
+        return [replace(TARGET, monitor_id=monitor_id)]
+
+
+CLAIM = Claim(9, RunKind.TICK, 1, datetime(2025, 10, 14, tzinfo=UTC), "me", fence=1, attempts=1)
+
+
+def test_names_are_read_once_and_an_event_of_no_target_is_left_out(tmp_path: Path) -> None:
+    migrate(url := f"sqlite:///{tmp_path / 'a.db'}")
+    with Counting(url) as store, capture_logs() as said:
+        log = EventLog(store)
+        log.tell(CLAIM, [Changed(None, OPEN, "")])
+        log.tell(CLAIM, [Changed(OPEN, CLOSED, "")])
+        assert store.reads == 1
+        log.tell(CLAIM, [Changed(None, replace(OPEN, target_id=5), "")])
+        log.tell(None, [Changed(None, OPEN, "")])
+    assert [line["change"] for line in said] == ["appeared", "ended"]
+
+
+def test_what_cannot_be_told_fails_no_run(tmp_path: Path) -> None:
+    migrate(url := f"sqlite:///{tmp_path / 'a.db'}")
+    with sqlite3.connect(tmp_path / "a.db") as database:
+        database.execute("ALTER TABLE target RENAME TO lost")
+    with SqlStore(url) as store, capture_logs() as said:
+        EventLog(store).tell(CLAIM, [Changed(None, OPEN, "")])
+    (line,) = said
+    assert (line["log_level"], line["events"]) == ("warning", 1)
 
 
 @pytest.fixture
