@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anomaly_service.cli import tables
+from anomaly_service.cli.fitted import Column
 from anomaly_service.cli.options import (
     CONFIG,
     AsJson,
@@ -29,6 +30,18 @@ if TYPE_CHECKING:
     from pipelines.measure.demo_report import DemoReport, IncidentOutcome
 
 PANEL = "How good it is"
+OUTCOMES = (
+    Column("planted", "planted", 0),
+    Column("series", "series", 2, least=10, middle=True),
+    Column("from", "from", 3),
+    Column("to", "to", 8),
+    Column("flagged_as", "flagged as", 1),
+    Column("after", "after", 6, right=True),
+    Column("start_off", "start ±", 4, right=True),
+    Column("end_off", "end ±", 5, right=True),
+    Column("score", "score", 7, right=True),
+)
+"""What is told of a planted incident."""
 Weeks = Annotated[int, typer.Option("--weeks", parser=whole(3, 520), help="How many weeks.")]
 Seed = Annotated[int, typer.Option("--seed", parser=whole(0), help="Equal seeds, equal data.")]
 
@@ -90,11 +103,10 @@ def demo(
 
 def _print_demo(report: DemoReport, made: Demo) -> None:
     """Print what was planted and found, the SQL that lists it, and where to go from here."""
-    tables.table(
-        [_outcome_row(outcome) for outcome in report.outcomes],
-        ("planted", "series", "from", "to", "flagged as", "after", "start off", "end off", "score"),
-        title="Planted incidents and what became of them",
-    )
+    tables.say("Planted incidents and what became of them")
+    rows = [_outcome_row(outcome) for outcome in report.outcomes]
+    names = [column.name for column in OUTCOMES]
+    tables.fitted(rows, OUTCOMES, names, as_json=False, wide=False, empty="Nothing was planted.")
     tables.say("")
     tables.table(_monitor_rows(report), ("monitor", "intervals", "false alarms a week", "asked for"))
     tables.say("")
@@ -103,24 +115,24 @@ def _print_demo(report: DemoReport, made: Demo) -> None:
     tables.say(NEXT.format(config=made.config, database=made.config.with_suffix(".db")))
 
 
-def _outcome_row(outcome: IncidentOutcome) -> tuple[object, ...]:
+def _outcome_row(outcome: IncidentOutcome) -> tables.Row:
     incident = outcome.incident
-    planted = (
-        incident.kind.replace("_", " "),
-        _short(incident.series),
-        minute(incident.start),
-        minute(incident.end)[-5:],
-    )
+    planted = {
+        "planted": incident.kind.replace("_", " "),
+        "series": _short(incident.series),
+        "from": minute(incident.start)[5:],
+        "to": minute(incident.end)[-5:],
+        "flagged_as": "missed",
+    }
     if not outcome.flagged:
-        return (*planted, "missed", "", "", "", "")
-    return (
-        *planted,
-        outcome.flagged[0].kind,
-        tables.duration(outcome.late_seconds),
-        _off(outcome.start_error_seconds),
-        _off(outcome.end_error_seconds),
-        f"{max(flagged.peak_score for flagged in outcome.flagged):.1f}",
-    )
+        return planted
+    return planted | {
+        "flagged_as": outcome.flagged[0].kind,
+        "after": tables.duration(outcome.late_seconds),
+        "start_off": _off(outcome.start_error_seconds),
+        "end_off": _off(outcome.end_error_seconds),
+        "score": f"{max(flagged.peak_score for flagged in outcome.flagged):.1f}",
+    }
 
 
 def _off(seconds: int | None) -> str:
