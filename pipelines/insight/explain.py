@@ -170,7 +170,7 @@ class _Place:
         return slice(self.first, self.last + 1)
 
     def scores(self, steps: ScoredSteps) -> Values:
-        return steps.scores(self.mode)
+        return steps.own(self.mode)
 
 
 def _calibrated(target: ScoreTarget, place: _Place) -> Calibrated:

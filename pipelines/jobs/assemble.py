@@ -70,30 +70,41 @@ class _Reach:
     Attributes:
         window_seconds: length of its longest window.
         context_seconds: how far back points are needed for its first scores to be exact.
+        after_seconds: how far ahead they are for its last settled ones.
     """
 
     window_seconds: int
     context_seconds: int
+    after_seconds: int
 
     @classmethod
     def of(cls, version: VersionRow) -> _Reach:
-        from pipelines.workers import members
+        from pipelines.workers import explained, members
 
         of = members.of_version(version)
-        window = members.longest_seconds(of)
-        return cls(window, of[0].recipe.context_seconds + window)
+        recipe, longest = of[0].recipe, members.longest(of)
+        before, after = (
+            steps * recipe.step_seconds
+            for steps in (explained.reach_steps(longest), explained.settled_after(longest))
+        )
+        return cls(longest * recipe.step_seconds, recipe.context_seconds + before, after)
 
 
 def _span(asked: Sequence[Asked], reaches: Mapping[int, _Reach]) -> tuple[int, int]:
     """Return the span of all parts, with a margin of half a step for the last point of it."""
     starts = [start for each in asked for _, start, _ in each.parts]
-    stops = [stop + reaches[v.id].window_seconds for each in asked for v, _, stop in each.parts]
+    stops = [stop + reaches[v.id].after_seconds for each in asked for v, _, stop in each.parts]
     return (min(starts), max(stops)) if starts else (0, 0)
 
 
 def window_seconds(version: VersionRow) -> int:
     """Return the length of a version's own window: one of an older configuration may look further back."""
     return _Reach.of(version).window_seconds
+
+
+def after_seconds(version: VersionRow) -> int:
+    """Return how far ahead of a step a version needs points for its settled score to be exact."""
+    return _Reach.of(version).after_seconds
 
 
 def context_seconds(version: VersionRow) -> int:

@@ -107,6 +107,13 @@ class MonitorJob:
 
         return members.longest_window(self.spec.detector, self.spec.params)
 
+    @property
+    def settled_after(self) -> int:
+        """Steps after one that decide on its settled score, by the detector as configured now."""
+        from pipelines.workers import explained
+
+        return explained.settled_after(self.window)
+
     def leave_out(self, target: TargetRow, why: str) -> None:
         """Note that a target alone is left out, and why; of several reasons the newest holds."""
         self.left_out[target.key] = why

@@ -266,8 +266,8 @@ def _settled_span(job: MonitorJob, target: TargetRow, reach: Reach, start: int, 
 
 
 def _settled_until(job: MonitorJob, target: TargetRow, stop: int) -> int:
-    """Return up to where every window that covers a point ends before ``stop``."""
-    return stop - (job.window - 1) * target.step_seconds
+    """Return up to where all that decides on a point's settled score lies before ``stop``."""
+    return stop - job.settled_after * target.step_seconds
 
 
 def _all_new_spans(job: MonitorJob, done: Refitted, now: int) -> list[Span]:

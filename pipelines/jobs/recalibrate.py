@@ -15,7 +15,7 @@ import numpy as np
 from pipelines.batches import batches, targets_per_task
 from pipelines.failures import Failed
 from pipelines.jobs import lines
-from pipelines.jobs.assemble import Asked, assemble, window_seconds
+from pipelines.jobs.assemble import Asked, after_seconds, assemble, window_seconds
 from pipelines.jobs.fit_times import nights
 from pipelines.jobs.lines import LineBook
 from pipelines.jobs.monitor_job import OWN_FAULT, MonitorJob
@@ -168,7 +168,7 @@ def _timelines(rows: Sequence[CalibrationRow], owner: Mapping[int, int]) -> dict
 
 def _lag(job: MonitorJob, target: TargetRow) -> int:
     """Return how far behind a night its day ends: late points are in, for every window that covers it."""
-    return job.spec.nightly.window_seconds + (job.window - 1) * target.step_seconds
+    return job.spec.nightly.window_seconds + job.settled_after * target.step_seconds
 
 
 def _learn(job: MonitorJob, waiting: Sequence[_Target], few: Sequence[int], counted: set[int]) -> list[str]:
@@ -233,7 +233,7 @@ def _task(job: MonitorJob, group: Sequence[tuple[_Target, list[int]]], book: Lin
             parts=tuple(pieces(each.versions, spans[0][0] - reach, spans[-1][1])),
             settled_until=spans[-1][1],
             # Windows that reach beyond the last day cover its points.
-            observed_until=spans[-1][1] + max(window_seconds(v) for v in each.versions),
+            observed_until=spans[-1][1] + max(after_seconds(v) for v in each.versions),
         )
         for (each, _), spans in zip(group, days, strict=True)
     ]

@@ -454,6 +454,8 @@ def _light(scores: UnseenScores, times: dict[tuple[int, int], Seconds]) -> Unsee
         ts=ts if np.array_equal(ts, scores.ts) else scores.ts,
         live=scores.live.astype(np.float32),
         settled=scores.settled.astype(np.float32),
+        own_live=scores.own_live.astype(np.float32),
+        own_settled=scores.own_settled.astype(np.float32),
     )
 
 

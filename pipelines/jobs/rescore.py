@@ -271,8 +271,7 @@ def _margin(job: MonitorJob, target: TargetRow, versions: Sequence[VersionRow]) 
     of = [members.of_version(version) for version in versions]
     flat = max(each[0].recipe.channels[0].usual_flat for each in of)
     steps = 2 * max(policy.missing_after_steps, min(flag.flat_limit(flat), FLAT_STEPS))
-    # A run reaches a window beyond the steps that are odd by themselves, and is trimmed to those; and what
-    # is an echo depends on the scores a longest window around it.
+    # A run reaches a window beyond the steps that are odd by themselves, and is trimmed to those.
     reach = max(members.longest_seconds(each) for each in of)
     return flag.context_seconds(policy) + steps * target.step_seconds + reach
 
@@ -439,6 +438,8 @@ def _changes(stretch: _Stretch, result: Scored, events: Sequence[Event]) -> list
         target_id=target.id,
         span=(low, stretch.high),
         detected_at=stretch.span.stop + target.delay_seconds,
+        # What a first model learned from is never scored again.
+        joined_within=target.step_seconds if low <= _floor(stretch) else None,
     )
 
 

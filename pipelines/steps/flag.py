@@ -230,7 +230,6 @@ def anomalies(
     *,
     newest: int | None = None,
     own: Flags | None = None,
-    echo: Flags | None = None,
     deviation: Values | None = None,
     names: Sequence[str] = (),
     versions: Seconds | None = None,
@@ -246,7 +245,6 @@ def anomalies(
             The last step with a score where None.
         own: steps that are odd by themselves, shaped like ``y``: intervals are trimmed to them, and peak at
             one of them where there is any; none is where None.
-        echo: steps whose score is the echo of another's: they make no interval; none is where None.
         deviation: of y from yhat in units that all channels share, like ``y``: its squares over the
             interval, where the policy allows them, are the channels' shares. y minus yhat where None.
         names: the channels' metrics; no shares are told where there are none.
@@ -256,8 +254,6 @@ def anomalies(
         ValueError: the policy looks at the expected value and ``yhat`` is None.
     """
     flagged = anomaly_score >= 1.0
-    if echo is not None:
-        flagged &= ~echo
     if not flagged.any():
         return []
     if yhat is None:

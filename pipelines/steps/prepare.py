@@ -8,7 +8,7 @@ depends on the slice being prepared, only on the recipe and the points up to ``c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,13 @@ class Prepared:
 
     def __len__(self) -> int:
         return len(self.ts)
+
+    def since(self, first: int) -> Prepared:
+        """Return the steps from one on, as views."""
+        if first <= 0:
+            return self
+        own = {each.name: getattr(self, each.name)[first:] for each in fields(self) if each.name != "start"}
+        return Prepared(start=self.start + first, **own)
 
 
 # -- public -------------------------------------------------------------------------
@@ -238,6 +245,27 @@ def deviations(recipe: Recipe, prepared: Prepared, expected: Values, rows: slice
 def usual(recipe: Recipe, prepared: Prepared) -> Values:
     """Return what season and level alone say of every step, in the series' unit, ``(n, n_channels)``."""
     return restore(recipe, prepared, np.zeros_like(prepared.values), slice(None))
+
+
+def scaled(recipe: Recipe, prepared: Prepared, values: Values, rows: slice) -> NDArray[np.float32]:
+    """Return values in the series' unit as some steps would have them, in scaled units.
+
+    Args:
+        prepared: where the steps' baseline and spread stand.
+        values: shape ``(n_rows, n_channels)``.
+        rows: which steps of ``prepared`` they belong to.
+
+    Returns:
+        Shape ``(n_rows, n_channels)``, clipped like scaled values; 0 where a value is NaN.
+    """
+    columns = [
+        transformed(channel, values[:, number], NO_DITHER) for number, channel in enumerate(recipe.channels)
+    ]
+    with np.errstate(over="ignore"):  # what overflows is clipped like any other huge value
+        own = np.clip(
+            (np.stack(columns, axis=-1) - prepared.baseline[rows]) / prepared.spread[rows], -LIMIT, LIMIT
+        )
+    return np.nan_to_num(own).astype(np.float32)
 
 
 def odd(values: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -38,6 +38,7 @@ def reconcile(
     target_id: int,
     span: tuple[int, int],
     detected_at: int,
+    joined_within: int | None = None,
 ) -> list[EventChange]:
     """Return what the intervals found in a span change in one target's events.
 
@@ -54,6 +55,9 @@ def reconcile(
             interval crosses its borders. What lies partly outside is extended, never cut or
             outdated.
         detected_at: epoch seconds, ``first_detected_at`` of new events whose interval names none.
+        joined_within: where no pass will ever see what lies before the span, an event that reaches there
+            keeps that part only if its interval starts within so many seconds; None where another pass
+            sees it.
 
     Returns:
         Changes of existing events first, then new events; nothing for what stays the same.
@@ -64,7 +68,7 @@ def reconcile(
         here = [e for e in events if FAMILY[e.interval.kind] == family and e.status is not Status.MERGED]
         found = sorted((i for i in intervals if FAMILY[i.kind] == family), key=_order)
         held = _assign(here, found)
-        changes += _changed(here, found, held, span)
+        changes += _changed(here, found, held, span, joined_within)
         taken = {h.index for h in held if h.holds}
         fresh += [_new(i, target_id, detected_at) for k, i in enumerate(found) if k not in taken]
     return changes + fresh
@@ -99,7 +103,11 @@ def _assign(events: Sequence[Event], intervals: Sequence[Interval]) -> list[_Hol
 
 
 def _changed(
-    events: Sequence[Event], intervals: Sequence[Interval], holds: Sequence[_Hold], span: tuple[int, int]
+    events: Sequence[Event],
+    intervals: Sequence[Interval],
+    holds: Sequence[_Hold],
+    span: tuple[int, int],
+    joined_within: int | None,
 ) -> list[EventChange]:
     """Return the changes of the events of one family."""
     holder = {h.index: h.event for h in holds if h.holds}
@@ -114,7 +122,7 @@ def _changed(
             case None:
                 change = _gone(event, span)
             case _Hold(holds=True, index=k):
-                change = _updated(event, intervals[k], merged.get(event.id, ()), span)
+                change = _updated(event, intervals[k], merged.get(event.id, ()), span, joined_within)
             case _Hold(index=k):
                 change = _lost(event, holder[k])
         if change is not None:
@@ -123,10 +131,14 @@ def _changed(
 
 
 def _updated(
-    event: Event, interval: Interval, absorbed: Iterable[Event], span: tuple[int, int]
+    event: Event,
+    interval: Interval,
+    absorbed: Iterable[Event],
+    span: tuple[int, int],
+    joined_within: int | None,
 ) -> EventChange | None:
     """Return the event with its new interval, or None where that is the one it has."""
-    interval = _extended(event, interval, span)
+    interval = _extended(event, interval, span, joined_within)
     status = Status.OPEN if interval.open else Status.CLOSED
     first = min([event.first_detected_at, *(other.first_detected_at for other in absorbed)])
     if (
@@ -170,11 +182,14 @@ def _merges(event: Event) -> bool:
     return not (event.reviewed or event.added or event.status is Status.OUTDATED)
 
 
-def _extended(event: Event, interval: Interval, span: tuple[int, int]) -> Interval:
+def _extended(event: Event, interval: Interval, span: tuple[int, int], joined_within: int | None) -> Interval:
     """Return the interval with what the event holds outside the span, which this pass did not see."""
     if event.status in (Status.OUTDATED, Status.BELOW_LINE):
         return interval
     old = event.interval
+    if joined_within is not None and old.start < span[0] and interval.start - span[0] > joined_within:
+        # What joined it with what lies before the span is not there any more.
+        return interval
     start = old.start if old.start < span[0] else interval.start
     end = old.end if old.end >= span[1] else interval.end
     start, end = min(start, interval.start), max(end, interval.end)

@@ -19,7 +19,7 @@ from pipelines.records import Points, Policy, Seconds, TargetRow, Values
 from pipelines.steps import flag, masks, prepare
 from pipelines.steps.line import draw_held
 from pipelines.steps.recipe import Recipe
-from pipelines.workers import bank, judge, members
+from pipelines.workers import bank, explained, judge, members
 from pipelines.workers.fit import FitTarget, FitTask, Fitted, NotReady, fit_targets
 from pipelines.workers.members import FittedMember
 from pipelines.workers.score import ScoredSteps, raw_scores
@@ -121,7 +121,8 @@ class Model:
         """How far before a step there may be something that decides what becomes of it."""
         recipe = Recipe.from_json(self.fitted.recipe)
         flat = max(flag.flat_limit(channel.usual_flat) for channel in recipe.channels)
-        return flag.context_seconds(self.spec.policy) + (2 * self.window + flat) * recipe.step_seconds
+        steps = self.window + explained.reach_steps(self.window) + flat
+        return flag.context_seconds(self.spec.policy) + steps * recipe.step_seconds
 
     def asked(
         self, history: History, start: int, stop: int, *, unseen: bool, live: bool = False

@@ -209,11 +209,7 @@ def spans(first: int, stop: int, n_targets: int, window: int) -> Iterable[tuple[
 
 def score_steps(bank: Detector, windows: Windows) -> tuple[Tensor, Tensor]:
     """Return live and settled scores of every step, each ``(n_targets, n_points)``, NaN where none."""
-    spread = Spread(windows.n_targets, windows.n_points, windows.window)
-    with torch.no_grad():
-        for first, stop in spans(0, windows.n_windows, windows.n_targets, windows.window):
-            spread.add(first, bank.score(windows.span(first, stop)))
-    return _observed(windows, spread.live), _observed(windows, spread.settled)
+    return score_unseen([bank], windows, torch.zeros(windows.n_points, dtype=torch.int64))
 
 
 def score_unseen(banks: Sequence[Detector], windows: Windows, fold: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,21 +220,31 @@ def score_unseen(banks: Sequence[Detector], windows: Windows, fold: Tensor) -> t
         windows: what all of them were fitted on.
         fold: shape ``(n_points,)``, the same contiguous blocks for every target.
     """
-    n_targets, n_points, window = windows.n_targets, windows.n_points, windows.window
-    live = torch.full((n_targets, n_points), torch.nan, dtype=torch.float64)
+    return score_between(banks, windows, fold, 0, windows.n_points)
+
+
+def score_between(
+    banks: Sequence[Detector], windows: Windows, fold: Tensor, first: int, stop: int
+) -> tuple[Tensor, Tensor]:
+    """Return what ``score_unseen`` says of the steps from ``first`` to before ``stop``."""
+    n_targets, window = windows.n_targets, windows.window
+    live = torch.full((n_targets, stop - first), torch.nan, dtype=torch.float64)
     settled = live.clone()
     with torch.no_grad():
-        for start, stop in _blocks(fold):
-            bank = banks[int(fold[start])]
-            first, last = max(0, start - window + 1), min(windows.n_windows, stop)
-            around = windows.span(first, last)
+        for own, end in _blocks(fold[first:stop]):
+            low, high = own + first, end + first
+            begin, last = max(0, low - window + 1), min(windows.n_windows, high)
+            if begin >= last:
+                continue
+            around = windows.span(begin, last)
             spread = Spread(n_targets, around.n_points, window)
             for a, b in spans(0, around.n_windows, n_targets, window):
-                spread.add(a, bank.score(around.span(a, b)))
-            inside = slice(start - first, stop - first)
-            live[:, start:stop] = spread.live[:, inside]
-            settled[:, start:stop] = spread.settled[:, inside]
-    return _observed(windows, live), _observed(windows, settled)
+                spread.add(a, banks[int(fold[low])].score(around.span(a, b)))
+            inside = slice(low - begin, high - begin)
+            live[:, own:end] = spread.live[:, inside]
+            settled[:, own:end] = spread.settled[:, inside]
+    empty = windows.missing[:, first:stop].all(dim=2)
+    return torch.where(empty, torch.nan, live), torch.where(empty, torch.nan, settled)
 
 
 def expected_steps(bank: Detector, windows: Windows, hidden: Tensor) -> Expected:
@@ -264,12 +270,9 @@ def expected_steps(bank: Detector, windows: Windows, hidden: Tensor) -> Expected
     return Expected(mean / times, scale / times if has_scale else None)
 
 
-def _observed(windows: Windows, scores: Tensor) -> Tensor:
-    """A step that was not observed has no score."""
-    return torch.where(windows.missing.all(dim=2), torch.nan, scores)
-
-
 def _blocks(fold: Tensor) -> list[tuple[int, int]]:
+    if not len(fold):
+        return []
     edges = (torch.nonzero(fold[1:] != fold[:-1]).flatten() + 1).tolist()
     starts = [0, *edges]
     return list(zip(starts, [*edges, len(fold)], strict=True))

@@ -27,8 +27,9 @@ from pipelines.steps.bodies import Body
 from pipelines.steps.masks import Span
 from pipelines.steps.recipe import Recipe
 from pipelines.times import WEEK
-from pipelines.workers import auto, bank, card, members
+from pipelines.workers import auto, bank, card, explained, members
 from pipelines.workers.auto import Member, Traits, View
+from pipelines.workers.explained import Frame, Look
 from pipelines.workers.members import FittedMember, MemberScale
 from pipelines.workers.tasks import UnseenScores
 
@@ -149,17 +150,15 @@ class _Ready:
 
 @dataclass(frozen=True)
 class _Answers:
-    """Scores of a bank's targets by models that did not see their block, ``(n, n_points)`` by mode.
+    """What a bank's models say of targets whose blocks they did not see: a look at each.
 
     Attributes:
-        windows: what was learned from, every block prepared by a season and a scale that did not see it.
-        scores: of those.
-        shown: of the whole training span.
+        asked: at what was learned from, every block prepared by a season and a scale that did not see it.
+        shown: at the whole training span.
     """
 
-    windows: Windows
-    scores: dict[Mode, Values]
-    shown: dict[Mode, Values]
+    asked: list[Look]
+    shown: list[Look]
 
 
 @dataclass(frozen=True)
@@ -167,8 +166,7 @@ class _Model:
     """What the fit of one member of a target produced.
 
     Attributes:
-        unseen: what it was judged on: every block prepared by a season and a scale that did not see it.
-        scores: of what was learned from, by models that did not see their block, by mode.
+        asked: how models that did not see their block look at what was learned from.
         shown: the same of the whole training span.
         figures: its part of the card.
     """
@@ -177,11 +175,15 @@ class _Model:
     member: Member
     window: int
     weights: bytes
-    unseen: NDArray[np.float32]
-    scores: dict[Mode, Values]
-    shown: dict[Mode, Values]
+    asked: Look
+    shown: Look
     figures: Json
     broken: tuple[str, ...]
+
+    @property
+    def scores(self) -> dict[Mode, Values]:
+        """Of what was learned from, by models that did not see their block, by mode."""
+        return self.asked.scores
 
 
 @dataclass
@@ -471,7 +473,7 @@ class _Fits:
         whole = self._whole(windows)
         fitted_at = time.perf_counter()
         blind = self._blind(windows, fold)
-        asked = self._asked(ready, blind, fold, starts)
+        answers = self._answers(ready, blind, fold, starts)
         calibrated_at = time.perf_counter()
         judged = self._judged(whole, blind, windows, fold, block)
         if self.pooled and self.taken is None:
@@ -485,8 +487,7 @@ class _Fits:
         }
         per = windows.n_targets // len(ready)
         for row, own in enumerate(ready):
-            n_steps, part = len(own.prepared.ts), range(row * per, (row + 1) * per)
-            scores = {mode: each[row, :n_steps] for mode, each in asked.scores.items()}
+            part, scores = range(row * per, (row + 1) * per), answers.asked[row].scores
             if not all(np.isfinite(each).any() for each in scores.values()):
                 self.found[own.asked.target.id] = self._unscored(own)
                 continue
@@ -497,9 +498,8 @@ class _Fits:
                 member=self.member,
                 window=self.config.window,
                 weights=weights,
-                unseen=asked.windows.series[part[0], :n_steps].numpy(),
-                scores=scores,
-                shown={mode: each[row, :n_steps] for mode, each in asked.shown.items()},
+                asked=answers.asked[row],
+                shown=answers.shown[row],
                 figures={**own_card, **judged[row].figures},
                 broken=judged[row].broken,
             )
@@ -512,18 +512,46 @@ class _Fits:
         step_seconds = min(own.recipe.step_seconds for own in ready) if weekly else 0
         return block_steps(n_steps, self.config.window, self.cls.folds, step_seconds)
 
-    def _asked(
+    def _answers(
         self, ready: Sequence[_Ready], blind: Sequence[Detector], fold: Tensor, starts: Sequence[int]
     ) -> _Answers:
         """Return what models say of the blocks that they did not see."""
         folds = [fold[: len(own.prepared.ts)].numpy() for own in ready]
-        votes = np.array([bank.votes_of(own.recipe.channels) for own in ready])
-        unseen = self._windows([own.unseen(of) for own, of in zip(ready, folds, strict=True)], starts)
-        scores = shown = self._scores(blind, unseen, fold, votes)
+        unseen = [own.unseen(of) for own, of in zip(ready, folds, strict=True)]
+        asked = shown = self._looks(ready, unseen, blind, fold, starts)
         if any(own.asked.keep_unseen and own.asked.masked for own in ready):
-            whole_span = self._windows([own.shown(of) for own, of in zip(ready, folds, strict=True)], starts)
-            shown = self._scores(blind, whole_span, fold, votes)
-        return _Answers(unseen, scores, shown)
+            whole_span = [own.shown(of) for own, of in zip(ready, folds, strict=True)]
+            shown = self._looks(ready, whole_span, blind, fold, starts)
+        return _Answers(asked, shown)
+
+    def _looks(
+        self,
+        ready: Sequence[_Ready],
+        prepared: Sequence[prepare.Prepared],
+        blind: Sequence[Detector],
+        fold: Tensor,
+        starts: Sequence[int],
+    ) -> list[Look]:
+        """Return how models that did not see their block look at each target."""
+        windows = self._windows(prepared, starts)
+        votes = np.array([bank.votes_of(own.recipe.channels) for own in ready])
+        live, settled = bank.score_unseen(blind, windows, fold)
+        if self.member.apart:
+            live, settled = bank.together(live, votes), bank.together(settled, votes)
+        per = windows.n_targets // len(ready)
+        return [
+            Look(
+                recipe=own.recipe,
+                prepared=steps,
+                banks=[each.select(range(row * per, (row + 1) * per)) for each in blind],
+                windows=windows.select(range(row * per, (row + 1) * per)),
+                fold=fold,
+                live=live[row, : len(steps)].numpy(),
+                settled=settled[row, : len(steps)].numpy(),
+                votes=votes[row : row + 1] if self.member.apart else None,
+            )
+            for row, (own, steps) in enumerate(zip(ready, prepared, strict=True))
+        ]
 
     def _unscored(self, ready: _Ready) -> str:
         """Return why a fitted target has no score."""
@@ -535,19 +563,6 @@ class _Fits:
     def _windows(self, prepared: Sequence[prepare.Prepared], starts: Sequence[int]) -> Windows:
         windows = bank.windows_of(prepared, self.config.window, starts)
         return bank.apart(windows) if self.member.apart else windows
-
-    def _scores(
-        self, blind: Sequence[Detector], windows: Windows, fold: Tensor, votes: Values
-    ) -> dict[Mode, Values]:
-        """Return the scores of the targets by models that did not see their block, ``(n, n_points)``.
-
-        Args:
-            votes: what the score of every channel counts, ``(n_targets, n_channels)``.
-        """
-        live, settled = bank.score_unseen(blind, windows, fold)
-        if self.member.apart:
-            live, settled = bank.together(live, votes), bank.together(settled, votes)
-        return {Mode.LIVE: live.numpy(), Mode.SETTLED: settled.numpy()}
 
     def _judged(
         self, whole: Detector, blind: list[Detector], windows: Windows, fold: Tensor, block: int
@@ -637,36 +652,51 @@ def _fitted(spec: MonitorSpec, asked: FitTarget, models: Sequence[_Model], trait
     lead = models[0]
     joint = spec.detector == AUTO
     own = [_fitted_member(model, at if joint else None) for at, model in enumerate(models)]
-    each = {mode: [m.scores[mode] for m in models] for mode in Mode}
-    scores = {mode: members.combined(own, each[mode], mode) for mode in Mode}
-    echo = {mode: members.echoes(own, each[mode], mode) for mode in Mode}
+    scores = members.joined(own, [model.asked.scores for model in models])
+    told_from = _told_from(scores[Mode.LIVE])
     weights = members.packed(own, [model.weights for model in models])
     return Fitted(
         target_id=asked.target.id,
         start=int(lead.ready.prepared.ts[0]),
         stop=asked.stop,
-        recipe=members.recipe_of(own),
+        recipe=members.recipe_of(own, told_from),
         weights=weights,
         card={
             **_joint_card(models, scores[Mode.SETTLED], weights, traits),
             "learned_until": asked.learned_until,
         },
-        calibrations=_calibrations(spec, models, scores, echo),
+        calibrations=_calibrations(spec, models, _explained(own, [m.asked for m in models], told_from)),
         status="candidate" if lead.broken else "accepted",
         broken=lead.broken,
         group=0 if spec.scope == "group" else None,
-        unseen=_unseen_scores(own, models) if asked.keep_unseen else None,
+        unseen=_unseen_scores(own, models, told_from) if asked.keep_unseen else None,
     )
 
 
-def _unseen_scores(own: Sequence[FittedMember], models: Sequence[_Model]) -> UnseenScores:
-    live, settled = ([m.shown[mode] for m in models] for mode in (Mode.LIVE, Mode.SETTLED))
+def _told_from(live: Values) -> float:
+    """Return the joined live score from which on an incident is explained away."""
+    scale = MemberScale.of(live)
+    return scale.middle + explained.TOLD * scale.spread
+
+
+def _explained(own: Sequence[FittedMember], looks: Sequence[Look], told_from: float) -> dict[Mode, Values]:
+    """Return the joined scores once what else was odd is explained away."""
+    lead = looks[0]
+    frame = Frame.of(lead.recipe, lead.prepared, slice(0, len(lead.prepared)))
+    found = frame.explained(looks, lambda live: members.combined(own, live, Mode.LIVE), told_from)
+    return members.joined(own, [{Mode.LIVE: live, Mode.SETTLED: settled} for live, settled in found])
+
+
+def _unseen_scores(own: Sequence[FittedMember], models: Sequence[_Model], told_from: float) -> UnseenScores:
+    shown = [model.shown for model in models]
+    scores = members.joined(own, [look.scores for look in shown])
+    rest = _explained(own, shown, told_from)
     return UnseenScores(
         ts=models[0].ready.prepared.ts,
-        live=members.combined(own, live, Mode.LIVE),
-        settled=members.combined(own, settled, Mode.SETTLED),
-        echo_live=members.echoes(own, live, Mode.LIVE),
-        echo_settled=members.echoes(own, settled, Mode.SETTLED),
+        live=scores[Mode.LIVE],
+        settled=scores[Mode.SETTLED],
+        own_live=rest[Mode.LIVE],
+        own_settled=rest[Mode.SETTLED],
     )
 
 
@@ -679,12 +709,11 @@ def _calibrations(
     spec: MonitorSpec,
     models: Sequence[_Model],
     scores: dict[Mode, Values],
-    echo: dict[Mode, NDArray[np.bool_]],
 ) -> dict[str, Body]:
     """Return what was learned of the scores of each mode."""
     lead = models[0]
     allowed = _allowed(spec, lead.ready)
-    own = prepare.odd_steps(lead.unseen)
+    own = prepare.odd_steps(lead.asked.prepared.values)
     return {
         str(mode): calibrate.learn(
             values,
@@ -692,7 +721,7 @@ def _calibrations(
             step_seconds=lead.ready.recipe.step_seconds,
             window=max(model.window for model in models),
             policy=spec.policy,
-            allowed=~echo[mode] if allowed is None else allowed & ~echo[mode],
+            allowed=allowed,
             own=own,
         )
         for mode, values in scores.items()

@@ -75,7 +75,7 @@ def _busy(
 
 def _anomaly_scores(target: ScoreTarget, steps: ScoredSteps, mode: Mode) -> Values:
     """Return anomaly scores under what was in force at each timestamp."""
-    scores = steps.scores(mode)
+    scores = steps.own(mode)
     out = np.full(len(scores), np.nan)
     for rows, body, line, seen in in_force(target, steps, mode):
         out[rows] = Calibrated.of(body, line, seen).anomaly_score(scores[rows])
@@ -103,7 +103,6 @@ def _judged(
     if not len(ts):
         return ()
     counts = _counts(target, joined)
-    echoes = [np.concatenate([s.echoes(mode) for s in steps]) for mode in (Mode.SETTLED, Mode.LIVE)]
     step_seconds = target.target.step_seconds
     raw = np.concatenate([s.row.prepared.raw[s.inside] for s in steps])
     (yhat,) = expected(steps, flag.candidates(counts, spec.policy, step_seconds))
@@ -116,7 +115,6 @@ def _judged(
         spec.policy,
         step_seconds,
         own=own,
-        echo=np.where(ts < target.settled_until, *echoes),
         deviation=_deviations(steps, yhat),
         names=spec.channels,
         versions=joined["version"],
@@ -183,12 +181,17 @@ def _blind(
     scored: NDArray[np.bool_],
 ) -> list[Interval]:
     """Return where points came and none was scored."""
-    told = [
-        blind.behind_gaps(_missing(s.row.prepared.raw), spec.policy, _longest(s))[s.inside] for s in steps
-    ]
+    told = [_behind_gaps(spec, s) for s in steps]
     masked = masks.within(ts, masked_spans(spec, target))
     window = max(_longest(s) for s in steps)
     return blind.unscored(scored, _missing(raw), np.concatenate(told) | masked, ts, spec.policy, window)
+
+
+def _behind_gaps(spec: MonitorSpec, steps: ScoredSteps) -> NDArray[np.bool_]:
+    whole, own = steps.row.whole, steps.row.prepared.ts[steps.inside]
+    behind = blind.behind_gaps(_missing(whole.raw), spec.policy, _longest(steps))
+    first = int(np.searchsorted(whole.ts, own[0])) if len(own) else 0
+    return behind[first : first + len(own)]
 
 
 def _missing(raw: np.ndarray) -> NDArray[np.bool_]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
@@ -153,6 +152,12 @@ def stored(detector: str, params: Json, recipe: Json) -> tuple[FittedMember, ...
     return tuple(found)
 
 
+def told_from(recipe: Json) -> float:
+    """Return the joined live score from which on an incident is explained away; versions of earlier releases
+    explain nothing."""
+    return float(recipe.get("told_from", np.inf))
+
+
 def longest(members: Sequence[FittedMember]) -> int:
     """Return how many steps the longest window of a version holds."""
     return max(member.window for member in members)
@@ -179,9 +184,15 @@ def longest_window(detector: str, params: Json) -> int:
     return bank.config_of(detector, params)[1].window
 
 
-def recipe_of(members: Sequence[FittedMember]) -> Json:
-    """Return the recipe of a version as JSON: its leader's, with the members where there are several."""
+def recipe_of(members: Sequence[FittedMember], told_from: float = np.inf) -> Json:
+    """Return the recipe of a version as JSON: its leader's, with the members where there are several.
+
+    Args:
+        told_from: the joined live score from which on an incident is explained away; infinite where none is.
+    """
     lead = members[0].recipe.to_json()
+    if np.isfinite(told_from):
+        lead["told_from"] = told_from
     if members[0].at is None:
         return lead
     known = [each.recipe for each in members]
@@ -200,28 +211,6 @@ def packed(members: Sequence[FittedMember], weights: Sequence[bytes]) -> bytes:
         return weights[0]
     tensors = [bank.opened(one) for one in weights]
     return to_bytes({f"{at}/{name}": t for at, own in enumerate(tensors) for name, t in own.items()})
-
-
-def echoes(members: Sequence[FittedMember], scores: Sequence[Values], mode: Mode) -> NDArray[np.bool_]:
-    """Return the steps whose score is the echo of another, shape ``(n,)``.
-
-    A spike raises every long window that holds it, a day before and after. Where long windows have most of
-    the joined score, and the shortest ones speak as loudly within the reach of the longest, it is of that
-    step that the long ones speak.
-
-    Args:
-        scores: as for ``combined``.
-    """
-    silent = np.zeros(len(scores[0]), dtype=np.bool_)
-    if members[0].at is None or not len(silent):
-        return silent
-    from scipy.ndimage import maximum_filter1d  # costs half a second at start
-
-    voters, squares = _votes(members, scores, mode)
-    windows = np.array([voter.window for voter in voters])
-    total, near = _mean(squares, squares), _mean(squares[windows == windows.min()], squares)
-    loudest = maximum_filter1d(near, 2 * int(windows.max()) + 1, mode="constant")
-    return np.asarray((near < total / 2) & (loudest >= total))
 
 
 def _votes(
@@ -255,3 +244,8 @@ def combined(members: Sequence[FittedMember], scores: Sequence[Values], mode: Mo
         return scores[0]
     _, squares = _votes(members, scores, mode)
     return np.sqrt(np.where(np.isnan(squares).all(axis=0), np.nan, _mean(squares, squares)))
+
+
+def joined(members: Sequence[FittedMember], scores: Sequence[Mapping[Mode, Values]]) -> dict[Mode, Values]:
+    """Return what ``combined`` makes of the scores of the members, by mode."""
+    return {mode: combined(members, [each[mode] for each in scores], mode) for mode in Mode}

@@ -184,7 +184,7 @@ def _columns(
     spec: MonitorSpec, target: ScoreTarget, steps: ScoredSteps, mode: Mode
 ) -> tuple[Seconds, Values, NDArray[np.bool_], NDArray[np.bool_]]:
     prepared, recipe = steps.row.prepared, steps.row.recipe
-    scores = steps.scores(mode)
+    scores = steps.own(mode)
     surprise = np.full(len(scores), np.nan)
     for rows, body, line, _ in in_force(target, steps, mode):
         surprise[rows] = SurpriseScale.of(body, line.tail).surprise(scores[rows])
@@ -193,5 +193,4 @@ def _columns(
     if flag.is_gated(spec.policy):
         # As at the fit: with an interval and a window around it hidden, a model knows no better.
         allowed = flag.allowed(prepared.raw, prepare.usual(recipe, prepared), spec.policy)[inside]
-    allowed = allowed & ~steps.echoes(mode)
     return prepared.ts[inside], surprise, allowed, prepare.odd_steps(prepared.values[inside])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Interval, Json, Points, Seconds, TargetRow, Values
@@ -111,10 +110,10 @@ class Scored:
 
 @dataclass(frozen=True)
 class UnseenScores:
-    """Scores of the training span by models that did not see their block, and which are echoes."""
+    """Scores of the training span by models that did not see their block, as they are and explained."""
 
     ts: Seconds
     live: Values
     settled: Values
-    echo_live: NDArray[np.bool_]
-    echo_settled: NDArray[np.bool_]
+    own_live: Values
+    own_settled: Values

@@ -143,7 +143,7 @@ def test_figures_of_intervals_are_those_of_steps_above_a_line_drawn_by_hand(
     for mode, end in ((Mode.SETTLED, ""), (Mode.LIVE, "_live")):
         body = fitted.calibrations[mode]
         line = draw([body], Threshold(alarms_per_week=alarms, per="series"))
-        scores = getattr(fitted.unseen, mode)
+        scores = getattr(fitted.unseen, f"own_{mode}")
         flagged = Calibrated.of(body, line).anomaly_score(scores) >= 1
         found = np.stack(flag.shape_bounds(flagged, asked.spec.policy, STEP, own), axis=1).astype(np.int64)
         assert {name: row[f"{name}{end}"] for name in (*RATES, *PROFILES)} == pytest.approx(

@@ -145,10 +145,8 @@ def test_a_fit_is_calibrated_on_the_scores_of_blocks_that_were_not_seen() -> Non
     unseen = fitted.unseen
     assert unseen is not None
     for mode in ("live", "settled"):
-        scores, echo = getattr(unseen, mode), getattr(unseen, f"echo_{mode}")
-        body = calibrate.learn(
-            scores, unseen.ts, step_seconds=HOUR, window=6, policy=spec.policy, allowed=~echo
-        )
+        scores = getattr(unseen, f"own_{mode}")
+        body = calibrate.learn(scores, unseen.ts, step_seconds=HOUR, window=6, policy=spec.policy)
         assert fitted.calibrations[mode] == body
 
 

@@ -419,12 +419,3 @@ def test_a_spike_that_smears_over_its_window_is_as_short_as_it_was() -> None:
     own[17] = True
     assert len(flag.shape_bounds(flagged, Policy(min_duration_seconds=120), 60, own)[0]) == 0
     assert len(flag.shape_bounds(flagged, Policy(min_duration_seconds=120), 60)[0]) == 1
-
-
-def test_an_echo_makes_no_interval() -> None:
-    scores = np.array([0.0, 2.0, 0.0, 3.0, 3.0, 0.0])
-    ts = times(len(scores))
-    echo = np.array([False, True, False, False, True, False])
-    y = np.zeros(len(scores))
-    found = flag.anomalies(scores, ts, y, y, Policy(), 60, echo=echo)
-    assert [(i.start, i.end) for i in found] == [(int(ts[3]), int(ts[3]))]

@@ -36,9 +36,12 @@ def event(id: int, start: int, end: int, **kwargs: object) -> Event:
 
 
 def changes(
-    events: Sequence[Event], found: Sequence[Interval], span: tuple[int, int] = SPAN
+    events: Sequence[Event],
+    found: Sequence[Interval],
+    span: tuple[int, int] = SPAN,
+    joined_within: int | None = None,
 ) -> list[EventChange]:
-    return reconcile(events, found, target_id=1, span=span, detected_at=5000)
+    return reconcile(events, found, target_id=1, span=span, detected_at=5000, joined_within=joined_within)
 
 
 def apply(stored: Stored, made: Sequence[EventChange]) -> Stored:
@@ -205,6 +208,13 @@ def test_what_lies_partly_outside_the_span_is_neither_cut_nor_outdated() -> None
     assert (change.interval.start, change.interval.end, change.interval.peak_at) == (10, 80, 70)
     after = apply({1: crossing}, [change])
     assert changes([after[1]], [interval(45, 80, peak=70, score=7.0)], (40, 100)) == []
+
+
+def test_what_no_pass_will_see_again_stays_only_with_what_touches_it() -> None:
+    crossing = event(1, 10, 60, peak=20, score=5.0)
+    (parted,) = changes([crossing], [interval(45, 60, peak=50)], (40, 100), joined_within=1)
+    assert (parted.interval.start, parted.interval.end, parted.interval.peak_at) == (45, 60, 50)
+    assert changes([crossing], [interval(41, 60)], (40, 100), joined_within=1) == []
 
 
 def test_an_open_event_closes_when_newer_steps_are_normal() -> None:

@@ -357,7 +357,8 @@ def test_a_detector_that_is_not_installed_any_more_is_named(changed: Place) -> N
 def test_points_that_changed_since_are_told(changed: Place) -> None:
     event = changed.at("named", OUTAGE)
     changed.run(
-        "UPDATE points SET value = value * 0.8 WHERE ts >= :at", at=int(START.timestamp()) + OUTAGE * 3600
+        "UPDATE points SET value = value + 1000 WHERE ts >= :at",
+        at=int(START.timestamp()) + OUTAGE * 3600,
     )
     (note,) = changed.explain(event)["notes"]
     assert note.startswith("Scored again, its peak has ")

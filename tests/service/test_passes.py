@@ -236,7 +236,7 @@ def test_runs_that_windows_join_are_one_event_in_ticks_as_in_one_pass(
 
 
 @pytest.mark.databases("sqlite")
-def test_several_models_and_their_echoes_are_the_same_after_any_pass(
+def test_several_models_and_what_they_explain_are_the_same_after_any_pass(
     new_store: Callable[[], SqlStore],
 ) -> None:
     spec = replace(SPEC, name="auto", detector="auto", params={})
@@ -530,7 +530,7 @@ def test_a_rescore_over_pruned_points_leaves_what_lies_before_as_it_is(store: Sq
     for event in anomalies[::2]:
         store.review(event.id, Verdict.CONFIRMED, by="ann")
     before = left(store)
-    store.delete_points_before(START + 20 * DAY)
+    store.delete_points_before(START + 13 * DAY)
     outcome = passes.rescore(job(store), START, END, END)
     assert_same(before, left(store))
     assert [outcome.appeared, outcome.changed, outcome.vanished] == [[], [], []]
@@ -542,7 +542,7 @@ def test_a_rescore_over_pruned_points_leaves_what_lies_before_as_it_is(store: Sq
     strict = replace(SPEC, policy=replace(SPEC.policy, min_duration_seconds=DAY))
     again = passes.rescore(job(store, strict), START, END, END, dry_run=True)
     assert late.id in {change.event_id for change in (*again.vanished, *again.changed)}
-    assert all(change.interval.end >= START + 20 * DAY for change in (*again.vanished, *again.changed))
+    assert all(change.interval.end >= START + 13 * DAY for change in (*again.vanished, *again.changed))
 
 
 def test_a_backfill_after_retention_changes_nothing(store: SqlStore) -> None:

@@ -20,7 +20,7 @@ from detectors import registry
 from pipelines.errors import UnstorableError
 from pipelines.jobs import passes
 from pipelines.jobs.monitor_job import MonitorJob
-from pipelines.monitor import MonitorSpec
+from pipelines.monitor import MonitorSpec, NightlyPlan
 from pipelines.names import AUTO, RunKind, RunState, Verdict
 from pipelines.records import CalibrationRow, Claim, Event, EventPortrait, Json, LineRow, VersionRow
 from pipelines.steps.bodies import CalibrationEntry, Holds, LineEntry
@@ -51,7 +51,8 @@ def once(**given: Any) -> MonitorSpec:
 def brief(name: str) -> MonitorSpec:
     """Return a monitor with this detector; networks train three small steps, which fill as many bodies."""
     if name == AUTO:
-        return once(detector=AUTO, params={})
+        # Its windows of 256 hours settle late: with a late window of two days no night learns of them.
+        return once(detector=AUTO, params={}, nightly=NightlyPlan(window_seconds=DAY // 2))
     known = {field.name for field in fields(registry.get(name).Config)}
     few = {key: value for key, value in {"steps": 3, "batch": 16}.items() if key in known}
     return once(detector=name, params={"window": 6, **few})
@@ -189,7 +190,8 @@ def _check_versions(made: Made, again: MonitorJob) -> None:
         version = new[row.target_id, row.train_stop]
         assert row.recipe == as_json(version.recipe)
         assert (row.config, row.card) == (as_json(version.config), as_json(version.card))
-        assert members.recipe_of(members.of_version(row)) == row.recipe
+        told_from = members.told_from(row.recipe)
+        assert members.recipe_of(members.of_version(row), told_from) == row.recipe
         assert row.origin.to_json() == row.config
 
 
