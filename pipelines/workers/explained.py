@@ -6,8 +6,8 @@ given to them as what would have been usual. What they still say of the steps ar
 each incident is scored with all others out. Live scores leave out what was over by then, settled ones
 all there is.
 
-Everything here is local: what is decided of a step depends on those `SIGHT` before and `OUTLOOK` after it,
-so that any span may be computed again.
+Everything here is local: what is decided of a step depends on those within `Sight` of it, so that any span
+may be computed again.
 """
 
 from __future__ import annotations
@@ -34,19 +34,10 @@ Indices = NDArray[np.intp]
 Scores = tuple[Values, Values]
 """Live and settled scores of the same steps."""
 
-LONGEST_PAUSE = 12
-"""An incident is over after so many steps in a row that are not odd, whatever they say."""
-
 OVER = 8.0
-"""Or before that, when the steps since its last odd one say by so much, in natural logarithms, that the
+"""An incident is over when the steps since its last odd one say by so much, in natural logarithms, that the
 series is back: each votes for its usual level against the incident's own. One step ends an outage, four a
 weak shift."""
-
-LOCAL_STEPS = 48
-"""What an incident is like at a step is told by so many steps around it: it may go on for weeks."""
-
-AHEAD_STEPS = 12
-"""So many steps after one at the latest the models must find its incident odd, for it to be taken out."""
 
 ENERGY = 20.0
 """Squared spreads that the odd steps of an incident have together at least: one step of 4.5, or five of two.
@@ -59,8 +50,37 @@ TOLD = 1.5
 """An incident is taken out where the joined live score reaches so many times the distance between its middle
 and its tail: what the models know as a habit of the series, they are to see."""
 
-SIGHT = 3 * LOCAL_STEPS + LONGEST_PAUSE + 1
-OUTLOOK = AHEAD_STEPS + LONGEST_PAUSE + 1
+
+@dataclass(frozen=True)
+class Sight:
+    """How many steps around one decide on incidents: what no window holds together needs no explaining.
+
+    Attributes:
+        pause: an incident is over after so many steps in a row that are not odd, whatever they say.
+        local: what an incident is like at a step is told by so many steps before it: it may go on for weeks.
+        ahead: so many steps after one at the latest the models must find its incident odd, for it to be
+            taken out.
+    """
+
+    pause: int
+    local: int
+    ahead: int
+
+    @classmethod
+    def of(cls, window: int) -> Sight:
+        """Return that of models whose longest window has so many steps."""
+        half = min(max(1, window // 2), 12)
+        return cls(pause=half, local=4 * half, ahead=half)
+
+    @property
+    def before(self) -> int:
+        """How many steps before one decide on its incident."""
+        return 3 * self.local + self.pause + 1
+
+    @property
+    def after(self) -> int:
+        """How many steps after one decide on its incident."""
+        return self.ahead + self.pause + 1
 
 
 def reach_steps(window: int) -> int:
@@ -69,12 +89,12 @@ def reach_steps(window: int) -> int:
     Args:
         window: steps of the longest window.
     """
-    return 2 * window + SIGHT
+    return 2 * window + Sight.of(window).before
 
 
 def settled_after(window: int) -> int:
     """Return how many steps after one decide on its settled score."""
-    return window + OUTLOOK
+    return window + Sight.of(window).after
 
 
 @dataclass(frozen=True)
@@ -85,12 +105,14 @@ class Incidents:
         first, last: of the odd steps of each, shape ``(n_incidents,)``.
         over: the first step after each at which it could be told to be over.
         hot: steps of incidents at which enough is odd to be one, shape ``(n,)``.
+        sight: within which they were told apart.
     """
 
     first: Indices
     last: Indices
     over: Indices
     hot: Flags
+    sight: Sight
 
     def told(self, loud: Flags) -> list[Told]:
         """Return the incidents that are to be explained away.
@@ -103,7 +125,7 @@ class Incidents:
             self.first.tolist(), self.last.tolist(), self.over.tolist(), strict=True
         ):
             inside = slice(first, over)
-            out = _near(loud[inside]) & _near(self.hot[inside])
+            out = self._near(loud[inside]) & self._near(self.hot[inside])
             out[last + 1 - first :] = False
             if out.any():
                 found.append(Told(first, last, over, out[: last + 1 - first]))
@@ -112,7 +134,17 @@ class Incidents:
     def since(self, step: int) -> int:
         """Return the first step whose live score decides on what is taken out at or after a step."""
         reached = self.last >= step
-        return max(int(self.first[reached].min(initial=step)), step - LOCAL_STEPS) if reached.any() else step
+        if not reached.any():
+            return step
+        return max(int(self.first[reached].min(initial=step)), step - self.sight.local)
+
+    def _near(self, marked: Flags) -> Flags:
+        """Return the steps that have a marked one locally before or shortly after them."""
+        running = np.concatenate([[0], np.cumsum(marked)])
+        at = np.arange(len(marked))
+        low = np.maximum(at - self.sight.local, 0)
+        high = np.minimum(at + self.sight.ahead + 1, len(marked))
+        return np.asarray(running[high] > running[low])
 
 
 @dataclass(frozen=True)
@@ -126,7 +158,7 @@ class Told:
     out: Flags
 
 
-def incidents(prepared: Prepared) -> Incidents:
+def incidents(prepared: Prepared, sight: Sight) -> Incidents:
     """Return the incidents of a series, by its steps without season and level."""
     values = np.where(prepared.missing, 0.0, prepared.values).astype(np.float64)
     loudest = np.abs(values).argmax(axis=1)
@@ -134,46 +166,38 @@ def incidents(prepared: Prepared) -> Incidents:
     at = np.flatnonzero(np.abs(course) >= prepare.ODD)
     hot = np.zeros(len(course), dtype=np.bool_)
     if not len(at):
-        return Incidents(at, at, at, hot)
-    over = _over(course, np.asarray(prepared.missing.all(axis=1)), at)
+        return Incidents(at, at, at, hot, sight)
+    over = _over(course, np.asarray(prepared.missing.all(axis=1)), at, sight)
     starts = np.flatnonzero(np.append(True, over[:-1] < at[1:]))
     ends = np.append(starts[1:], len(at)) - 1
     begun = np.repeat(starts, ends - starts + 1)
-    hot[at] = _sums(course[at] ** 2, at, begun) >= ENERGY
+    hot[at] = _sums(course[at] ** 2, at, begun, sight) >= ENERGY
     strong = np.add.reduceat(hot[at], starts) > 0
-    return Incidents(at[starts][strong], at[ends][strong], over[ends][strong], hot)
+    return Incidents(at[starts][strong], at[ends][strong], over[ends][strong], hot, sight)
 
 
-def _over(course: Values, missing: Flags, at: Indices) -> Indices:
+def _over(course: Values, missing: Flags, at: Indices, sight: Sight) -> Indices:
     """Return for every odd step the first one after it at which its incident is over, if no odd one comes.
 
     A step x speaks for the usual level against the incident's own, m, by m (m - 2x) / 2: the logarithm of
     the ratio of two normal densities.
     """
     nothing = np.zeros(len(at), dtype=np.intp)
-    level = _sums(np.abs(course[at]), at, nothing) / _sums(np.ones(len(at)), at, nothing)
-    pause = at[:, None] + np.arange(1, LONGEST_PAUSE + 1)
+    level = _sums(np.abs(course[at]), at, nothing, sight) / _sums(np.ones(len(at)), at, nothing, sight)
+    pause = at[:, None] + np.arange(1, sight.pause + 1)
     known = np.minimum(pause, len(course) - 1)
     likeness = np.sign(course[at])[:, None] * course[known]
     votes = np.where(missing[known], 0.0, level[:, None] * (level[:, None] - 2 * likeness) / 2)
     back = np.cumsum(votes, axis=1) >= OVER
-    steps = np.where(back.any(axis=1), back.argmax(axis=1) + 1, LONGEST_PAUSE + 1)
+    steps = np.where(back.any(axis=1), back.argmax(axis=1) + 1, sight.pause + 1)
     return np.minimum(at + steps, len(course))
 
 
-def _sums(of: Values, at: Indices, begun: Indices) -> Values:
-    """Return for every odd step the sum over those of the last `LOCAL_STEPS`, from a place among them on."""
+def _sums(of: Values, at: Indices, begun: Indices, sight: Sight) -> Values:
+    """Return for every odd step the sum over those shortly before it, from a place among them on."""
     running = np.concatenate([[0.0], np.cumsum(of)])
-    since = np.maximum(np.searchsorted(at, at - LOCAL_STEPS + 1), begun)
+    since = np.maximum(np.searchsorted(at, at - sight.local + 1), begun)
     return np.asarray(running[1:] - running[since])
-
-
-def _near(marked: Flags) -> Flags:
-    """Return the steps that have a marked one up to `LOCAL_STEPS` before or `AHEAD_STEPS` after."""
-    running = np.concatenate([[0], np.cumsum(marked)])
-    at = np.arange(len(marked))
-    low, high = np.maximum(at - LOCAL_STEPS, 0), np.minimum(at + AHEAD_STEPS + 1, len(marked))
-    return np.asarray(running[high] > running[low])
 
 
 # -- scoring without them -----------------------------------------------------------
@@ -234,8 +258,10 @@ class Frame:
     inside: slice
 
     @classmethod
-    def of(cls, recipe: Recipe, prepared: Prepared, inside: slice) -> Frame:
-        return cls(prepared, prepare.usual(recipe, prepared), incidents(prepared), inside)
+    def of(cls, recipe: Recipe, prepared: Prepared, inside: slice, window: int) -> Frame:
+        """Return the frame of models whose longest window has so many steps."""
+        found = incidents(prepared, Sight.of(window))
+        return cls(prepared, prepare.usual(recipe, prepared), found, inside)
 
     def since(self, window: int) -> int:
         """Return the first step whose live score is needed.

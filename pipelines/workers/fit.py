@@ -682,7 +682,7 @@ def _told_from(live: Values) -> float:
 def _explained(own: Sequence[FittedMember], looks: Sequence[Look], told_from: float) -> dict[Mode, Values]:
     """Return the joined scores once what else was odd is explained away."""
     lead = looks[0]
-    frame = Frame.of(lead.recipe, lead.prepared, slice(0, len(lead.prepared)))
+    frame = Frame.of(lead.recipe, lead.prepared, slice(0, len(lead.prepared)), members.longest(own))
     found = frame.explained(looks, lambda live: members.combined(own, live, Mode.LIVE), told_from)
     return members.joined(own, [{Mode.LIVE: live, Mode.SETTLED: settled} for live, settled in found])
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
@@ -211,6 +212,28 @@ def packed(members: Sequence[FittedMember], weights: Sequence[bytes]) -> bytes:
         return weights[0]
     tensors = [bank.opened(one) for one in weights]
     return to_bytes({f"{at}/{name}": t for at, own in enumerate(tensors) for name, t in own.items()})
+
+
+def echoes(members: Sequence[FittedMember], scores: Sequence[Values], mode: Mode) -> NDArray[np.bool_]:
+    """Return the steps whose score is the echo of another, shape ``(n,)``, for versions that explain nothing.
+
+    A spike raises every long window that holds it, a day before and after. Where long windows have most of
+    the joined score, and the shortest ones speak as loudly within the reach of the longest, it is of that
+    step that the long ones speak.
+
+    Args:
+        scores: as for ``combined``.
+    """
+    silent = np.zeros(len(scores[0]), dtype=np.bool_)
+    if members[0].at is None or not len(silent):
+        return silent
+    from scipy.ndimage import maximum_filter1d  # costs half a second at start
+
+    voters, squares = _votes(members, scores, mode)
+    windows = np.array([voter.window for voter in voters])
+    total, near = _mean(squares, squares), _mean(squares[windows == windows.min()], squares)
+    loudest = maximum_filter1d(near, 2 * int(windows.max()) + 1, mode="constant")
+    return np.asarray((near < total / 2) & (loudest >= total))
 
 
 def _votes(

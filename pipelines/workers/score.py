@@ -161,6 +161,12 @@ def _joined(parts: list[_Scored]) -> ScoredSteps:
     rest = {mode: [each.own(mode) for each in steps] for mode in MODES}
     live, settled = (members.combined(of, raw[mode], mode) for mode in MODES)
     own_live, own_settled = (members.combined(of, rest[mode], mode) for mode in MODES)
+    if not np.isfinite(told_from):
+        # A version of an earlier release: its lines were drawn where echoes count for nothing.
+        own_live, own_settled = (
+            np.where(members.echoes(of, raw[mode], mode), 0.0, own)
+            for mode, own in zip(MODES, (own_live, own_settled), strict=True)
+        )
     return replace(
         steps[0],
         live=live,
@@ -187,7 +193,7 @@ def _rows(owner: int, target: ScoreTarget, spec: MonitorSpec) -> Iterator[_Row]:
         if piece.unseen is not None:
             yield _Row(owner, piece, of[0], whole, whole)
             continue
-        frame = Frame.of(lead, whole, _inside(whole, piece))
+        frame = Frame.of(lead, whole, _inside(whole, piece), longest)
         since = frame.since(longest)
         # Members with one recipe share the object: its steps are prepared once.
         prepared = {id(lead): whole}

@@ -11,11 +11,12 @@ import pytest
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Points, Values
 from pipelines.steps.prepare import Prepared
-from pipelines.workers import alone, explained
-from pipelines.workers.explained import Incidents, incidents
+from pipelines.workers import alone
+from pipelines.workers.explained import Incidents, Sight, incidents
 from pipelines.workers.score import ScoredSteps
 
 STEP, DAY = 300, 288
+SIGHT = Sight.of(256)
 
 
 def steps_of(values: Values, missing: np.ndarray | None = None) -> Prepared:
@@ -30,7 +31,7 @@ def steps_of(values: Values, missing: np.ndarray | None = None) -> Prepared:
 
 
 def found_in(values: Values, missing: np.ndarray | None = None) -> list[tuple[int, int, int]]:
-    found = incidents(steps_of(values, missing))
+    found = incidents(steps_of(values, missing), SIGHT)
     return list(zip(found.first.tolist(), found.last.tolist(), found.over.tolist(), strict=True))
 
 
@@ -69,7 +70,7 @@ def test_steps_that_are_not_there_say_nothing() -> None:
     missing[51:60] = True
     assert found_in(values, missing) == [(50, 60, 61)]
     missing[51:70] = True
-    assert found_in(course(_50=6.0), missing) == [(50, 50, 50 + explained.LONGEST_PAUSE + 1)]
+    assert found_in(course(_50=6.0), missing) == [(50, 50, 50 + SIGHT.pause + 1)]
 
 
 def test_what_is_not_over_yet_ends_with_the_data() -> None:
@@ -83,12 +84,12 @@ def test_incidents_of_a_part_are_those_of_the_whole() -> None:
     values = rng.normal(0, 1, 3000)
     for at in rng.integers(0, 2900, 30):
         values[at : at + rng.integers(1, 60)] += rng.choice([-1, 1]) * rng.uniform(2, 8)
-    whole = incidents(steps_of(values))
+    whole = incidents(steps_of(values), SIGHT)
     assert len(whole.first) > 20
-    sight, outlook = explained.SIGHT, explained.OUTLOOK
+    sight, outlook = SIGHT.before, SIGHT.after
     for first in range(200, 2500, 97):
         low, high = first - sight, first + 100 + outlook
-        part = incidents(steps_of(values[low:high]))
+        part = incidents(steps_of(values[low:high]), SIGHT)
         np.testing.assert_array_equal(
             marked(part, high - low)[:, sight : sight + 100], marked(whole, 3000)[:, first : first + 100]
         )
@@ -105,7 +106,7 @@ def marked(found: Incidents, n: int) -> np.ndarray:
 
 
 def test_only_what_the_models_find_odd_is_taken_out() -> None:
-    found = incidents(steps_of(course(_50=6.0, _120=6.0)))
+    found = incidents(steps_of(course(_50=6.0, _120=6.0)), SIGHT)
     loud = np.zeros(200, dtype=bool)
     assert found.told(loud) == []
     loud[50] = True

@@ -148,3 +148,62 @@ def test_where_there_is_a_drift_models_that_look_far_back_do_not_see_the_level()
 def test_a_member_is_the_same_after_json():
     one = Member("kde", {"window": 5}, View.PLAIN, apart=True, finds="shapes")
     assert Member.from_json(one.to_json()) == one
+    assert Member.from_json(one.to_json()) == one
+
+
+# -- echoes -------------------------------------------------------------------------
+
+
+def short_and_long() -> list[FittedMember]:
+    scales = {SETTLED: MemberScale(0.0, 1.0)}
+    return [
+        FittedMember(Member("robust_z", {"window": w}), {"step_seconds": 60}, scales, at)
+        for at, w in enumerate((3, 10))
+    ]
+
+
+def echoes(near: list[float], far: list[float]) -> list[int]:
+    found = members.echoes(short_and_long(), [np.array(near), np.array(far)], Mode.SETTLED)
+    return np.flatnonzero(found).tolist()
+
+
+def test_what_long_windows_say_around_a_spike_is_its_echo():
+    near, far = np.zeros(60), np.zeros(60)
+    near[30], far[22:39] = 20.0, 5.0
+    assert echoes(near, far) == [*range(22, 30), *range(31, 39)]
+
+
+def test_the_spike_itself_is_none():
+    near, far = np.zeros(60), np.full(60, 5.0)
+    near[30] = 20.0
+    assert 30 not in echoes(near, far)
+
+
+def test_what_long_windows_say_where_short_ones_are_silent_is_no_echo():
+    assert echoes(np.zeros(60), np.full(60, 5.0)) == []
+
+
+def test_what_is_louder_than_all_around_it_is_no_echo():
+    near, far = np.zeros(60), np.zeros(60)
+    near[30], far[25:36] = 4.0, 9.0
+    assert echoes(near, far) == []
+
+
+def test_beyond_the_longest_window_nothing_is_an_echo():
+    near, far = np.zeros(60), np.zeros(60)
+    near[10], far[40] = 20.0, 5.0
+    assert echoes(near, far) == []
+    far[20] = 5.0
+    assert echoes(near, far) == [20]
+
+
+def test_steps_without_a_score_echo_nothing():
+    near, far = np.full(60, np.nan), np.full(60, np.nan)
+    assert echoes(near, far) == []
+    near[30] = 20.0
+    far[33] = 5.0
+    assert echoes(near, far) == [33]
+
+
+def test_a_single_detector_has_no_echo():
+    assert not members.echoes([member(None)], [np.array([1.0, 9.0, 1.0])], Mode.SETTLED).any()

@@ -43,7 +43,7 @@ from pipelines.monitor import Threshold
 from pipelines.names import Kind, Status
 from pipelines.records import Event, ScoreBlock
 from pipelines.times import DAY
-from pipelines.workers.explained import OUTLOOK
+from pipelines.workers.explained import Sight
 
 FACTORS = {"thousands": 1.0, "billions": 1e10, "billionths": 1e-11}
 """Values around 100 are taken to around 1e12 and 1e-9."""
@@ -122,7 +122,7 @@ def test_a_constant_series_that_moves_to_another_level_is_flagged_once(seen: Wat
 
 def test_a_constant_series_that_stays_is_normal(seen: Watched) -> None:
     assert seen.events["constant"] == []
-    assert np.isfinite(seen.scores["constant"].settled).sum() > N - 20 - OUTLOOK
+    assert np.isfinite(seen.scores["constant"].settled).sum() > N - 20 - Sight.of(24).after
 
 
 @pytest.mark.databases("sqlite")
@@ -139,7 +139,7 @@ def test_a_constant_series_stays_normal_however_long_the_history_it_is_learned_f
 def test_integers_and_ties_do_not_collapse(seen: Watched, host: str) -> None:
     scores = seen.scores[host]
     own = scores.settled[~np.isnan(scores.settled)]
-    assert len(own) > N - 20 - OUTLOOK
+    assert len(own) > N - 20 - Sight.of(24).after
     assert np.isfinite(own).all()
     assert len(np.unique(own)) > 0.9 * len(own)
     assert np.mean(scores.settled_anomaly >= 1.0) < 0.03
