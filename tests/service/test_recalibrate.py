@@ -39,7 +39,7 @@ def filled(store: SqlStore) -> SqlStore:
     return fill(store)
 
 
-def fill(store: SqlStore, hosts: str = "012", **more: float) -> SqlStore:
+def fill(store: SqlStore, hosts: Iterable[str] = "012", **more: float) -> SqlStore:
     ingest(store, "load", {host: course(int(host), **more) for host in hosts})
     return store
 
