@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 PATIENCE_SECONDS = 600.0
 """How long a test waits for one thing: it fails where nothing happens at all, not where little does."""
@@ -23,3 +25,18 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
     for _ in looking(lambda: what):
         if condition():
             return
+
+
+@contextmanager
+def ended_threads() -> Iterator[None]:
+    """Wait in the end until every thread that began meanwhile has ended.
+
+    On a busy machine a daemon leaves threads behind that are still at the database when its test is over:
+    they would read through what the next test puts in place, and keep connections of a store that is closed.
+    """
+    before = set(threading.enumerate())
+    try:
+        yield
+    finally:
+        for thread in set(threading.enumerate()) - before:
+            thread.join(PATIENCE_SECONDS)

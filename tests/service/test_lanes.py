@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from commands import anomaly
 from daemon_harness import NOW, NotedWork, process, states, workload
-from patience import eventually
+from patience import ended_threads, eventually
 from structlog.testing import capture_logs
 
 from anomaly_service.daemon.loop import Daemon, Settings
@@ -54,6 +54,15 @@ class Clock:
 
     def __call__(self) -> datetime:
         return self.now
+
+
+@pytest.fixture(autouse=True)
+def nobody_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let threads that a daemon left behind end before the store is closed that they work on."""
+    for name in {"store", "light"} & set(request.fixturenames):
+        request.getfixturevalue(name)
+    with ended_threads():
+        yield
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from commands import anomaly
-from patience import eventually
+from patience import ended_threads, eventually
 from sqlalchemy import text
 
 from anomaly_service.config.load import load
@@ -113,9 +113,10 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
         yield from real(self, progress, now=now)
 
     monkeypatch.setattr(CsvSource, "read", read)
-    yield found
-    for event in found.hanging.values():
-        event.set()
+    with ended_threads():
+        yield found
+        for event in found.hanging.values():
+            event.set()
 
 
 @contextmanager
