@@ -530,7 +530,7 @@ def test_a_rescore_over_pruned_points_leaves_what_lies_before_as_it_is(store: Sq
     for event in anomalies[::2]:
         store.review(event.id, Verdict.CONFIRMED, by="ann")
     before = left(store)
-    store.delete_points_before(START + 13 * DAY)
+    store.delete_points_before(START + 18 * DAY)
     outcome = passes.rescore(job(store), START, END, END)
     assert_same(before, left(store))
     assert [outcome.appeared, outcome.changed, outcome.vanished] == [[], [], []]
@@ -542,7 +542,7 @@ def test_a_rescore_over_pruned_points_leaves_what_lies_before_as_it_is(store: Sq
     strict = replace(SPEC, policy=replace(SPEC.policy, min_duration_seconds=DAY))
     again = passes.rescore(job(store, strict), START, END, END, dry_run=True)
     assert late.id in {change.event_id for change in (*again.vanished, *again.changed)}
-    assert all(change.interval.end >= START + 13 * DAY for change in (*again.vanished, *again.changed))
+    assert all(change.interval.end >= START + 18 * DAY for change in (*again.vanished, *again.changed))
 
 
 def test_a_backfill_after_retention_changes_nothing(store: SqlStore) -> None:
