@@ -12,7 +12,7 @@ may be computed again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -301,9 +301,15 @@ class Frame:
     def _explain(self, look: Look, told: Sequence[Told], live: Values, settled: Values) -> None:
         """Write the scores of one model without what is explained into those it gave, in place."""
         at, n = look.prepared.start - self.prepared.start, len(look.prepared)
-        window = look.windows.window
-        seen = look.prepared.values
-        filled = seen.copy()
+        inside = slice(max(self.inside.start - at, 0), min(self.inside.stop - at, n))
+        filled = self._without(look, told)
+        own = _Own(look, at, inside, live[at:], settled[at:])
+        own.rescore_around(told, filled)
+        own.rescore_alone(told, filled)
+
+    def _without(self, look: Look, told: Sequence[Told]) -> NDArray[np.float32]:
+        """Return a model's steps with what is taken out as season and level expect it."""
+        at, n = look.prepared.start - self.prepared.start, len(look.prepared)
         low, high = max(0, -at), min(n, len(self.prepared) - at)
         usual = prepare.scaled(look.recipe, look.prepared, self.usual[low + at : high + at], slice(low, high))
         out = np.zeros(n, dtype=np.bool_)
@@ -311,38 +317,59 @@ class Frame:
             steps = np.flatnonzero(each.out) + each.first - at
             out[steps[(steps >= low) & (steps < high)]] = True
         out &= ~look.prepared.missing.all(axis=1)
+        filled = look.prepared.values.copy()
         filled[out] = np.where(look.prepared.missing[out], 0.0, usual[out[low:high]])
-        inside = slice(max(self.inside.start - at, 0), min(self.inside.stop - at, n))
-        # What lies around them: all of them out.
-        busy_live, busy_settled = np.zeros(n + 1, dtype=np.int64), np.zeros(n + 1, dtype=np.int64)
-        for each in told:
-            _mark(busy_live, each.first - at, each.over - at)
-            _mark(busy_settled, each.first - at, each.last + 1 - at)
-        free_live, free_settled = (np.cumsum(busy)[:n] == 0 for busy in (busy_live, busy_settled))
-        for a, b in _touched(told, at, window, inside):
-            own = slice(a + at, b + at)
-            found = look.between(filled, a, b)
-            live[own] = np.where(free_live[a:b], found[0], live[own])
-            settled[own] = np.where(free_settled[a:b], found[1], settled[own])
-        # Each of them by itself: those in one group are further apart than a window is long.
-        for group in _apart(told, window):
-            own_values = filled.copy()
+        return filled
+
+
+@dataclass(frozen=True)
+class _Own:
+    """The scores of one model that are written anew, step by step of its own.
+
+    Attributes:
+        at: where its first step stands in the frame.
+        inside: the steps that are written.
+        live, settled: views of the frame's, from its first step on.
+    """
+
+    look: Look
+    at: int
+    inside: slice
+    live: Values
+    settled: Values
+
+    def rescore_around(self, told: Sequence[Told], filled: NDArray[np.float32]) -> None:
+        """Score the steps around incidents with all of them out."""
+        n = len(filled)
+        free_live = _free(n, ((each.first - self.at, each.over - self.at) for each in told))
+        free_settled = _free(n, ((each.first - self.at, each.last + 1 - self.at) for each in told))
+        for a, b in _touched(told, self.at, self.look.windows.window, self.inside):
+            live, settled = self.look.between(filled, a, b)
+            self.live[a:b] = np.where(free_live[a:b], live, self.live[a:b])
+            self.settled[a:b] = np.where(free_settled[a:b], settled, self.settled[a:b])
+
+    def rescore_alone(self, told: Sequence[Told], filled: NDArray[np.float32]) -> None:
+        """Score each incident by itself; those of one group are further apart than a window is long."""
+        for group in _apart(told, self.look.windows.window):
+            values = filled.copy()
             for each in group:
-                own = slice(max(each.first - at, 0), max(each.last + 1 - at, 0))
-                own_values[own] = seen[own]
+                own = slice(max(each.first - self.at, 0), max(each.last + 1 - self.at, 0))
+                values[own] = self.look.prepared.values[own]
             for each in group:
-                a, b = max(each.first - at, inside.start), min(each.over - at, inside.stop)
+                a = max(each.first - self.at, self.inside.start)
+                b = min(each.over - self.at, self.inside.stop)
                 if a < b:
-                    found = look.between(own_values, a, b)
-                    live[a + at : b + at] = found[0]
-                    stop = min(each.last + 1 - at, b)
-                    settled[a + at : stop + at] = found[1][: max(stop - a, 0)]
+                    live, settled = self.look.between(values, a, b)
+                    stop = max(a, min(each.last + 1 - self.at, b))
+                    self.live[a:b], self.settled[a:stop] = live, settled[: stop - a]
 
 
-def _mark(edges: NDArray[np.int64], first: int, stop: int) -> None:
-    n = len(edges) - 1
-    edges[min(max(first, 0), n)] += 1
-    edges[min(max(stop, 0), n)] -= 1
+def _free(n: int, spans: Iterable[tuple[int, int]]) -> Flags:
+    """Return which of n steps lie in none of the half-open spans, of which parts may lie outside."""
+    free = np.ones(n, dtype=np.bool_)
+    for first, stop in spans:
+        free[max(first, 0) : max(stop, 0)] = False
+    return free
 
 
 def _touched(told: Sequence[Told], at: int, window: int, inside: slice) -> Iterator[tuple[int, int]]:

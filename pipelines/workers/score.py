@@ -157,22 +157,19 @@ def _joined(parts: list[_Scored]) -> ScoredSteps:
     steps = [scored.steps(*each) for scored, each in zip(parts, own, strict=True)]
     if lead.member.at is None:
         return steps[0]
-    raw = {mode: [each.scores(mode) for each in steps] for mode in MODES}
-    rest = {mode: [each.own(mode) for each in steps] for mode in MODES}
-    live, settled = (members.combined(of, raw[mode], mode) for mode in MODES)
-    own_live, own_settled = (members.combined(of, rest[mode], mode) for mode in MODES)
+    raw = [{mode: each.scores(mode) for mode in MODES} for each in steps]
+    scores = members.joined(of, raw)
+    rest = members.joined(of, [{mode: each.own(mode) for mode in MODES} for each in steps])
     if not np.isfinite(told_from):
         # A version of an earlier release: its lines were drawn where echoes count for nothing.
-        own_live, own_settled = (
-            np.where(members.echoes(of, raw[mode], mode), 0.0, own)
-            for mode, own in zip(MODES, (own_live, own_settled), strict=True)
-        )
+        echoes = {mode: members.echoes(of, [each[mode] for each in raw], mode) for mode in MODES}
+        rest = {mode: np.where(echoes[mode], 0.0, rest[mode]) for mode in MODES}
     return replace(
         steps[0],
-        live=live,
-        settled=settled,
-        own_live=own_live,
-        own_settled=own_settled,
+        live=scores[Mode.LIVE],
+        settled=scores[Mode.SETTLED],
+        own_live=rest[Mode.LIVE],
+        own_settled=rest[Mode.SETTLED],
         parts=tuple(steps),
     )
 

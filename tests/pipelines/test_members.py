@@ -148,7 +148,6 @@ def test_where_there_is_a_drift_models_that_look_far_back_do_not_see_the_level()
 def test_a_member_is_the_same_after_json():
     one = Member("kde", {"window": 5}, View.PLAIN, apart=True, finds="shapes")
     assert Member.from_json(one.to_json()) == one
-    assert Member.from_json(one.to_json()) == one
 
 
 # -- echoes -------------------------------------------------------------------------

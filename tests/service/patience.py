@@ -40,3 +40,4 @@ def ended_threads() -> Iterator[None]:
     finally:
         for thread in set(threading.enumerate()) - before:
             thread.join(PATIENCE_SECONDS)
+            assert not thread.is_alive(), f"{thread.name} goes on after its test"
