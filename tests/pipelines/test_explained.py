@@ -137,10 +137,16 @@ def fitted(detector: str) -> tuple[alone.Model, alone.History]:
 DETECTORS = ("auto", "gaussian", "kde", "autoencoder")
 
 
-def scored(detector: str, first: int, stop: int, seen: int | None = None) -> ScoredSteps:
-    """Return the steps of a span, with no point known from ``seen`` on."""
+def scored(
+    detector: str, first: int, stop: int, seen: int | None = None, undone: slice | None = None
+) -> ScoredSteps:
+    """Return the steps of a span, with no point known from ``seen`` on, and some back at their rhythm."""
     model, history = fitted(detector)
     ts = history.points[0].ts
+    if undone is not None:
+        value = history.points[0].value.copy()
+        value[undone] = 1000 + 400 * np.sin(2 * np.pi * np.arange(len(value))[undone] / DAY)
+        history = replace(history, points=(Points(ts, value),))
     if seen is not None:
         end = int(ts[seen - 1]) + 1
         history = replace(history, points=history.between(history.start, end), stop=end)
@@ -186,3 +192,14 @@ def test_incidents_near_each_other_do_not_make_each_other_louder() -> None:
     between = slice(48 + 3, 60)
     own, raw = (np.nanmax(each[between]) for each in (steps.own_live, steps.live))
     assert own < 0.5 * raw
+
+
+@pytest.mark.parametrize("detector", ["auto", "gaussian"])
+def test_an_incident_scores_what_it_would_without_the_one_before_it(detector: str) -> None:
+    first, stop = 10 * DAY + 60, 10 * DAY + 70
+    beside = scored(detector, first, stop)
+    by_itself = scored(detector, first, stop, undone=slice(10 * DAY, 10 * DAY + 48))
+    for name in ("own_live", "own_settled"):
+        np.testing.assert_allclose(getattr(beside, name), getattr(by_itself, name), rtol=0.1, err_msg=name)
+    raw = np.abs(beside.live / by_itself.live - 1)
+    assert raw.max() > 0.2, "windows as they are hold both"
