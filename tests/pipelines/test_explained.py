@@ -12,11 +12,13 @@ from pipelines.monitor import MonitorSpec
 from pipelines.records import Points, Values
 from pipelines.steps.prepare import Prepared
 from pipelines.workers import alone
-from pipelines.workers.explained import Incidents, Sight, incidents
+from pipelines.workers.explained import Incidents, Sight, incidents, settled_after
 from pipelines.workers.score import ScoredSteps
 
 STEP, DAY = 300, 288
 SIGHT = Sight.of(256)
+FAINT = 11 * DAY + 30
+"""Here begins an incident that only several of its steps together make one."""
 
 
 def steps_of(values: Values, missing: np.ndarray | None = None) -> Prepared:
@@ -125,6 +127,7 @@ def fitted(detector: str) -> tuple[alone.Model, alone.History]:
     value[9 * DAY : 9 * DAY + 14] *= 0.5
     value[10 * DAY : 10 * DAY + 48] *= 0.6
     value[10 * DAY + 60 : 10 * DAY + 70] *= 1.5
+    value[FAINT : FAINT + 14] += 65
     ts = np.arange(n) * STEP + 1_700_006_400
     params = {} if detector == "auto" else {"window": 24}
     spec = MonitorSpec("m", {}, detector=detector, params=params)
@@ -185,6 +188,15 @@ def test_any_span_may_be_scored_again(detector: str) -> None:
         for name in ("live", "settled", "own_live", "own_settled"):
             of_whole = getattr(whole, name)[a - first : b - first]
             np.testing.assert_allclose(getattr(part, name), of_whole, rtol=1e-4, err_msg=name)
+
+
+def test_a_settled_score_is_final_once_what_decides_on_it_is_seen() -> None:
+    window = 24
+    whole = scored("gaussian", FAINT - 2 * window, FAINT + window)
+    for at in range(FAINT - window, FAINT + 14):
+        part = scored("gaussian", at, at + 1, at + 1 + settled_after(window))
+        of_whole = whole.own_settled[[at - FAINT + 2 * window]]
+        np.testing.assert_allclose(part.own_settled, of_whole, rtol=1e-4, err_msg=str(at - FAINT))
 
 
 def test_incidents_near_each_other_do_not_make_each_other_louder() -> None:
