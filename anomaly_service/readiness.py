@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from anomaly_service.config.sections import Config
 from anomaly_service.db.store import SqlStore
 from pipelines.jobs import channels
-from pipelines.jobs.readiness import readiness
 from pipelines.monitor import MonitorSpec
 from pipelines.records import Json, MonitorRow, SeriesRow
 from pipelines.times import iso_seconds
@@ -46,6 +45,8 @@ def validate(store: SqlStore, config: Config) -> list[Json]:
 def _of_monitor(
     store: SqlStore, stored: MonitorRow | None, spec: MonitorSpec, series: Sequence[SeriesRow]
 ) -> Json:
+    from pipelines.jobs.readiness import readiness  # what a model needs is known to torch's detectors
+
     targets = readiness(
         spec,
         channels.wanted(spec, series),

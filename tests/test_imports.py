@@ -38,6 +38,14 @@ def test_the_records_and_contracts_need_only_numpy() -> None:
     assert not (HEAVY - {"numpy"}) & set(loaded.stdout.split())
 
 
+def test_reviews_lists_and_the_standing_load_no_torch() -> None:
+    program = "import sys, anomaly_service.service, anomaly_service.insight.status; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not {"torch", "sklearn", "pandas"} & set(loaded.stdout.split())
+
+
 def ours_from(folder: Path, *command: str) -> str:
     """Return what stands on stderr of a python command that is run in a folder, with ours on its path."""
     done = subprocess.run(
